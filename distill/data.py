@@ -1,0 +1,250 @@
+"""Data: the rows of a recipe's sources, checked, put in splits and written for the stages.
+
+`prepare` decides what a cell means, drops rows that are at fault and counts them, and refuses data
+that no model can learn from. Labelled splits are held in memory once; unlabelled texts stream
+through, and only eight bytes of each are kept. How a file is read is left to `sources`, the files of
+the prepared texts to `prepared`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.prepared import write_texts
+from distill.recipe import Fraction, HeadRecipe, Recipe, digest_of
+from distill.sources import MARK, DataError, Row, fingerprint, open_source
+from distill.splits import PRIORITY, SPLITS, Faults, Text, draw, heads_of, keep_once, tally
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+Reader = Callable[[Iterator[Any], Row], tuple[str, ...] | None]
+
+
+class _Fault(Exception):
+    """A row at fault: the kind, by which faults are counted, and what of the row to show."""
+
+
+def prepare(recipe: Recipe, folder: Path, report_path: Path) -> dict[str, Any]:
+    """Figures of the prepared data: rows of each split, rows dropped and leaked, labels of heads.
+
+    Writes train, validation, test and unlabeled, each a `datasets.Dataset` on disk, and heads.json
+    into `folder`, which is there and empty. Columns: `text`; for each head `Head.column`, an int32
+    class index or UNLABELLED, or for multi_label a list of 0/1 int8, all UNKNOWN if not labelled.
+
+    Raises:
+        DataError: If a source cannot be read, too many rows are at fault or the labels are no use;
+            `folder` is then as before, and the report is written if rows were read.
+    """
+    dropped, leaked = Faults(), Faults()
+    report: dict[str, Any] = {"rows": {}, "dropped": dropped.kinds, "leaked": leaked.kinds}
+    try:
+        splits = _labelled(recipe, dropped)
+        keep_once(splits, leaked)
+        draw(recipe, splits)
+        counts = tally(recipe, splits)
+        heads, faults = heads_of(recipe, splits, counts)
+        report["rows"] = {split: len(splits[split]) for split in SPLITS}
+        report["labels"] = {
+            head.name: {label: {s: count[s][label] for s in SPLITS} for label in head.labels}
+            for head, count in zip(heads, counts, strict=True)
+        }
+        if faults:
+            raise DataError("\n".join(faults))
+        texts = ({"text": text} for text in _unlabelled(recipe, splits, dropped, leaked))
+        report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", texts)
+        for split in SPLITS:
+            write_texts(folder / split, (_encoded(text, heads) for text in splits[split]), heads)
+        content = json.dumps([head.to_json() for head in heads], ensure_ascii=False, indent=1)
+        (folder / "heads.json").write_text(content, "utf-8")
+    finally:
+        dropped.tell("dropped")
+        leaked.tell("kept once")
+        report_path.write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+    return {
+        "rows": report["rows"],
+        "dropped": dict(dropped.counts()),
+        "leaked": leaked.counts().total(),
+        "heads": {head.name: len(head.labels) for head in heads},
+    }
+
+
+def inputs_digest(recipe: Recipe) -> str:
+    """The digest of the contents of all sources."""
+    data, root = recipe.data, Path(recipe.data.root)
+    prints: list[Any] = [
+        source.fraction if isinstance(source, Fraction) else fingerprint(source, root)
+        for source in (data.train, data.validation, data.test)
+    ]
+    return digest_of([*prints, [fingerprint(source, root) for source in data.unlabeled]])
+
+
+def _labelled(recipe: Recipe, dropped: Faults) -> dict[str, list[Text]]:
+    """The sound rows of the splits that are sources of their own."""
+    data, ids = recipe.data, set[str]()
+    readers = [_reader(name, head) for name, head in recipe.heads.items()]
+    columns = [data.text, *([data.id] if data.id else [])]
+    start = len(columns)
+    for head in recipe.heads.values():
+        columns += [head.column] if head.column else head.columns or ()
+    splits: dict[str, list[Text]] = {split: [] for split in SPLITS}
+    for split in PRIORITY:
+        source = getattr(data, split)
+        if isinstance(source, Fraction):
+            continue
+        total, before = 0, dropped.counts()
+        opened = open_source(source, Path(data.root), text=data.text, role=split)
+        for row in opened.rows(columns):
+            total += 1
+            try:
+                text = _text(row.cells[0], data.max_text_bytes)
+                cells = iter(row.cells[start:])
+                labels = tuple(read(cells, row) for read in readers)
+                if data.id and (name := _label(row.cells[1])):
+                    if name in ids:
+                        raise _Fault("duplicate id", name)
+                    ids.add(name)
+                splits[split].append(Text(text, labels, row.file, row.place))
+            except _Fault as fault:
+                dropped.add(fault.args[0], row.file, row.place, fault.args[1])
+        _bearable(f"{opened.name}: {split}", dropped.counts() - before, total, data.max_bad_rows)
+        if not splits[split]:
+            raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
+    return splits
+
+
+def _bearable(where: str, bad: Counter[str], total: int, limit: float) -> None:
+    if bad.total() > limit * total:
+        [(kind, count)] = bad.most_common(1)
+        raise DataError(
+            f"{where}: {bad.total()} of {total} rows are at fault, mostly {kind} ({count}), "
+            f"expected a share of at most {limit:g} (see data_report.json; mend the rows or raise "
+            "`data.max_bad_rows`)"
+        )
+
+
+def _text(cell: Any, limit: int) -> str:
+    if isinstance(cell, (list, dict)):
+        raise _Fault("text is a list or an object", repr(cell))
+    text = "" if _missing(cell) else str(cell).strip()
+    if not text:
+        raise _Fault("empty text", "")
+    if len(_decoded(text).encode()) > limit:
+        raise _Fault("text over max_text_bytes", text)
+    return text
+
+
+def _decoded(text: str) -> str:
+    # JSON can escape half a surrogate pair, which UTF-8 does not have
+    if MARK in text or SURROGATE.search(text):
+        raise _Fault("undecodable bytes", text.replace(MARK, "\ufffd"))
+    return text
+
+
+def _missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _label(cell: Any) -> str:
+    """A cell as a label; integers that a column with gaps made floats are integers again."""
+    if _missing(cell):
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return _decoded(str(cell).strip())
+
+
+def _reader(name: str, head: HeadRecipe) -> Reader:
+    """What takes a head's cells off a row and gives the labels that apply, None if unlabelled."""
+
+    def allowed(labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:
+            if head.labels is not None and label not in head.labels:
+                raise _Fault("label not in the recipe's list", f"{name}: {label}")
+        return labels
+
+    def single(cells: Iterator[Any], row: Row) -> tuple[str, ...] | None:
+        cell = next(cells)
+        if isinstance(cell, (list, dict)):
+            raise DataError(
+                f"{row.file}:{row.place}: column {head.column!r} holds a list, expected one label "
+                f"(set `heads.{name}.kind: multi_label`)"
+            )
+        label = _label(cell)
+        return allowed((label,)) if label else None
+
+    def listed(cells: Iterator[Any], row: Row) -> tuple[str, ...] | None:
+        cell = next(cells)
+        if isinstance(cell, list):
+            return allowed(tuple(sorted({label for item in cell if (label := _label(item))})))
+        label = _label(cell)
+        if not _missing(cell) and head.none is not None and label == head.none.strip():
+            return ()
+        parts = {part.strip() for part in label.split(head.separator)} - {""}
+        if head.none in parts:
+            raise _Fault("`none` beside labels", f"{name}: {label}")
+        return allowed(tuple(sorted(parts))) if parts else None
+
+    def flagged(cells: Iterator[Any], row: Row) -> tuple[str, ...] | None:
+        columns = head.columns or ()
+        values = {column: _label(next(cells)) for column in columns}
+        for column, value in values.items():
+            if value and value.lower() not in YES_NO:
+                raise _Fault("value not 0 or 1", f"{column}: {value}")
+        if not all(values.values()):
+            return None
+        return tuple(column for column, value in values.items() if YES_NO[value.lower()])
+
+    if head.columns:
+        return flagged
+    return single if head.kind == "single_label" else listed
+
+
+def _unlabelled(
+    recipe: Recipe, splits: dict[str, list[Text]], dropped: Faults, leaked: Faults
+) -> Iterator[str]:
+    """The unlabelled texts, each once and none of another split, streamed."""
+    data = recipe.data
+    held = {_short(item.text): split for split in SPLITS for item in splits[split]}
+    seen: set[int] = set()
+    total, before = 0, dropped.counts()
+    for source in data.unlabeled:
+        opened = open_source(source, Path(data.root), text=data.text, role="unlabeled")
+        for row in opened.rows([data.text]):
+            total += 1
+            try:
+                text = _text(row.cells[0], data.max_text_bytes)
+            except _Fault as fault:
+                dropped.add(fault.args[0], row.file, row.place, fault.args[1])
+                continue
+            short = _short(text)
+            if (split := held.get(short, "train")) != "train":
+                leaked.add(f"text of unlabeled in {split}", row.file, row.place, text)
+            elif short not in seen and short not in held:
+                seen.add(short)
+                yield text
+    _bearable("data.unlabeled", dropped.counts() - before, total, data.max_bad_rows)
+
+
+def _short(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _encoded(item: Text, heads: Sequence[Head]) -> dict[str, Any]:
+    row: dict[str, Any] = {"text": item.text}
+    for head, labels in zip(heads, item.labels, strict=True):
+        if head.kind == "single_label":
+            row[head.column] = UNLABELLED if labels is None else head.labels.index(labels[0])
+        elif labels is None:
+            row[head.column] = [UNKNOWN] * len(head.labels)
+        else:
+            row[head.column] = [int(label in labels) for label in head.labels]
+    return row

@@ -1,0 +1,55 @@
+"""A head: one question asked of every text, and the ordered labels that answer it.
+
+The order of the heads, and of the labels in each, is decided once (`prepare`) and travels unchanged
+through logits, ONNX outputs and manifest: logits of all heads lie side by side in one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+Kind = Literal["single_label", "multi_label"]
+UNLABELLED = -100  # class index of a text without a label; torch's ignore_index
+UNKNOWN = -1  # in every cell of a multi_label row without a label
+
+ArrayT = TypeVar("ArrayT")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head's name, kind, labels in order and weight in the loss."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    weight: float = 1.0
+
+    @property
+    def column(self) -> str:
+        """The column of the prepared splits that holds this head's labels."""
+        return f"head_{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The head as a JSON object; `Head.from_json` reads it back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Head:
+        """A head from its JSON object."""
+        return Head(**{**data, "labels": tuple(data["labels"])})
+
+
+def width(heads: Sequence[Head]) -> int:
+    """The number of logits a text has over all heads."""
+    return sum(len(head.labels) for head in heads)
+
+
+def columns(heads: Sequence[Head]) -> Iterator[tuple[Head, slice]]:
+    """Each head with its slice of a row of logits, in order."""
+    start = 0
+    for head in heads:
+        stop = start + len(head.labels)
+        yield head, slice(start, stop)
+        start = stop

@@ -1,0 +1,216 @@
+"""The stages that learn: fit_teacher, label, fit_student.
+
+Each is a function (run, its folder) -> figures. Encoders come from the rooms `teachers` and `students`;
+here they get their heads and their data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.augment import augmented_copies
+from distill.heads import UNKNOWN, UNLABELLED, Head, width
+from distill.network import Network, load_network, save_network
+from distill.prepared import hard_labels, load_heads, load_split, write_texts
+from distill.recipe import RecipeError
+from distill.stage import Run
+from distill.tokens import Array, TextTokenizer, chunks
+from distill.training import Examples, fit, predict_logits
+from students.sizes import SIZES, Shape, build_encoder
+from students.start import start_from_teacher
+from teachers.encoders import load_encoder
+from teachers.locate import file_sha256
+from teachers.soft_labels import SoftLabels, text_digests
+
+
+def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
+    """Fine-tune the teacher on the labelled texts."""
+    settings = run.recipe.teacher
+    run.seed_everything()
+    encoder, tokenizer = load_encoder(
+        settings.encoder,
+        sha256=settings.sha256,
+        layers=settings.layers,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+    )
+    heads = load_heads(run.stage("prepare"))
+    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    encode = TextTokenizer(tokenizer, settings.max_length)
+    train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
+    figures = fit(
+        network,
+        train,
+        validation,
+        settings,
+        accelerator=run.accelerator,
+        folder=folder,
+        seed=run.recipe.seed,
+        name="teacher",
+    )
+    return figures | _finish(run, network, tokenizer, folder)
+
+
+def label(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the teacher's logits for validation, test, and the whole transfer set."""
+    network, tokenizer = load_network(run.stage("fit_teacher"))
+    encode = TextTokenizer(tokenizer, run.recipe.teacher.max_length)
+    transfer = _transfer_set(run, folder, tokenizer.mask_token or "")
+    soft = open_soft_labels(run)
+    splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
+    total, new = sum(map(len, [*splits, transfer])), 0
+    bar = run.progress(total, "label", "text")
+    for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
+        # a text that a killed run labelled in this chunk's shard is not labelled again
+        digests, first = np.unique(text_digests(texts), return_index=True)
+        wanted = soft.missing(digests)
+        if wanted.any():
+            logits = predict_logits(network, encode([texts[i] for i in first[wanted]]), run.accelerator)
+            if run.accelerator.is_main_process:
+                soft.add(digests[wanted], logits)
+            run.accelerator.wait_for_everyone()
+            new += int(wanted.sum())
+        bar.update(len(texts))
+    bar.close()
+    return {"transfer_texts": len(transfer), "labelled_texts": new}
+
+
+def fit_student(run: Run, folder: Path) -> dict[str, Any]:
+    """Distil the student on the transfer set."""
+    settings = run.recipe.student
+    run.seed_everything()
+    heads = load_heads(run.stage("prepare"))
+    encoder, tokenizer, start = _student_encoder(run)
+    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    encode = TextTokenizer(tokenizer, run.recipe.export.max_length)
+    figures = fit(
+        network,
+        _distilled(run, heads, encode, folder),
+        _labelled(run, "validation", heads, encode),
+        settings,
+        accelerator=run.accelerator,
+        folder=folder,
+        seed=run.recipe.seed,
+        name="student",
+        distillation=run.recipe.distillation,
+    )
+    (folder / "tokens.bin").unlink(missing_ok=True)
+    return figures | {"start": start} | _finish(run, network, tokenizer, folder)
+
+
+def open_soft_labels(run: Run) -> SoftLabels:
+    """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
+    weights = file_sha256(run.stage("fit_teacher") / "model.safetensors")
+    key = f"{weights}/{run.recipe.teacher.max_length}"
+    heads = load_heads(run.stage("prepare"))
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return SoftLabels(run.folder / "soft_labels" / name, width(heads))
+
+
+def teacher_logits(run: Run, split: str) -> Array:
+    """The teacher's logits of a split, float32 `[texts, sum of labels]`, from its soft labels."""
+    texts = load_split(run.stage("prepare"), split)["text"]
+    soft = open_soft_labels(run)
+    return soft.logits(soft.rows(text_digests(texts))).astype(np.float32)
+
+
+def _labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:
+    rows = load_split(run.stage("prepare"), split)
+    return Examples(encode(rows["text"]), hard_labels(rows, heads))
+
+
+def _distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: Path) -> Examples:
+    """The transfer set: hard labels where there are any, soft labels everywhere."""
+    transfer = load_split(run.stage("label"), "transfer")
+    soft = open_soft_labels(run)
+    rows = np.concatenate([soft.rows(text_digests(texts)) for texts in chunks(transfer["text"])])
+    hard: dict[str, Array] = {}
+    for name, labels in hard_labels(load_split(run.stage("prepare"), "train"), heads).items():
+        shape = (len(transfer), *labels.shape[1:])
+        hard[name] = np.full(shape, UNLABELLED if labels.ndim == 1 else UNKNOWN, labels.dtype)
+        hard[name][: len(labels)] = labels  # the training texts come first
+    tokens = encode.to_disk(chunks(transfer["text"]), folder / "tokens.bin")
+    return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
+
+
+def _transfer_set(run: Run, folder: Path, mask_token: str) -> Any:
+    """Training texts, their augmented copies, then the unlabelled texts; each text but once."""
+    if run.accelerator.is_main_process and not (folder / "transfer").exists():
+        write_texts(folder / "transfer", ({"text": t} for t in _transfer_texts(run, mask_token)))
+    run.accelerator.wait_for_everyone()
+    return load_split(folder, "transfer")
+
+
+def _transfer_texts(run: Run, mask_token: str) -> Iterator[str]:
+    train, unlabeled = (
+        load_split(run.stage("prepare"), name)["text"] for name in ("train", "unlabeled")
+    )
+    clean = list(train)
+    yield from clean
+    seen = {text_digests([text])[0] for text in clean}
+    words = [word for text in clean for word in text.split()]
+    recipe = run.recipe
+    copies = (
+        copy
+        for text in clean
+        for copy in augmented_copies(text, words, mask_token, recipe.augment, recipe.seed)
+    )
+    for text in itertools.chain(copies, unlabeled):
+        digest = text_digests([text])[0]
+        if digest not in seen:
+            seen.add(digest)
+            yield text
+
+
+def _student_encoder(run: Run) -> tuple[Any, Any, str]:
+    """The student's encoder, its tokenizer, and a word on how it starts."""
+    student, max_length = run.recipe.student, run.recipe.export.max_length
+    rates = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
+    if student.layers and student.hidden and student.attention_heads:
+        shape = Shape(student.layers, student.hidden, student.attention_heads)
+        start = student.start or "teacher"
+    else:
+        shape = SIZES[student.size or "tiny"]
+        start = student.start or shape.miniature
+    if student.encoder or start not in ("teacher", "random"):
+        encoder, tokenizer = load_encoder(student.encoder or start, **rates)
+        config = encoder.config
+        found = Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
+        if student.encoder is None and found != shape:
+            raise RecipeError(
+                f"student.start: {start} has {found.layers} layers of width {found.hidden}, the recipe asks "
+                f"for {shape.layers} of {shape.hidden} (set student.size, or student.encoder: {start})"
+            )
+        if config.max_position_embeddings < max_length:
+            raise RecipeError(
+                f"export.max_length: {max_length} is more than the {config.max_position_embeddings} "
+                f"positions of {student.encoder or start}"
+            )
+        return encoder, tokenizer, student.encoder or start
+    teacher, tokenizer = load_network(run.stage("fit_teacher"))
+    encoder = build_encoder(
+        shape,
+        architecture=student.architecture,
+        vocabulary=len(teacher.encoder.embeddings.word_embeddings.weight),
+        positions=max_length,
+        pad=int(tokenizer.pad_token_id or 0),
+        **rates,
+    )
+    if start == "teacher":
+        start = "teacher: " + ", ".join(start_from_teacher(encoder, teacher.encoder))
+    return encoder, tokenizer, start
+
+
+def _finish(run: Run, network: Network, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Save what was learnt; the checkpoints have served."""
+    if run.accelerator.is_main_process:
+        save_network(network, tokenizer, folder)
+        for name in ("checkpoint", "best"):
+            (folder / f"{name}.safetensors").unlink()
+    return {"parameters": network.parameters_count}

@@ -1,0 +1,106 @@
+"""Hard loss, distillation loss, and their mix a head; nothing else.
+
+Rows without a label for a head are skipped by the hard loss; the distillation loss needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.heads import UNKNOWN, UNLABELLED, Head, Kind, columns
+
+
+def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
+    """Cross-entropy (single_label) or binary cross-entropy (multi_label), the mean over labelled rows.
+
+    Args:
+        logits: `[batch, labels]`.
+        labels: Class indices `[batch]`, -100 where unlabelled; or 0/1 `[batch, labels]`, -1 where
+            unlabelled.
+        kind: The head's kind.
+
+    Returns:
+        A scalar; 0 where no row is labelled.
+    """
+    if kind == "single_label":
+        known = (labels != UNLABELLED).sum()
+        total = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="sum")
+    else:
+        mask = (labels != UNKNOWN).to(logits.dtype)
+        known = mask.sum()
+        targets = labels.clamp(min=0).to(logits.dtype)
+        total = F.binary_cross_entropy_with_logits(logits, targets, weight=mask, reduction="sum")
+    return total / known.clamp(min=1)
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    kind: Kind,
+    *,
+    temperature: float = 1.0,
+    loss: Literal["kl", "mse"] = "kl",
+) -> Tensor:
+    """How far the student's logits are from the teacher's, both `[batch, labels]`; a scalar.
+
+    `kl`: `T^2 * KL(teacher || student)` at temperature T, the mean over rows (Hinton et al. 2015,
+    arXiv:1503.02531, section 2: T^2 keeps the gradient's scale as T changes). A multi_label head
+    takes the KL of a Bernoulli a label, the mean over rows and labels.
+    `mse`: the mean squared difference of the logits (Ba and Caruana 2014, arXiv:1312.6184).
+    """
+    teacher = teacher.to(student.dtype)
+    if loss == "mse":
+        return F.mse_loss(student, teacher)
+    s, t = student / temperature, teacher / temperature
+    if kind == "single_label":
+        log_t = t.log_softmax(-1)
+        kl = (log_t.exp() * (log_t - s.log_softmax(-1))).sum(-1).mean()
+    else:
+        p = t.sigmoid()
+        on = p * (F.logsigmoid(t) - F.logsigmoid(s))
+        off = (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+        kl = (on + off).mean()
+    return temperature**2 * kl
+
+
+def total_loss(
+    logits: Tensor,
+    hard: Mapping[str, Tensor],
+    soft: Tensor | None,
+    heads: Sequence[Head],
+    *,
+    temperature: float = 1.0,
+    soft_weight: float = 0.0,
+    loss: Literal["kl", "mse"] = "kl",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss to minimise and its parts, `{"HEAD/hard": x, "HEAD/distillation": y}`.
+
+    Args:
+        logits: Of all heads side by side, `[batch, sum of labels]`.
+        hard: Labels a head, as `hard_loss` takes them.
+        soft: The teacher's logits as `logits`, or None without a teacher.
+        heads: In order, with their weights.
+        temperature: Of distillation.
+        soft_weight: Share of the distillation loss, 0 to 1; taken as 0 without a teacher.
+        loss: Which distillation loss.
+    """
+    logits = logits.float()  # softmax in float32, also under autocast
+    w = soft_weight if soft is not None else 0.0
+    total = logits.new_zeros(())
+    parts: dict[str, Tensor] = {}
+    for head, part in columns(heads):
+        mixed = logits.new_zeros(())
+        if w < 1:
+            parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind)
+            mixed = mixed + (1 - w) * parts[f"{head.name}/hard"]
+        if soft is not None and w > 0:
+            parts[f"{head.name}/distillation"] = distillation_loss(
+                logits[:, part], soft[:, part], head.kind, temperature=temperature, loss=loss
+            )
+            mixed = mixed + w * parts[f"{head.name}/distillation"]
+        total = total + head.weight * mixed
+    return total, {name: value.detach() for name, value in parts.items()}

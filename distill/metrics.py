@@ -1,0 +1,152 @@
+"""Quality of a head on labelled texts, as `evaluate.Metric` modules of our own.
+
+single_label: accuracy, macro_f1, log_loss, ece. multi_label: micro_f1, macro_f1, subset_accuracy,
+label_accuracy, log_loss, roc_auc. The first of each kind is the head's first metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from distill.heads import UNKNOWN, UNLABELLED, Head
+
+FIRST_METRIC = {"single_label": "accuracy", "multi_label": "micro_f1"}
+METRICS = {
+    "single_label": ("accuracy", "macro_f1", "log_loss", "ece"),
+    "multi_label": (
+        *("micro_f1", "macro_f1", "subset_accuracy", "label_accuracy", "log_loss", "roc_auc"),
+    ),
+}
+Array = NDArray[Any]
+
+
+def probabilities(logits: Array, head: Head, temperature: float = 1.0) -> Array:
+    """Softmax or sigmoid of `[texts, labels]` logits over the temperature, float64."""
+    scaled = logits.astype(np.float64) / temperature
+    if head.kind == "multi_label":
+        return np.asarray(np.exp(-np.logaddexp(0, -scaled)))
+    scaled -= scaled.max(-1, keepdims=True)
+    exp = np.exp(scaled)
+    return np.asarray(exp / exp.sum(-1, keepdims=True))
+
+
+def labelled(labels: Array, head: Head) -> Array:
+    """Which rows have a label for the head, `[texts]` of bool; labels as in `quality`."""
+    if head.kind == "single_label":
+        return np.asarray(labels != UNLABELLED)
+    return np.asarray((labels != UNKNOWN).all(-1))
+
+
+def quality(
+    head: Head,
+    logits: Array,
+    labels: Array,
+    *,
+    temperature: float = 1.0,
+    thresholds: Sequence[float] | None = None,
+) -> dict[str, float]:
+    """Every metric of a head over its labelled rows; NaN where none is labelled.
+
+    Args:
+        head: Whose labels.
+        logits: `[texts, labels]`.
+        labels: Class indices `[texts]`, -100 where unlabelled; or 0/1 `[texts, labels]`, -1 there.
+        temperature: Calibration temperature.
+        thresholds: A probability a label, multi_label only; by default 0.5.
+    """
+    rows = labelled(labels, head)
+    if not rows.any():
+        return dict.fromkeys(METRICS[head.kind], float("nan"))
+    module = _MODULES[head.kind](keep_in_memory=True)
+    module.add_batch(predictions=probabilities(logits[rows], head, temperature), references=labels[rows])
+    extra = {"thresholds": thresholds} if head.kind == "multi_label" else {}
+    found: dict[str, float] = module.compute(**extra)
+    return found
+
+
+def decisions(
+    head: Head, logits: Array, thresholds: Sequence[float] | None, temperature: float
+) -> Array:
+    """What the head says of each text: class indices `[texts]`, or bool `[texts, labels]`."""
+    if head.kind == "single_label":
+        return np.asarray(logits.argmax(-1))
+    return np.asarray(probabilities(logits, head, temperature) >= _row(thresholds))
+
+
+def _row(thresholds: Sequence[float] | None) -> Array:
+    return np.asarray(0.5 if thresholds is None else thresholds)
+
+
+def expected_calibration_error(p: Array, labels: Array, bins: int = 15) -> float:
+    """The mean gap between confidence and accuracy (Guo et al. 2017, arXiv:1706.04599, eq. 3)."""
+    confidence, right = p.max(-1), p.argmax(-1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+class SingleLabelQuality(evaluate.Metric):  # type: ignore[misc]
+    """Metrics of class probabilities `[texts, labels]` against class indices."""
+
+    def _info(self) -> Any:
+        return _info(self, datasets.Value("int64"))
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        p, y = np.asarray(predictions), np.asarray(references)
+        said = p.argmax(-1)
+        return {
+            "accuracy": float((said == y).mean()),
+            "macro_f1": float(sk.f1_score(y, said, average="macro", zero_division=0.0)),
+            "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
+            "ece": expected_calibration_error(p, y),
+        }
+
+
+class MultiLabelQuality(evaluate.Metric):  # type: ignore[misc]
+    """Metrics of label probabilities `[texts, labels]` against 0/1."""
+
+    def _info(self) -> Any:
+        return _info(self, datasets.Sequence(datasets.Value("int8")))
+
+    def _compute(
+        self, predictions: Any, references: Any, thresholds: Sequence[float] | None = None
+    ) -> dict[str, float]:
+        p, y = np.asarray(predictions), np.asarray(references).astype(bool)
+        said = p >= _row(thresholds)
+        likelihood = np.maximum(np.where(y, p, 1 - p), 1e-12)
+        both = [i for i in range(y.shape[1]) if 0 < y[:, i].sum() < len(y)]
+        auc = [sk.roc_auc_score(y[:, i], p[:, i]) for i in both]
+        return {
+            "micro_f1": _f1(said.ravel(), y.ravel()),
+            "macro_f1": float(np.mean([_f1(said[:, i], y[:, i]) for i in range(y.shape[1])])),
+            "subset_accuracy": float((said == y).all(-1).mean()),
+            "label_accuracy": float((said == y).mean()),
+            "log_loss": float(-np.log(likelihood).mean()),
+            "roc_auc": float(np.mean(auc)) if auc else float("nan"),
+        }
+
+
+_MODULES: dict[str, Any] = {"single_label": SingleLabelQuality, "multi_label": MultiLabelQuality}
+
+
+def _f1(said: Array, y: Array) -> float:
+    """F1 of bools; 0 where nothing is said and nothing is true, as scikit-learn's zero_division=0."""
+    wrong, hit = int((said != y).sum()), int((said & y).sum())
+    return 2 * hit / (2 * hit + wrong) if hit else 0.0
+
+
+def _info(module: Any, reference: Any) -> Any:
+    return evaluate.MetricInfo(
+        description=type(module).__doc__,
+        citation="",
+        features=datasets.Features(
+            {"predictions": datasets.Sequence(datasets.Value("float64")), "references": reference}
+        ),
+    )

@@ -1,0 +1,95 @@
+"""The stages of a run and their order.
+
+    prepare -> fit_teacher -> label -> fit_student -> calibrate -> export -> check -> bundle
+
+then the report, which is made anew each time. A stage's inputs are the sections of the recipe it
+reads and the stage before it, so a change redoes what follows from it and nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.data import inputs_digest, prepare
+from distill.learning import fit_student, fit_teacher, label
+from distill.recipe import Recipe, digest_of
+from distill.report import summary, write_report
+from distill.shipping import bundle, calibrate_heads, check, export
+from distill.stage import Run, written_whole
+from distill.training import make_accelerator
+
+Work = Callable[[Run, Path], Mapping[str, Any]]
+
+
+def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
+    return prepare(run.recipe, folder, run.folder / "data_report.json")
+
+
+# Each stage with its work, the sections of the recipe it is the first to read, and whether every
+# process of `accelerate launch` takes part.
+STAGES: dict[str, tuple[Work, tuple[str, ...], bool]] = {
+    "prepare": (_prepare, ("seed", "data", "heads"), False),
+    "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
+    "label": (label, ("augment",), True),
+    "fit_student": (fit_student, ("student", "distillation", "export"), True),
+    "calibrate": (calibrate_heads, (), False),
+    "export": (export, (), False),
+    "check": (check, ("gates",), False),
+    "bundle": (bundle, ("name",), False),
+}
+
+
+def run_recipe(
+    recipe: Recipe, folder: Path, *, first: str | None = None, last: str | None = None
+) -> dict[str, Any]:
+    """Run a recipe's stages in a folder; returns the report, or the last stage's figures.
+
+    Args:
+        recipe: What to run.
+        folder: Of the run; a run begun there goes on.
+        first: Do this stage and those after it anew, whether done or not.
+        last: Stop after this stage.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(recipe, folder, make_accelerator(recipe, folder))
+    names = list(STAGES)
+    if run.accelerator.is_main_process:
+        with written_whole(folder / "recipe.yaml") as file:
+            settings = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
+            file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        for name in names[names.index(first) :] if first else ():
+            shutil.rmtree(run.stage(name), ignore_errors=True)
+        if not (folder / "bundle").exists():
+            shutil.rmtree(run.stage("bundle"), ignore_errors=True)
+    run.accelerator.wait_for_everyone()
+    run.accelerator.init_trackers(recipe.name)
+    try:
+        for name, digest in _digests(recipe).items():
+            work, _, together = STAGES[name]
+            if together or run.accelerator.is_main_process:
+                run.do(name, digest, work)
+            run.accelerator.wait_for_everyone()
+            if name == last:
+                return {"stage": name, "run": str(folder), "figures": run.figures(name)}
+    finally:
+        run.accelerator.end_training()
+    if not run.accelerator.is_main_process:
+        return {}
+    report = write_report(folder)
+    run.say(f"\n{summary(report)}\n\n{folder / 'bundle'}  {folder / 'report.html'}")
+    return report
+
+
+def _digests(recipe: Recipe) -> dict[str, str]:
+    """The digest of each stage's inputs, in order."""
+    settings = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    digests, before = {}, inputs_digest(recipe)
+    for name, (_, sections, _) in STAGES.items():
+        before = digest_of([name, before, {section: settings[section] for section in sections}])
+        digests[name] = before
+    return digests

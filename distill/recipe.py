@@ -1,0 +1,236 @@
+"""The recipe: every setting of a job with its default and range, stated once.
+
+Frozen models without behaviour; `recipe_file` reads them from YAML. Nothing here reads data or
+imports torch; names of encoders and files are checked where they are opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from distill.heads import Kind
+
+HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+
+
+class RecipeError(Exception):
+    """Faults in a recipe, one a line: `file: key: what is wrong, got VALUE (what to do)`."""
+
+
+class Part(BaseModel):
+    """A section of the recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hub(Part):
+    """A data set on the Hugging Face hub, `{hub: NAME, config: ..., split: ..., revision: ...}`."""
+
+    hub: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class Fraction(Part):
+    """A stratified, seeded part of the training split, `{from: train, fraction: 0.1}`."""
+
+    source: Literal["train"] = Field("train", alias="from")
+    fraction: float = Field(gt=0, lt=1)
+
+
+class Data(Part):
+    """Where the texts are; paths are relative to `root`, by default the recipe's folder."""
+
+    root: str = "."
+    text: str = "text"
+    id: str | None = None
+    train: str | Hub
+    validation: str | Hub | Fraction = Fraction.model_validate({"from": "train", "fraction": 0.1})
+    test: str | Hub | Fraction = Fraction.model_validate({"from": "train", "fraction": 0.1})
+    unlabeled: tuple[str | Hub, ...] = ()
+    licence: str | None = None  # of the data; printed in the model card
+    max_bad_rows: float = Field(0.01, ge=0, le=1)  # share of rows dropped before the run stops
+    max_text_bytes: int = Field(1_000_000, gt=0)
+
+
+class HeadRecipe(Part):
+    """One head: a column, or several 0/1 columns, and how to read its labels."""
+
+    column: str | None = None
+    columns: tuple[str, ...] | None = None
+    kind: Kind = "single_label"
+    separator: str = "|"
+    none: str | None = None  # the cell that means: labelled, and no label applies
+    labels: tuple[str, ...] | None = None  # the allowed labels in order; by default those of train
+    weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_are_multi_label(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("columns") and "kind" not in data:
+            return {**data, "kind": "multi_label"}
+        return data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> HeadRecipe:
+        if (self.column is None) == (self.columns is None):
+            raise ValueError("give either `column` or `columns`")
+        if self.columns is not None and self.kind != "multi_label":
+            raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")
+        if not self.separator:
+            raise ValueError("`separator` must not be empty")
+        return self
+
+
+class Training(Part):
+    """What teacher and student training have in common."""
+
+    pooling: Literal["cls", "mean"] = "mean"
+    dropout: float = Field(0.1, ge=0, lt=1)  # hidden layers and heads
+    attention_dropout: float = Field(0.0, ge=0, lt=1)  # costs a third of a CPU step; see docs
+    epochs: int = Field(3, gt=0)
+    lr: float = Field(5e-5, gt=0)
+    batch_size: int = Field(32, gt=0)  # texts a step and process, before accumulation
+    accumulate: int = Field(1, gt=0)  # batches a step
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
+    schedule: Literal["linear", "cosine"] = "linear"
+    clip: float = Field(1.0, gt=0)  # largest gradient norm
+    metric: str | None = None  # HEAD.METRIC that picks the best checkpoint; by default the mean
+    patience: int | None = Field(None, gt=0)  # epochs without a better metric before stopping
+    checkpoint_every: int = Field(500, gt=0)  # steps
+    train: tuple[str, ...] = ("encoder", "heads")  # what learns: encoder, heads, or names of heads
+
+
+class Teacher(Training):
+    """The model worth imitating; by default the published configuration."""
+
+    encoder: str = "distilbert/distilbert-base-uncased"  # hub id[@revision] | folder | package:NAME
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
+    layers: int | None = Field(None, gt=0)  # keep the first so many
+    max_length: int = Field(128, gt=2)
+
+
+class Student(Training):
+    """The model small enough to serve."""
+
+    size: Literal["tiny", "mini", "small", "medium"] | None = None  # default tiny
+    encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
+    architecture: Literal["bert", "distilbert"] = "bert"
+    layers: int | None = Field(None, gt=0)
+    hidden: int | None = Field(None, gt=0)
+    attention_heads: int | None = Field(None, gt=0)
+    start: str | None = None  # checkpoint | teacher | random; default: the BERT miniature of `size`
+    epochs: int = Field(10, gt=0)
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(128, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Student:
+        numbers = [self.layers, self.hidden, self.attention_heads]
+        if any(numbers) and not all(numbers):
+            raise ValueError("give all of `layers`, `hidden`, `attention_heads`, or none of them")
+        given = [n for n in ("size", "encoder", "hidden") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"`{given[0]}` and `{given[1]}` both give the shape; keep one")
+        if self.hidden and self.attention_heads and self.hidden % self.attention_heads:
+            raise ValueError("`hidden` must be a multiple of `attention_heads`")
+        return self
+
+
+class Distillation(Part):
+    """`(1 - soft_weight) * hard + soft_weight * distillation` for each head."""
+
+    temperature: float = Field(2.0, gt=0)
+    soft_weight: float = Field(0.9, ge=0, le=1)
+    loss: Literal["kl", "mse"] = "kl"
+
+
+class Augment(Part):
+    """Noised copies of each training text for the teacher to label; shares are of words."""
+
+    copies: int = Field(4, ge=0)
+    mask: float = Field(0.1, ge=0, le=1)  # word becomes the tokenizer's mask token
+    drop: float = Field(0.05, ge=0, le=1)  # word is left out
+    replace: float = Field(0.1, ge=0, le=1)  # word becomes a random word of the training texts
+    span: float = Field(0.25, ge=0, le=1)  # share of the copies that are cut to a span
+
+
+class Export(Part):
+    """The artefact."""
+
+    quantize: Literal["int8", "none"] = "int8"
+    max_length: int = Field(128, gt=2)  # tokens the student reads, in training and in service
+    opset: int = Field(17, ge=14, le=18)  # readers of a bundle stop at 18
+
+
+class Gates(Part):
+    """What a bundle must hold to be written."""
+
+    parity: float = Field(1e-3, gt=0)  # largest difference of a logit, torch against ONNX fp32
+    int8_drop: float = Field(0.005, ge=0, le=1)  # largest loss of a head's first metric by int8
+
+
+class Recipe(Part):
+    """A whole job."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    data: Data
+    heads: dict[str, HeadRecipe] = Field(min_length=1)
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distillation: Distillation = Distillation()
+    augment: Augment = Augment()
+    export: Export = Export()
+    gates: Gates = Gates()
+    precision: Literal["auto", "bf16", "fp16", "no"] = "auto"  # auto: bf16 where it is fast
+    device: Literal["auto", "cpu"] = "auto"
+    trackers: tuple[str, ...] = ("tensorboard",)
+
+    @field_validator("heads")
+    @classmethod
+    def _names(cls, heads: dict[str, HeadRecipe]) -> dict[str, HeadRecipe]:
+        for name in heads:
+            if not HEAD_NAME.match(name) or name in ("encoder", "heads"):
+                raise ValueError(
+                    f"head name {name!r}: letters, digits and _ only, a letter first, "
+                    "and neither 'encoder' nor 'heads'"
+                )
+        return heads
+
+    @model_validator(mode="after")
+    def _heads_exist(self) -> Recipe:
+        for side in ("teacher", "student"):
+            training: Training = getattr(self, side)
+            named = [training.metric.partition(".")[0]] if training.metric else []
+            for head in [*named, *(t for t in training.train if t not in ("encoder", "heads"))]:
+                if head not in self.heads:
+                    raise ValueError(f"{side}: no head {head!r}{near(head, self.heads)}")
+        return self
+
+    def digest(self) -> str:
+        """The sha256 of what the recipe asks for, whatever machine or folder it runs in."""
+        settings = self.model_dump(mode="json", exclude={"device": True, "trackers": True})
+        settings["data"].pop("root")
+        return digest_of(settings)
+
+
+def digest_of(value: Any) -> str:
+    """The sha256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def near(word: str, known: Any) -> str:
+    """` (did you mean 'x'?)` for the nearest of the known words, or nothing."""
+    match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -1,0 +1,224 @@
+"""The stages that ship: calibrate, export, check, bundle.
+
+Each is a function (run, its folder) -> figures. The bundle is made before it is checked, so that what
+the gates see is what users load: the same files read by the same runtime.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill import metrics
+from distill.calibration import Calibration, calibrate
+from distill.heads import Head, columns
+from distill.learning import teacher_logits
+from distill.model_card import model_card
+from distill.network import load_network
+from distill.prepared import hard_labels, load_heads, load_split
+from distill.stage import Run, read_json, versions, write_json
+from distill.tokens import Array, TextTokenizer
+from distill.training import predict_logits
+from export import bundle as bundles
+from export.bench import bench
+from export.parity import check_drop, check_parity
+from export.runtime import Classifier
+
+SHIPPED = ("validation", "test")
+
+
+def calibrate_heads(run: Run, folder: Path) -> dict[str, Any]:
+    """Fit temperatures and thresholds of teacher and student on validation."""
+    heads = load_heads(run.stage("prepare"))
+    labels = hard_labels(load_split(run.stage("prepare"), "validation"), heads)
+    sides = {"teacher": teacher_logits(run, "validation"), "student": student_logits(run, "validation")}
+    found = {
+        side: {
+            head.name: calibrate(head, logits[:, part], labels[head.name]).to_json()
+            for head, part in columns(heads)
+        }
+        for side, logits in sides.items()
+    }
+    write_json(folder / "calibration.json", found)
+    return found
+
+
+def export(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the student as ONNX, fp32 and int8, in a bundle that is yet to be checked."""
+    from export.quantize import quantize_int8
+    from export.to_onnx import to_onnx
+
+    settings, student = run.recipe.export, run.stage("fit_student")
+    network, tokenizer = load_network(student)
+    only = len(network.heads) == 1
+    outputs = ["logits" if only else f"logits_{head.name}" for head in network.heads]
+    work = folder / "onnx"
+    work.mkdir(exist_ok=True)
+    to_onnx(network, outputs, work / "model.onnx", opset=settings.opset)
+    variants = {"fp32": bundles.FP32}
+    if settings.quantize == "int8":
+        quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
+        variants["int8"] = bundles.INT8
+    calibrations = _calibrations(run, "student")
+    manifest = bundles.Manifest(
+        name=run.recipe.name,
+        heads=tuple(
+            bundles.Head(h.name, h.kind, h.labels, output, **calibrations[h.name].to_json())
+            for h, output in zip(network.heads, outputs, strict=True)
+        ),
+        max_length=settings.max_length,
+        pad_token_id=int(tokenizer.pad_token_id or 0),
+        variants=variants,
+        default_variant=list(variants)[-1],
+    )
+    contents: dict[str, Path | bytes] = {file: folder / file for file in variants.values()}
+    contents["tokenizer.json"] = student / "tokenizer.json"
+    contents["tokenizer_config.json"] = student / "tokenizer_config.json"
+    contents["config.json"] = _config(network).encode()
+    bundles.write_bundle(folder / "candidate", manifest, contents)
+    sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
+    shutil.rmtree(work)
+    return sizes
+
+
+def check(run: Run, folder: Path) -> dict[str, Any]:
+    """Measure every form of the classifier on test, and refuse what fails a gate."""
+    heads = load_heads(run.stage("prepare"))
+    candidate = run.stage("export") / "candidate"
+    manifest = bundles.read_bundle(candidate)
+    gates = run.recipe.gates
+    logits: dict[str, dict[str, Array]] = {}
+    parity: dict[str, Any] = {}
+    for split in SHIPPED:
+        texts = list(load_split(run.stage("prepare"), split)["text"])
+        logits[split] = {"teacher": teacher_logits(run, split), "student": student_logits(run, split)}
+        reference = _by_head(heads, logits[split]["student"])
+        for variant in manifest.variants:
+            classifier = Classifier.load(candidate, variant=variant)
+            found = classifier.logits(texts)
+            logits[split][variant] = np.concatenate(list(found.values()), -1)
+            if variant == "fp32":
+                parity[split] = check_parity(reference, found, gates.parity)
+                alone = _spread_of_lengths(texts)
+                single = [classifier.logits([texts[i]]) for i in alone]
+                check_parity(
+                    {h: v[alone] for h, v in reference.items()},
+                    {h: np.concatenate([s[h] for s in single]) for h in found},
+                    gates.parity,
+                    "fp32, one text a batch",
+                )
+    labels = {s: hard_labels(load_split(run.stage("prepare"), s), heads) for s in SHIPPED}
+    if "int8" in manifest.variants:
+        both = {v: np.concatenate([logits[s][v] for s in SHIPPED]) for v in ("fp32", "int8")}
+        truth = {h.name: np.concatenate([labels[s][h.name] for s in SHIPPED]) for h in heads}
+        firsts = {v: _firsts(run, heads, both[v], truth) for v in both}
+        names = [metrics.FIRST_METRIC[h.kind] for h in heads]
+        check_drop(firsts["fp32"], firsts["int8"], gates.int8_drop, names)
+    return {
+        "parity": parity["test"],
+        "quality": {
+            head.name: _quality(run, head, part, logits["test"], labels["test"][head.name])
+            for head, part in columns(heads)
+        },
+    }
+
+
+def bundle(run: Run, folder: Path) -> dict[str, Any]:
+    """Publish the checked bundle with its figures and model card, and time it."""
+    candidate, target = run.stage("export") / "candidate", run.folder / "bundle"
+    checked, manifest = run.figures("check"), bundles.read_bundle(candidate)
+    details = {
+        "recipe_sha256": run.recipe.digest(),
+        "quality": checked["quality"],
+        "parity": checked["parity"],
+        "versions": versions(),
+        "parameters": run.figures("fit_student")["parameters"],
+    }
+    texts = list(load_split(run.stage("prepare"), "test")["text"])
+    contents: dict[str, Path | bytes] = {file: candidate / file for file in manifest.files}
+    rows = run.figures("prepare")["rows"]
+    card = model_card(run.recipe, manifest.heads, checked, rows, run.figures("export"))
+    contents["README.md"] = card.encode()
+    final = bundles.Manifest(**{**vars(manifest), "files": {}, "details": details})
+    bundles.write_bundle(target, final, contents)
+    return dict(bench(Classifier.load(target), texts))
+
+
+def student_logits(run: Run, split: str) -> Array:
+    """The student's logits of a split in float32, `[texts, sum of labels]`."""
+    network, tokenizer = load_network(run.stage("fit_student"))
+    encode = TextTokenizer(tokenizer, run.recipe.export.max_length)
+    texts = load_split(run.stage("prepare"), split)["text"]
+    return predict_logits(network, encode(texts), run.accelerator, exact=True)
+
+
+def _quality(
+    run: Run, head: Head, part: slice, logits: Mapping[str, Array], labels: Array
+) -> dict[str, Any]:
+    """A head's metrics on test for each form, and how the student stands to its teacher."""
+    measured: dict[str, Any] = {"kind": head.kind, "labels": len(head.labels), "test": {}}
+    said = {}
+    for form, all_heads in logits.items():
+        fitted = _calibrations(run, "teacher" if form == "teacher" else "student")[head.name]
+        mine = all_heads[:, part]
+        measured["test"][form] = metrics.quality(
+            head, mine, labels, temperature=fitted.temperature, thresholds=fitted.thresholds
+        )
+        said[form] = metrics.decisions(head, mine, fitted.thresholds, fitted.temperature)
+    same = said["teacher"] == said["student"]
+    measured["agreement"] = float((same if same.ndim == 1 else same.all(-1)).mean())
+    first = metrics.FIRST_METRIC[head.kind]
+    teacher, student = (measured["test"][side][first] for side in ("teacher", "student"))
+    measured["retention"] = student / teacher if teacher else float("nan")
+    return measured
+
+
+def _firsts(
+    run: Run, heads: tuple[Head, ...], logits: Array, labels: Mapping[str, Array]
+) -> dict[str, float]:
+    """The first metric of each head."""
+    fitted = _calibrations(run, "student")
+    return {
+        head.name: metrics.quality(
+            head,
+            logits[:, part],
+            labels[head.name],
+            temperature=fitted[head.name].temperature,
+            thresholds=fitted[head.name].thresholds,
+        )[metrics.FIRST_METRIC[head.kind]]
+        for head, part in columns(heads)
+    }
+
+
+def _calibrations(run: Run, side: str) -> dict[str, Calibration]:
+    found = read_json(run.stage("calibrate") / "calibration.json")[side]
+    return {name: Calibration(**value) for name, value in found.items()}
+
+
+def _by_head(heads: tuple[Head, ...], logits: Array) -> dict[str, Array]:
+    return {head.name: logits[:, part] for head, part in columns(heads)}
+
+
+def _spread_of_lengths(texts: list[str], count: int = 32) -> list[int]:
+    """Positions of texts from the shortest to the longest."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    return sorted({order[round(i)] for i in np.linspace(0, len(order) - 1, count)})
+
+
+def _config(network: Any) -> str:
+    """config.json as readers of a bundle want it: labels of the only head, and its kind."""
+    config = network.config.to_dict()
+    config.pop("_name_or_path", None)
+    if len(network.heads) == 1:
+        (head,) = network.heads
+        config["architectures"] = ["BertForSequenceClassification"]
+        if config["model_type"] == "distilbert":
+            config["architectures"] = ["DistilBertForSequenceClassification"]
+        config["problem_type"] = f"{head.kind}_classification"
+        config["id2label"] = {str(i): name for i, name in enumerate(head.labels)}
+        config["label2id"] = {name: i for i, name in enumerate(head.labels)}
+    return type(network.config).from_dict(config).to_json_string(use_diff=False)

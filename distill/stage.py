@@ -1,0 +1,138 @@
+"""A run, its stages, and the record that says a stage is done.
+
+A stage's inputs are known by one digest. A folder whose `stage.json` bears that digest is done and is
+skipped; one begun with the same inputs goes on where it was; any other is begun anew. `stage.json` is
+written last, so a kill at any moment leaves a stage either done or to be gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from distill.recipe import Recipe
+
+class UsageError(Exception):
+    """A command that cannot be carried out as given."""
+
+
+PACKAGES = ("tinyheads", "torch", "transformers", "datasets", "accelerate", "onnxruntime", "numpy")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write; renamed to it at the end, removed on failure."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what decides a run's figures."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe being run in a folder, and the devices it runs on."""
+
+    recipe: Recipe
+    folder: Path
+    accelerator: Any
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.folder / "stages" / name
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """The figures of a finished stage."""
+        return dict(read_json(self.stage(name) / "stage.json")["figures"])
+
+    def say(self, line: str) -> None:
+        """Print a line for people."""
+        if self.accelerator.is_main_process:
+            print(line, file=sys.stderr, flush=True)
+
+    def progress(self, total: int, what: str, unit: str) -> Any:
+        """A progress bar for people."""
+        hidden = not self.accelerator.is_main_process
+        return tqdm(total=total, desc=what, unit=unit, disable=hidden, mininterval=1.0)
+
+    def seed_everything(self) -> None:
+        """Seed what draws initial weights."""
+        set_seed(self.recipe.seed)
+
+    def do(self, name: str, digest: str, work: Callable[[Run, Path], Mapping[str, Any]]) -> None:
+        """Do a stage unless it is done.
+
+        Args:
+            name: Of the stage.
+            digest: Of its inputs.
+            work: Called with the run and the stage's folder; returns the figures, JSON values.
+        """
+        folder, main = self.stage(name), self.accelerator.is_main_process
+        done = read_json(folder / "stage.json")
+        if done and done["digest"] == digest:
+            self.say(f"{name}: done before, in {done['seconds']:.1f} s")
+            return
+        if main:
+            if read_json(folder / "begun.json") == {"digest": digest}:
+                self.say(f"{name}: goes on where it was stopped")
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                write_json(folder / "begun.json", {"digest": digest})
+        self.accelerator.wait_for_everyone()
+        start = time.perf_counter()
+        figures = work(self, folder)
+        seconds = time.perf_counter() - start
+        if main:
+            record = {
+                "stage": name,
+                "digest": digest,
+                "seed": self.recipe.seed,
+                "device": str(self.accelerator.device),
+                "seconds": round(seconds, 2),
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "versions": versions(),
+                "figures": figures,
+            }
+            write_json(folder / "stage.json", record)
+        self.accelerator.wait_for_everyone()
+        self.say(f"{name}: {seconds:.1f} s")

@@ -1,0 +1,285 @@
+"""The only training loop and the only inference loop, for teacher and student alike.
+
+A step's randomness follows from (seed, step, process) alone: a run that was killed and goes on from its
+last checkpoint computes what an unbroken run would have computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from distill import metrics
+from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from distill.heads import Head, columns, width
+from distill.losses import total_loss
+from distill.network import Network
+from distill.recipe import Distillation, Recipe, Training
+from distill.tokens import Array, Tokens, length_sorted_batches, shuffled_batches
+
+LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
+
+
+class TrainingError(Exception):
+    """A training that cannot go on; says at which step and what to do."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts with what is known of them.
+
+    Attributes:
+        tokens: Of each text.
+        hard: Labels a head, as `losses.hard_loss` takes them, a row a text.
+        soft: The teacher's logits of given rows, `[rows, sum of labels]`; None without a teacher.
+    """
+
+    tokens: Tokens
+    hard: Mapping[str, Array]
+    soft: Callable[[Array], Array] | None = None
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """The device, precision and trackers of a run, as the recipe and `accelerate launch` say."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # a second run in one process may ask for another precision
+    cpu = recipe.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    precision = recipe.precision
+    if precision == "auto":
+        # without these units bf16 is emulated on a CPU, and slower than float32
+        fast = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
+        precision = "bf16" if fast else "no"
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=cpu,
+        log_with=list(recipe.trackers),
+        project_dir=folder / "trackers",
+    )
+
+
+def predict_logits(
+    network: Network, tokens: Tokens, accelerator: Accelerator, *, exact: bool = False
+) -> Array:
+    """Logits of every text, float32 `[texts, sum of labels]`, in the order of the texts.
+
+    Args:
+        network: Whose logits; moved to the accelerator's device.
+        tokens: Of the texts.
+        accelerator: Several processes share the work, and each returns all of it.
+        exact: In float32, whatever the run's precision.
+    """
+    network.to(accelerator.device).eval()
+    cost = 8192 if accelerator.device.type == "cpu" else 65536
+    batches = length_sorted_batches(tokens.lengths, cost)
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    logits = np.zeros((len(tokens), width(network.heads)), np.float32)
+    with torch.inference_mode(), torch.autocast(accelerator.device.type, enabled=False):
+        found = []
+        for rows in mine:
+            ids, mask = (torch.from_numpy(a).to(accelerator.device) for a in tokens.batch(rows))
+            if exact:
+                found.append(network(ids, mask))
+            else:
+                with accelerator.autocast():
+                    found.append(network(ids, mask))
+        for rows, batch in zip(mine, found, strict=True):
+            logits[rows] = batch.float().cpu().numpy()
+    if accelerator.num_processes > 1:
+        for rows, part in gather_object([(rows, logits[rows]) for rows in mine]):
+            logits[rows] = part
+    return logits
+
+
+def evaluate_network(network: Network, examples: Examples, accelerator: Accelerator) -> dict[str, float]:
+    """Every metric of every head, `{"HEAD.METRIC": x}`, and `mean` of the heads' first metrics."""
+    logits = predict_logits(network, examples.tokens, accelerator)
+    found: dict[str, float] = {}
+    for head, part in columns(network.heads):
+        quality = metrics.quality(head, logits[:, part], examples.hard[head.name])
+        found |= {f"{head.name}.{metric}": value for metric, value in quality.items()}
+    firsts = [found[f"{h.name}.{metrics.FIRST_METRIC[h.kind]}"] for h in network.heads]
+    return found | {"mean": float(np.nanmean(firsts))}
+
+
+def fit(
+    network: Network,
+    train: Examples,
+    validation: Examples,
+    settings: Training,
+    *,
+    accelerator: Accelerator,
+    folder: Path,
+    seed: int,
+    name: str,
+    distillation: Distillation | None = None,
+) -> dict[str, Any]:
+    """Train a network in place to its best epoch on validation; returns the figures.
+
+    Goes on from `folder/checkpoint.safetensors` where there is one, to the same end.
+
+    Args:
+        network: Left with the weights of the best epoch.
+        train: What to learn from.
+        validation: What picks the best epoch.
+        settings: Rates, epochs, what is frozen.
+        accelerator: Device, precision, trackers.
+        folder: Of checkpoints.
+        seed: Of order and dropout.
+        name: Before each tracked figure, and on the progress bar.
+        distillation: Temperature and weight where `train.soft` is given.
+
+    Raises:
+        TrainingError: The loss is not finite.
+        ValueError: `settings.metric` is no metric.
+    """
+    mix = {} if distillation is None else distillation.model_dump()
+    checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
+    device, world = accelerator.device, accelerator.num_processes
+    network.to(device).freeze(settings.train)
+    optimizer = _optimizer(network, settings, device)
+    state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint, network, optimizer)
+    metric = settings.metric or "mean"
+    rows_a_step = settings.batch_size * settings.accumulate * world
+    steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
+    steps = steps_an_epoch * settings.epochs
+    model, optimizer = accelerator.prepare(network, optimizer)
+    bar = tqdm(
+        total=steps,
+        initial=state["step"],
+        desc=name,
+        unit="step",
+        disable=not accelerator.is_main_process,
+        mininterval=1.0,
+    )
+    losses: list[torch.Tensor] = []
+    parts: dict[str, torch.Tensor] = {}
+    while state["step"] < steps and not _patience_ends(state, settings):
+        epoch, done = divmod(state["step"], steps_an_epoch)
+        batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch)
+        for index in range(done, steps_an_epoch):
+            step = state["step"]
+            torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
+            network.train()
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * _rate(step, steps, settings)
+            first = (index * world + accelerator.process_index) * settings.accumulate
+            micro = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
+            for number, rows in enumerate(micro):
+                wait = number < len(micro) - 1
+                with accelerator.no_sync(model) if wait else nullcontext():
+                    loss, parts = _loss(model, train, rows, network.heads, device, mix)
+                accelerator.backward(loss / len(micro))
+                losses.append(loss.detach())
+            accelerator.clip_grad_norm_(network.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state["step"] = step + 1
+            if step % LOG_EVERY == LOG_EVERY - 1 or index == steps_an_epoch - 1:
+                mean = _finite_mean(losses, step, settings, name, checkpoint)
+                accelerator.log(
+                    {f"{name}/loss": mean, f"{name}/lr": optimizer.param_groups[0]["lr"]}
+                    | {f"{name}/{part}": float(value) for part, value in parts.items()},
+                    step=state["step"],
+                )
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                losses.clear()
+            bar.update()
+            if state["step"] % settings.checkpoint_every == 0 and index < steps_an_epoch - 1:
+                _finite_mean(losses, step, settings, name, checkpoint)
+                if accelerator.is_main_process:
+                    save_checkpoint(checkpoint, network, optimizer.optimizer, state)
+        figures = evaluate_network(network, validation, accelerator)
+        if metric not in figures:
+            raise ValueError(f"{name}.metric: {metric!r} is none of {', '.join(figures)}")
+        accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
+        lower_is_better = metric.endswith((".log_loss", ".ece"))
+        score = -figures[metric] if lower_is_better else figures[metric]
+        state["epochs"].append(figures)
+        if score > state["best"] or len(state["epochs"]) == 1:
+            state |= {"best": score, "best_epoch": len(state["epochs"])}
+            if accelerator.is_main_process:
+                save_tensors(best_path, network.state_dict(), {})
+        if accelerator.is_main_process:
+            save_checkpoint(checkpoint, network, optimizer.optimizer, state)
+        accelerator.wait_for_everyone()
+    bar.close()
+    # prepare() put the run's precision into network.forward; exact inference needs it out again
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    accelerator.free_memory()
+    network.load_state_dict(load_tensors(best_path)[0])
+    return {
+        "epochs": len(state["epochs"]),
+        "steps": state["step"],
+        "best_epoch": state["best_epoch"],
+        "metric": metric,
+        "validation": state["epochs"][state["best_epoch"] - 1],
+        "texts": len(train.tokens),
+    }
+
+
+def _loss(
+    model: Any,
+    train: Examples,
+    rows: Array,
+    heads: Sequence[Head],
+    device: torch.device,
+    mix: Mapping[str, Any],
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ids, mask = (torch.from_numpy(a).to(device, non_blocking=True) for a in train.tokens.batch(rows))
+    hard = {h.name: torch.from_numpy(train.hard[h.name][rows]).to(device) for h in heads}
+    soft = None if train.soft is None else torch.from_numpy(train.soft(rows)).to(device)
+    return total_loss(model(ids, mask), hard, soft, heads, **mix)
+
+
+def _optimizer(network: Network, settings: Training, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW without decay on biases, norms and embeddings; fused, which on a CPU is 10 x faster."""
+    learning = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    plain = [p for n, p in learning if p.ndim < 2 or "embeddings" in n]
+    decayed = [p for n, p in learning if not (p.ndim < 2 or "embeddings" in n)]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cpu", "cuda"))
+
+
+def _rate(step: int, steps: int, settings: Training) -> float:
+    """The share of the peak rate at a step: linear warm-up, then linear or cosine to 0."""
+    warmup = max(1, round(settings.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (steps - step) / max(1, steps - warmup)
+    return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _patience_ends(state: Mapping[str, Any], settings: Training) -> bool:
+    waited = len(state["epochs"]) - state["best_epoch"]
+    return settings.patience is not None and waited >= settings.patience
+
+
+def _finite_mean(
+    losses: Sequence[torch.Tensor], step: int, settings: Training, name: str, checkpoint: Path
+) -> float:
+    values = torch.stack(list(losses)).tolist() if losses else [0.0]
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            at = step + 1 - math.ceil((len(values) - index) / settings.accumulate) + 1
+            kept = f"; the last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
+            raise TrainingError(
+                f"{name}: the loss is {value} at step {at}{kept} "
+                f"(lower {name}.lr, now {settings.lr:g}, or set precision: no)"
+            )
+    return sum(values) / len(values)

@@ -1,0 +1,104 @@
+"""Loading an encoder by name: the transformer without heads or pooler, and its fast tokeniser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from teachers.locate import EncoderError, Location, locate
+
+
+def load_encoder(
+    name: str,
+    *,
+    sha256: str | None = None,
+    layers: int | None = None,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> tuple[Any, Any]:
+    """An encoder (a transformers model with `.config`) in float32, and its tokenizer.
+
+    Args:
+        name: As `locate` takes it.
+        sha256: Of the weights file.
+        layers: Keep the first so many.
+        dropout: Of hidden states; by default what the encoder's config says.
+        attention_dropout: Of attention weights; likewise.
+
+    Raises:
+        EncoderError: It cannot be had, or has too few layers, or no fast tokenizer.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    place = locate(name, sha256)
+    logging.set_verbosity_error()  # a pooler without use is not worth a page of warnings
+    logging.disable_progress_bar()
+    try:
+        encoder = AutoModel.from_pretrained(
+            place.path,
+            revision=place.revision,
+            # bert's eager attention trains fastest on a CPU and is what ONNX export reads
+            attn_implementation="eager",
+            dtype=torch.float32,
+            **({"use_safetensors": True} if place.local else {}),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.revision, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise EncoderError(_why(name, place, error)) from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise EncoderError(f"{name}: has no fast tokenizer (save a tokenizer.json beside it)")
+    encoder.pooler = None
+    set_dropout(encoder, dropout, attention_dropout)
+    if layers is not None:
+        keep_layers(encoder, layers, name)
+    return encoder, tokenizer
+
+
+def keep_layers(encoder: Any, layers: int, name: str = "encoder") -> None:
+    """Cut an encoder in place to its first layers."""
+    stack = layer_stack(encoder)
+    if layers > len(stack):
+        raise EncoderError(f"{name}: has {len(stack)} layers, cannot keep {layers}")
+    del stack[layers:]
+    encoder.config.num_hidden_layers = layers
+
+
+def layer_stack(encoder: Any) -> nn.ModuleList:
+    """The list of an encoder's transformer layers, whatever its architecture calls it."""
+    depth = encoder.config.num_hidden_layers
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise EncoderError(f"{type(encoder).__name__}: found no list of {depth} layers")
+
+
+def set_dropout(encoder: Any, dropout: float | None, attention_dropout: float | None) -> None:
+    """Set dropout in place, in the config and in the modules built from it."""
+    rates = {
+        **dict.fromkeys(("hidden_dropout_prob", "dropout"), dropout),
+        **dict.fromkeys(("attention_probs_dropout_prob", "attention_dropout"), attention_dropout),
+    }
+    for key, rate in rates.items():
+        if rate is not None and hasattr(encoder.config, key):
+            setattr(encoder.config, key, rate)
+    for path, module in encoder.named_modules():
+        if not isinstance(module, nn.Dropout):
+            continue
+        # bert: attention.self.dropout; distilbert: attention.dropout; all others are of hidden states
+        of_attention = path.endswith(("self.dropout", "attention.dropout"))
+        rate = attention_dropout if of_attention else dropout
+        if rate is not None:
+            module.p = rate
+
+
+def _why(name: str, place: Location, error: Exception) -> str:
+    first = " ".join(str(error).split())[:200]
+    if place.local:
+        return f"{name}: cannot be loaded: {first}"
+    return (
+        f"{name}: cannot be had from the hub: {first} "
+        "(check the name and the network, or name a local folder or package:NAME)"
+    )

@@ -1,0 +1,101 @@
+"""Soft labels on disk: a teacher's logits, one float16 row a text, keyed by the digest of the text.
+
+They lie in shards of a few thousand rows, each one safetensors file that appears whole or not at all,
+in a folder of one teacher. A text is labelled once: the rows survive shuffling, more epochs, another
+student, another temperature, a crash. Only the digests are held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+Array = NDArray[Any]
+DIGEST = np.dtype("S16")  # 16 bytes of blake2b; trailing zero bytes compare as equal, harmlessly
+
+
+def text_digests(texts: Sequence[str]) -> Array:
+    """The digest of each text, `[texts]` of 16 bytes."""
+    digests = (hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts)
+    return np.fromiter(digests, DIGEST, len(texts))
+
+
+class SoftLabels:
+    """The soft labels of one teacher in one folder; what `add` writes, `logits` reads."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        """Open a folder, or begin one; `width` is the number of logits a text."""
+        self.folder, self.width = folder, width
+        folder.mkdir(parents=True, exist_ok=True)
+        self._shards: list[Array] = []
+        self._digests: list[Array] = []
+        for path in sorted(folder.glob("shard-*.safetensors")):
+            self._open(path)
+        self._index()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def missing(self, digests: Array) -> Array:
+        """Which of the digests have no row yet, `[digests]` of bool."""
+        where = np.searchsorted(self._known, digests)
+        found = np.take(self._known, where, mode="clip") == digests if len(self) else np.zeros(1, bool)
+        return np.asarray(~np.broadcast_to(found, digests.shape))
+
+    def add(self, digests: Array, logits: Array) -> None:
+        """Write rows as a new shard: digests `[texts]`, logits `[texts, width]`."""
+        path = self.folder / f"shard-{len(self._shards):05d}.safetensors"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST.itemsize)
+            save_file({"digests": raw, "logits": logits.astype(np.float16)}, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._open(path)
+        self._index()
+
+    def rows(self, digests: Array) -> Array:
+        """The row number of each digest, to be given to `logits`.
+
+        Raises:
+            KeyError: A digest has no row.
+        """
+        if self.missing(digests).any():
+            raise KeyError(f"{self.folder}: {int(self.missing(digests).sum())} texts have no soft label")
+        return np.asarray(self._row[np.searchsorted(self._known, digests)])
+
+    def logits(self, rows: Array) -> Array:
+        """The logits of rows, float16 `[rows, width]`, read from disk."""
+        found = np.empty((len(rows), self.width), np.float16)
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(shard):
+            here = shard == number
+            found[here] = self._shards[number][rows[here] - self._starts[number]]
+        return found
+
+    def _open(self, path: Path) -> None:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            about = json.loads(file.read(size))
+        begin = 8 + size
+        arrays = {}
+        for name, dtype in (("digests", np.uint8), ("logits", np.float16)):
+            offset, shape = begin + about[name]["data_offsets"][0], tuple(about[name]["shape"])
+            arrays[name] = np.memmap(path, dtype, "r", offset, shape)
+        self._shards.append(arrays["logits"])
+        self._digests.append(np.frombuffer(arrays["digests"].tobytes(), DIGEST))
+
+    def _index(self) -> None:
+        digests = np.concatenate([np.empty(0, DIGEST), *self._digests])
+        self._row = np.argsort(digests, kind="stable")
+        self._known = digests[self._row]
+        self._starts = np.cumsum([0, *(len(d) for d in self._digests)])[:-1]
