@@ -34,16 +34,12 @@ def augmented_copies(
             size = noise.randint(max(2, len(source) // 3), len(source) - 1)
             start = noise.randint(0, len(source) - size)
             kept = source[start : start + size]
-        copy = " ".join(
-            w for w in (_noised(word, words, mask_token, settings, noise) for word in kept) if w
-        )
+        copy = " ".join(w for w in (_noised(word, words, mask_token, settings, noise) for word in kept) if w)
         if copy and copy != text:
             yield copy
 
 
-def _noised(
-    word: str, words: Sequence[str], mask_token: str, settings: Augment, noise: random.Random
-) -> str:
+def _noised(word: str, words: Sequence[str], mask_token: str, settings: Augment, noise: random.Random) -> str:
     draw = noise.random()
     if draw < settings.mask:
         return mask_token

@@ -59,9 +59,7 @@ def calibrate(head: Head, logits: Array, labels: Array) -> Calibration:
         return Calibration(temperature)
     p, y = probabilities(logits, head, temperature), labels == 1
     shared = best_threshold(p.ravel(), y.ravel())
-    own = [
-        best_threshold(p[:, i], y[:, i]) if y[:, i].sum() >= FEW else shared for i in range(p.shape[1])
-    ]
+    own = [best_threshold(p[:, i], y[:, i]) if y[:, i].sum() >= FEW else shared for i in range(p.shape[1])]
     return Calibration(temperature, tuple(own))
 
 

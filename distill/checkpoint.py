@@ -43,9 +43,7 @@ def save_checkpoint(
     save_tensors(path, tensors, about)
 
 
-def load_checkpoint(
-    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore what `save_checkpoint` wrote; returns its `about`."""
     tensors, about = load_tensors(path)
     weights = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}

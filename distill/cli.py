@@ -116,18 +116,24 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
     return write_report(Path(options.run))
 
 
-def _predict(options: argparse.Namespace) -> list[Any]:
+def _predict(options: argparse.Namespace) -> None:
+    import itertools
+
     from export.runtime import Classifier
 
     classifier = Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
-    texts = options.text or [line.rstrip("\n") for line in sys.stdin]
-    try:
-        answers = classifier(texts, heads=options.heads, top_k=options.top_k)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    for text, answer in zip(texts, answers, strict=True):
-        print(json.dumps({"text": text, **answer}, ensure_ascii=False))
-    return answers
+    # undecodable bytes become surrogates, which the classifier refuses by position
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    texts = iter(options.text) if options.text else (line.rstrip("\r\n") for line in sys.stdin)
+    done = 0
+    while chunk := list(itertools.islice(texts, 1024)):
+        try:
+            answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
+        except ValueError as error:
+            raise UsageError(f"after {done} texts: {error}" if done else str(error)) from None
+        for text, answer in zip(chunk, answers, strict=True):
+            print(json.dumps({"text": text, **answer}, ensure_ascii=False))
+        done += len(chunk)
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -144,9 +150,7 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
     try:
         texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{options.texts}: cannot be read: {error} (give UTF-8, a text a line)"
-        ) from None
+        raise UsageError(f"{options.texts}: cannot be read: {error} (give UTF-8, a text a line)") from None
     try:
         return bench(classifier, texts, heads=options.heads)
     except ValueError as error:
@@ -170,9 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(
-        name: str, command: Callable[[argparse.Namespace], Any], about: str
-    ) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], Any], about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
         sub.set_defaults(command=command)
         return sub

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.prepared import write_texts
 from distill.recipe import Fraction, HeadRecipe, Recipe, digest_of
@@ -75,6 +77,26 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> dict[str, Any]:
         "leaked": leaked.counts().total(),
         "heads": {head.name: len(head.labels) for head in heads},
     }
+
+
+def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dict[str, Any]]:
+    """Texts and labels (as `prepared.hard_labels` gives them) of a recipe's train, and of it alone.
+
+    Args:
+        recipe: Whose validation and test are fractions, which are not drawn.
+        heads: With the labels to count by, in order.
+
+    Raises:
+        DataError: As `prepare`.
+    """
+    dropped = Faults()
+    try:
+        rows = _labelled(recipe, dropped)["train"]
+    finally:
+        dropped.tell("dropped")
+    encoded = [_encoded(row, heads) for row in rows]
+    labels = {head.name: np.array([row[head.column] for row in encoded]) for head in heads}
+    return [row.text for row in rows], labels
 
 
 def inputs_digest(recipe: Recipe) -> str:

@@ -1,5 +1,58 @@
-"""The quality of a bundle on labelled data of any readable form."""
+"""The quality of a bundle on labelled data, read the way the bundle's recipe read its own."""
 
 from __future__ import annotations
 
-import tempfile
+from pathlib import Path
+from typing import Any
+
+from distill.data import read_labelled
+from distill.heads import Head
+from distill.metrics import quality
+from distill.recipe_file import parse_recipe
+from export.runtime import Classifier
+
+
+def evaluate_bundle(
+    bundle: str | Path, data: str, *, text: str | None = None, variant: str | None = None
+) -> dict[str, Any]:
+    """Every metric of every head, `{"rows": n, "heads": {HEAD: {METRIC: x}}}`.
+
+    Args:
+        bundle: Folder of the bundle.
+        data: A labelled source as a recipe names one, relative to the current folder.
+        text: Column of the text; by default the one the recipe named.
+        variant: `int8` or `fp32`; by default the one the bundle serves.
+
+    Raises:
+        BundleError: The bundle cannot be read.
+        DataError: The data cannot, or lacks a column.
+    """
+    classifier = Classifier.load(bundle, variant=variant)
+    reads = classifier.manifest.details["reads"]
+    recipe = parse_recipe(
+        {
+            "name": classifier.manifest.name,
+            "data": {"root": str(Path.cwd()), "text": text or reads["text"], "train": data},
+            "heads": reads["heads"],
+        }
+    )
+    shipped = classifier.manifest.heads
+    heads = [
+        Head(h.name, "single_label" if h.kind == "single_label" else "multi_label", h.labels) for h in shipped
+    ]
+    texts, labels = read_labelled(recipe, heads)
+    logits = classifier.logits(texts)
+    return {
+        "rows": len(texts),
+        "variant": classifier.variant,
+        "heads": {
+            head.name: quality(
+                head,
+                logits[head.name],
+                labels[head.name],
+                temperature=served.temperature,
+                thresholds=served.thresholds,
+            )
+            for head, served in zip(heads, shipped, strict=True)
+        },
+    }

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 Kind = Literal["single_label", "multi_label"]
 UNLABELLED = -100  # class index of a text without a label; torch's ignore_index
 UNKNOWN = -1  # in every cell of a multi_label row without a label
 
-ArrayT = TypeVar("ArrayT")
+# What is measured of a head; the first of each kind is the head's first metric.
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy", "macro_f1", "log_loss", "ece"),
+    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "label_accuracy", "log_loss", "roc_auc"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Head:
     kind: Kind
     labels: tuple[str, ...]
     weight: float = 1.0
+
+    @property
+    def first_metric(self) -> str:
+        """The metric the head is judged by."""
+        return METRICS[self.kind][0]
 
     @property
     def column(self) -> str:

@@ -50,7 +50,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         validation,
         settings,
         accelerator=run.accelerator,
-        folder=folder,
+        folder=folder / "scratch",
         seed=run.recipe.seed,
         name="teacher",
     )
@@ -95,12 +95,11 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
         _labelled(run, "validation", heads, encode),
         settings,
         accelerator=run.accelerator,
-        folder=folder,
+        folder=folder / "scratch",
         seed=run.recipe.seed,
         name="student",
         distillation=run.recipe.distillation,
     )
-    (folder / "tokens.bin").unlink(missing_ok=True)
     return figures | {"start": start} | _finish(run, network, tokenizer, folder)
 
 
@@ -135,7 +134,8 @@ def _distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder:
         shape = (len(transfer), *labels.shape[1:])
         hard[name] = np.full(shape, UNLABELLED if labels.ndim == 1 else UNKNOWN, labels.dtype)
         hard[name][: len(labels)] = labels  # the training texts come first
-    tokens = encode.to_disk(chunks(transfer["text"]), folder / "tokens.bin")
+    (folder / "scratch").mkdir(exist_ok=True)
+    tokens = encode.to_disk(chunks(transfer["text"]), folder / "scratch" / "tokens.bin")
     return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
 
 
@@ -148,9 +148,7 @@ def _transfer_set(run: Run, folder: Path, mask_token: str) -> Any:
 
 
 def _transfer_texts(run: Run, mask_token: str) -> Iterator[str]:
-    train, unlabeled = (
-        load_split(run.stage("prepare"), name)["text"] for name in ("train", "unlabeled")
-    )
+    train, unlabeled = (load_split(run.stage("prepare"), name)["text"] for name in ("train", "unlabeled"))
     clean = list(train)
     yield from clean
     seen = {text_digests([text])[0] for text in clean}
@@ -171,7 +169,7 @@ def _transfer_texts(run: Run, mask_token: str) -> Iterator[str]:
 def _student_encoder(run: Run) -> tuple[Any, Any, str]:
     """The student's encoder, its tokenizer, and a word on how it starts."""
     student, max_length = run.recipe.student, run.recipe.export.max_length
-    rates = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
+    rates: dict[str, Any] = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
     if student.layers and student.hidden and student.attention_heads:
         shape = Shape(student.layers, student.hidden, student.attention_heads)
         start = student.start or "teacher"
@@ -203,14 +201,15 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
         **rates,
     )
     if start == "teacher":
-        start = "teacher: " + ", ".join(start_from_teacher(encoder, teacher.encoder))
+        try:
+            start = "teacher: " + ", ".join(start_from_teacher(encoder, teacher.encoder))
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     return encoder, tokenizer, start
 
 
 def _finish(run: Run, network: Network, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Save what was learnt; the checkpoints have served."""
+    """Save what was learnt."""
     if run.accelerator.is_main_process:
         save_network(network, tokenizer, folder)
-        for name in ("checkpoint", "best"):
-            (folder / f"{name}.safetensors").unlink()
     return {"parameters": network.parameters_count}

@@ -1,7 +1,6 @@
 """Quality of a head on labelled texts, as `evaluate.Metric` modules of our own.
 
-single_label: accuracy, macro_f1, log_loss, ece. multi_label: micro_f1, macro_f1, subset_accuracy,
-label_accuracy, log_loss, roc_auc. The first of each kind is the head's first metric.
+`heads.METRICS` names them; scikit-learn computes what is not one line.
 """
 
 from __future__ import annotations
@@ -15,15 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.heads import METRICS, UNKNOWN, UNLABELLED, Head
 
-FIRST_METRIC = {"single_label": "accuracy", "multi_label": "micro_f1"}
-METRICS = {
-    "single_label": ("accuracy", "macro_f1", "log_loss", "ece"),
-    "multi_label": (
-        *("micro_f1", "macro_f1", "subset_accuracy", "label_accuracy", "log_loss", "roc_auc"),
-    ),
-}
 Array = NDArray[Any]
 
 
@@ -71,9 +63,7 @@ def quality(
     return found
 
 
-def decisions(
-    head: Head, logits: Array, thresholds: Sequence[float] | None, temperature: float
-) -> Array:
+def decisions(head: Head, logits: Array, thresholds: Sequence[float] | None, temperature: float) -> Array:
     """What the head says of each text: class indices `[texts]`, or bool `[texts, labels]`."""
     if head.kind == "single_label":
         return np.asarray(logits.argmax(-1))

@@ -10,6 +10,11 @@ from distill.recipe import Hub, Recipe
 SHOWN = 12  # labels of a head that are listed before the rest is counted
 
 
+def figure(value: float | None) -> str:
+    """A metric as people read it; `-` where the texts cannot tell."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def model_card(
     recipe: Recipe,
     heads: Sequence[Any],
@@ -38,15 +43,16 @@ def model_card(
         *("", "```python", "from export import Classifier", ""),
         *('classifier = Classifier.load("bundle/")', 'classifier("...")', "```", ""),
         *("## Training", ""),
-        f"Distilled from `{recipe.teacher.encoder}`, fine-tuned on {rows['train']} labelled texts of {named}; "
-        f"{rows['unlabeled']} unlabelled texts. Licence of the data: {recipe.data.licence or 'not given'}.",
+        f"Distilled from `{recipe.teacher.encoder}`, fine-tuned on {rows['train']} labelled texts of "
+        f"{named}; {rows['unlabeled']} unlabelled texts. "
+        f"Licence of the data: {recipe.data.licence or 'not given'}.",
         *("", "## Measured", "", f"On {rows['test']} test texts.", ""),
     ]
     for name, quality in checked["quality"].items():
         metrics = list(quality["test"]["student"])
         lines += [f"| {name} | {' | '.join(metrics)} |", f"|---|{'---|' * len(metrics)}"]
         for form, values in quality["test"].items():
-            lines.append(f"| {form} | {' | '.join(f'{values[m]:.4f}' for m in metrics)} |")
+            lines.append(f"| {form} | {' | '.join(figure(values[m]) for m in metrics)} |")
         lines.append("")
     worst = max(head["max_difference"] for head in checked["parity"]["heads"].values())
     lines.append(f"Largest difference of a logit between torch and ONNX fp32: {worst:.1e}.")

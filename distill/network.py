@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,21 +27,22 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Any,
         heads: Sequence[Head],
         *,
         pooling: Literal["cls", "mean"] = "mean",
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.encoder: Any = encoder
-        self.config: Any = encoder.config
+        self.encoder = encoder
+        self.config = encoder.config
         self.heads = tuple(heads)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         hidden = int(self.config.hidden_size)
-        self.head = nn.ModuleDict({h.name: nn.Linear(hidden, len(h.labels)) for h in heads})
-        for linear in self.head.values():
+        # not by bare name: a ModuleDict refuses names of its own methods, such as `type`
+        self.linear = nn.ModuleDict({f"logits_{h.name}": nn.Linear(hidden, len(h.labels)) for h in heads})
+        for linear in self._linears():
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
@@ -58,7 +59,7 @@ class Network(nn.Module):
         else:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1)
-        linears = [self.head[h.name] for h in self.heads]
+        linears = self._linears()
         weight = torch.cat([linear.weight for linear in linears])
         bias = torch.cat([linear.bias for linear in linears])
         return nn.functional.linear(self.dropout(pooled), weight, bias)
@@ -70,8 +71,11 @@ class Network(nn.Module):
     def freeze(self, train: Sequence[str]) -> None:
         """Let only the named parts learn: `encoder`, `heads`, or heads by name."""
         self.encoder.requires_grad_("encoder" in train)
-        for name, linear in self.head.items():
-            linear.requires_grad_("heads" in train or name in train)
+        for head, linear in zip(self.heads, self._linears(), strict=True):
+            linear.requires_grad_("heads" in train or head.name in train)
+
+    def _linears(self) -> list[nn.Linear]:
+        return [cast(nn.Linear, self.linear[f"logits_{head.name}"]) for head in self.heads]
 
     @property
     def parameters_count(self) -> int:

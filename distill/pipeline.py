@@ -30,8 +30,8 @@ def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
     return prepare(run.recipe, folder, run.folder / "data_report.json")
 
 
-# Each stage with its work, the sections of the recipe it is the first to read, and whether every
-# process of `accelerate launch` takes part.
+# Each stage with its work, the sections of the recipe it is the first to read, and whether it is long:
+# then every process of `accelerate launch` takes part, and a stopped one goes on where it was.
 STAGES: dict[str, tuple[Work, tuple[str, ...], bool]] = {
     "prepare": (_prepare, ("seed", "data", "heads"), False),
     "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
@@ -70,9 +70,9 @@ def run_recipe(
     run.accelerator.init_trackers(recipe.name)
     try:
         for name, digest in _digests(recipe).items():
-            work, _, together = STAGES[name]
-            if together or run.accelerator.is_main_process:
-                run.do(name, digest, work)
+            work, _, long = STAGES[name]
+            if long or run.accelerator.is_main_process:
+                run.do(name, digest, work, long=long)
             run.accelerator.wait_for_everyone()
             if name == last:
                 return {"stage": name, "run": str(folder), "figures": run.figures(name)}

@@ -48,8 +48,8 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     """
     sources = _splits(path, root)
     opened = open_source(sources["train"], root)
-    rows = (row.cells for row in itertools.islice(opened.rows(opened.columns), ROWS))
-    cells = dict(zip(opened.columns, map(list, zip(*rows, strict=True)), strict=True))
+    rows = [row.cells for row in itertools.islice(opened.rows(opened.columns), ROWS)]
+    cells = {column: [row[i] for row in rows] for i, column in enumerate(opened.columns)}
     notes: list[str] = []
     text = _text_column(opened.name, cells)
     data: dict[str, Any] = {"text": text} if text != "text" else {}
@@ -115,7 +115,7 @@ def _text_column(name: str, cells: Mapping[str, Sequence[Any]]) -> str:
     """The column with a known name, or else the longest of those with mostly different texts."""
     length: dict[str, float] = {}
     for column, values in cells.items():
-        there = [value for value in values if isinstance(value, str) and value.strip()]
+        there = [value for value in values if isinstance(value, str) and re.search(r"[^\W\d_]", value)]
         if len(there) * 2 > len(values) and len(set(there)) * 2 > len(there):
             length[column] = sum(map(len, there)) / len(there)
     for known in TEXT_NAMES:
@@ -176,7 +176,7 @@ def _head(values: Sequence[Any], *, likely: bool) -> dict[str, Any] | str:
         short = sum(map(len, parts)) <= LONG * len(parts)
         if joined and recombine and short and len(parts) * 2 <= parts.total() and len(parts) <= MANY:
             return {"kind": "multi_label"} | ({"separator": separator} if separator != "|" else {})
-    if sum(map(len, there if isinstance(there[0], str) else counts)) > LONG * len(there):
+    if sum(len(word) * count for word, count in counts.items()) > LONG * len(there):
         return "free text"
     if len(counts) * 2 > len(there) or len(counts) > MANY:
         return "mostly different values"

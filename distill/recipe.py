@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from distill.heads import Kind
+from distill.heads import METRICS, Kind
 
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
@@ -212,10 +212,14 @@ class Recipe(Part):
     def _heads_exist(self) -> Recipe:
         for side in ("teacher", "student"):
             training: Training = getattr(self, side)
-            named = [training.metric.partition(".")[0]] if training.metric else []
-            for head in [*named, *(t for t in training.train if t not in ("encoder", "heads"))]:
-                if head not in self.heads:
-                    raise ValueError(f"{side}: no head {head!r}{near(head, self.heads)}")
+            for part in training.train:
+                if part not in ("encoder", "heads", *self.heads):
+                    raise ValueError(f"{side}.train: no head {part!r}{near(part, self.heads)}")
+            metrics = [f"{name}.{m}" for name, head in self.heads.items() for m in METRICS[head.kind]]
+            if training.metric is not None and training.metric not in metrics:
+                raise ValueError(
+                    f"{side}.metric: {training.metric!r} is no HEAD.METRIC{near(training.metric, metrics)}"
+                )
         return self
 
     def digest(self) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from distill.model_card import figure
 from distill.stage import UsageError, read_json, write_json, written_whole
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24;
+ max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
 h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p { margin: .3rem 0; color: #57606a }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
@@ -66,7 +68,7 @@ def summary(report: Mapping[str, Any]) -> str:
     for name, head in report["heads"].items():
         metric = next(iter(head["test"]["student"]))
         forms = [head["test"].get(form, {}).get(metric) for form in rows[0][2:]]
-        rows.append((name, metric, *("-" if value is None else f"{value:.4f}" for value in forms)))
+        rows.append((name, metric, *(figure(value) for value in forms)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -123,10 +125,10 @@ def _page(report: Mapping[str, Any]) -> str:
 def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:
     metrics = list(head["test"]["student"])
     yield f"<h2>{escape(name)}</h2><p>{head['kind']}, {head['labels']} labels. Student and teacher choose "
-    yield f"alike on {head['agreement']:.1%} of the texts; retention {head['retention']:.3f}.</p>"
+    yield f"alike on {head['agreement']:.1%} of the texts; retention {figure(head['retention'])}.</p>"
     yield _table(
         ("", *metrics),
-        ((form, *(f"{values[m]:.4f}" for m in metrics)) for form, values in head["test"].items()),
+        ((form, *(figure(values[m]) for m in metrics)) for form, values in head["test"].items()),
     )
 
 

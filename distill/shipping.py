@@ -6,6 +6,7 @@ the gates see is what users load: the same files read by the same runtime.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,8 +117,7 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
         both = {v: np.concatenate([logits[s][v] for s in SHIPPED]) for v in ("fp32", "int8")}
         truth = {h.name: np.concatenate([labels[s][h.name] for s in SHIPPED]) for h in heads}
         firsts = {v: _firsts(run, heads, both[v], truth) for v in both}
-        names = [metrics.FIRST_METRIC[h.kind] for h in heads]
-        check_drop(firsts["fp32"], firsts["int8"], gates.int8_drop, names)
+        check_drop(firsts["fp32"], firsts["int8"], gates.int8_drop, [h.first_metric for h in heads])
     return {
         "parity": parity["test"],
         "quality": {
@@ -131,7 +131,13 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
     """Publish the checked bundle with its figures and model card, and time it."""
     candidate, target = run.stage("export") / "candidate", run.folder / "bundle"
     checked, manifest = run.figures("check"), bundles.read_bundle(candidate)
+    # what `distill evaluate` must know to read labelled data as this run did
+    layout = {h.name: run.recipe.heads[h.name].model_dump(mode="json") for h in manifest.heads}
+    for head in manifest.heads:
+        if layout[head.name]["columns"] is None:
+            layout[head.name]["labels"] = list(head.labels)
     details = {
+        "reads": {"text": run.recipe.data.text, "heads": layout},
         "recipe_sha256": run.recipe.digest(),
         "quality": checked["quality"],
         "parity": checked["parity"],
@@ -156,24 +162,23 @@ def student_logits(run: Run, split: str) -> Array:
     return predict_logits(network, encode(texts), run.accelerator, exact=True)
 
 
-def _quality(
-    run: Run, head: Head, part: slice, logits: Mapping[str, Array], labels: Array
-) -> dict[str, Any]:
+def _quality(run: Run, head: Head, part: slice, logits: Mapping[str, Array], labels: Array) -> dict[str, Any]:
     """A head's metrics on test for each form, and how the student stands to its teacher."""
     measured: dict[str, Any] = {"kind": head.kind, "labels": len(head.labels), "test": {}}
     said = {}
     for form, all_heads in logits.items():
         fitted = _calibrations(run, "teacher" if form == "teacher" else "student")[head.name]
         mine = all_heads[:, part]
-        measured["test"][form] = metrics.quality(
+        quality = metrics.quality(
             head, mine, labels, temperature=fitted.temperature, thresholds=fitted.thresholds
         )
+        # JSON has no NaN: what test texts cannot tell (an AUC of a label that none has) is null
+        measured["test"][form] = {k: None if math.isnan(v) else v for k, v in quality.items()}
         said[form] = metrics.decisions(head, mine, fitted.thresholds, fitted.temperature)
     same = said["teacher"] == said["student"]
     measured["agreement"] = float((same if same.ndim == 1 else same.all(-1)).mean())
-    first = metrics.FIRST_METRIC[head.kind]
-    teacher, student = (measured["test"][side][first] for side in ("teacher", "student"))
-    measured["retention"] = student / teacher if teacher else float("nan")
+    teacher, student = (measured["test"][side][head.first_metric] for side in ("teacher", "student"))
+    measured["retention"] = student / teacher if teacher else None
     return measured
 
 
@@ -189,7 +194,7 @@ def _firsts(
             labels[head.name],
             temperature=fitted[head.name].temperature,
             thresholds=fitted[head.name].thresholds,
-        )[metrics.FIRST_METRIC[head.kind]]
+        )[head.first_metric]
         for head, part in columns(heads)
     }
 
@@ -221,4 +226,4 @@ def _config(network: Any) -> str:
         config["problem_type"] = f"{head.kind}_classification"
         config["id2label"] = {str(i): name for i, name in enumerate(head.labels)}
         config["label2id"] = {name: i for i, name in enumerate(head.labels)}
-    return type(network.config).from_dict(config).to_json_string(use_diff=False)
+    return str(type(network.config).from_dict(config).to_json_string(use_diff=False))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from distill.recipe import Recipe
 
+
 class UsageError(Exception):
     """A command that cannot be carried out as given."""
 
@@ -98,13 +99,17 @@ class Run:
         """Seed what draws initial weights."""
         set_seed(self.recipe.seed)
 
-    def do(self, name: str, digest: str, work: Callable[[Run, Path], Mapping[str, Any]]) -> None:
+    def do(
+        self, name: str, digest: str, work: Callable[[Run, Path], Mapping[str, Any]], *, long: bool = False
+    ) -> None:
         """Do a stage unless it is done.
 
         Args:
             name: Of the stage.
             digest: Of its inputs.
-            work: Called with the run and the stage's folder; returns the figures, JSON values.
+            work: Called with the run and the stage's folder; returns the figures, JSON values. What it
+                keeps in `scratch` there goes when the stage is done.
+            long: Go on in the folder of a stage that was stopped, and wait for other processes.
         """
         folder, main = self.stage(name), self.accelerator.is_main_process
         done = read_json(folder / "stage.json")
@@ -112,13 +117,14 @@ class Run:
             self.say(f"{name}: done before, in {done['seconds']:.1f} s")
             return
         if main:
-            if read_json(folder / "begun.json") == {"digest": digest}:
+            if long and read_json(folder / "begun.json") == {"digest": digest}:
                 self.say(f"{name}: goes on where it was stopped")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 write_json(folder / "begun.json", {"digest": digest})
-        self.accelerator.wait_for_everyone()
+        if long:
+            self.accelerator.wait_for_everyone()
         start = time.perf_counter()
         figures = work(self, folder)
         seconds = time.perf_counter() - start
@@ -134,5 +140,5 @@ class Run:
                 "figures": figures,
             }
             write_json(folder / "stage.json", record)
-        self.accelerator.wait_for_everyone()
+            shutil.rmtree(folder / "scratch", ignore_errors=True)
         self.say(f"{name}: {seconds:.1f} s")

@@ -60,12 +60,17 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         # without these units bf16 is emulated on a CPU, and slower than float32
         fast = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
         precision = "bf16" if fast else "no"
-    return Accelerator(
-        mixed_precision=precision,
-        cpu=cpu,
-        log_with=list(recipe.trackers),
-        project_dir=folder / "trackers",
-    )
+    if precision == "fp16" and cpu:
+        raise TrainingError("precision: fp16 needs a GPU (set precision: bf16 or no)")
+    try:
+        return Accelerator(
+            mixed_precision=precision,
+            cpu=cpu,
+            log_with=list(recipe.trackers),
+            project_dir=folder / "trackers",
+        )
+    except ValueError as error:
+        raise TrainingError(f"precision or trackers: {error}") from None
 
 
 def predict_logits(
@@ -108,7 +113,7 @@ def evaluate_network(network: Network, examples: Examples, accelerator: Accelera
     for head, part in columns(network.heads):
         quality = metrics.quality(head, logits[:, part], examples.hard[head.name])
         found |= {f"{head.name}.{metric}": value for metric, value in quality.items()}
-    firsts = [found[f"{h.name}.{metrics.FIRST_METRIC[h.kind]}"] for h in network.heads]
+    firsts = [found[f"{h.name}.{h.first_metric}"] for h in network.heads]
     return found | {"mean": float(np.nanmean(firsts))}
 
 
@@ -134,18 +139,18 @@ def fit(
         validation: What picks the best epoch.
         settings: Rates, epochs, what is frozen.
         accelerator: Device, precision, trackers.
-        folder: Of checkpoints.
+        folder: Of checkpoints; made if missing.
         seed: Of order and dropout.
         name: Before each tracked figure, and on the progress bar.
         distillation: Temperature and weight where `train.soft` is given.
 
     Raises:
         TrainingError: The loss is not finite.
-        ValueError: `settings.metric` is no metric.
     """
     mix = {} if distillation is None else distillation.model_dump()
     checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
     device, world = accelerator.device, accelerator.num_processes
+    folder.mkdir(exist_ok=True)
     network.to(device).freeze(settings.train)
     optimizer = _optimizer(network, settings, device)
     state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
@@ -202,8 +207,6 @@ def fit(
                 if accelerator.is_main_process:
                     save_checkpoint(checkpoint, network, optimizer.optimizer, state)
         figures = evaluate_network(network, validation, accelerator)
-        if metric not in figures:
-            raise ValueError(f"{name}.metric: {metric!r} is none of {', '.join(figures)}")
         accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
         lower_is_better = metric.endswith((".log_loss", ".ece"))
         score = -figures[metric] if lower_is_better else figures[metric]

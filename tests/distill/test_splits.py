@@ -36,7 +36,7 @@ def test_the_same_seed_and_file_give_the_same_rows() -> None:
 def test_the_first_two_texts_of_each_label_of_each_head_stay() -> None:
     texts = [f"text {i}" for i in range(40)]
     labels: list[Labels] = [
-        (("even" if i % 2 else "odd",), ("rare",) if i in (20, 30) else ()) for i in range(40)
+        ((("even", "odd")[i % 2],), ("rare",) if i in (20, 30) else ()) for i in range(40)
     ]
     rows = stratified(texts, labels, 0.9, 0)
     assert not {0, 1, 2, 3, 20, 30} & {*rows}
