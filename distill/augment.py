@@ -26,6 +26,7 @@ def augmented_copies(
         seed: Of the run.
     """
     source = text.split()
+    clean = " ".join(source)
     for number in range(settings.copies):
         key = hashlib.blake2b(f"{seed}/{number}/{text}".encode(), digest_size=8).digest()
         noise = random.Random(int.from_bytes(key, "big"))
@@ -35,7 +36,7 @@ def augmented_copies(
             start = noise.randint(0, len(source) - size)
             kept = source[start : start + size]
         copy = " ".join(w for w in (_noised(word, words, mask_token, settings, noise) for word in kept) if w)
-        if copy and copy != text:
+        if copy and copy != clean:
             yield copy
 
 

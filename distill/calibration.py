@@ -77,4 +77,6 @@ def best_threshold(p: Array, y: Array) -> float:
     parts = np.append(p[1:] < p[:-1], True)  # equal probabilities cannot be parted
     last = int(np.argmax(np.where(parts, f1, -1)))
     below = p[last + 1] if last + 1 < len(p) else 0.0
-    return round(float((p[last] + below) / 2), 6)
+    halfway = float((p[last] + below) / 2)
+    short = round(halfway, 6)
+    return short if below < short <= p[last] else halfway  # near 0 and 1 six digits may not part them

@@ -44,16 +44,17 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     encode = TextTokenizer(tokenizer, settings.max_length)
     train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
-    figures = fit(
-        network,
-        train,
-        validation,
-        settings,
-        accelerator=run.accelerator,
-        folder=folder / "scratch",
-        seed=run.recipe.seed,
-        name="teacher",
-    )
+    with run.tracked("teacher"):
+        figures = fit(
+            network,
+            train,
+            validation,
+            settings,
+            accelerator=run.accelerator,
+            folder=folder / "scratch",
+            seed=run.recipe.seed,
+            name="teacher",
+        )
     return figures | _finish(run, network, tokenizer, folder)
 
 
@@ -65,19 +66,18 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
     soft = open_soft_labels(run)
     splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
     total, new = sum(map(len, [*splits, transfer])), 0
-    bar = run.progress(total, "label", "text")
-    for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
-        # a text that a killed run labelled in this chunk's shard is not labelled again
-        digests, first = np.unique(text_digests(texts), return_index=True)
-        wanted = soft.missing(digests)
-        if wanted.any():
-            logits = predict_logits(network, encode([texts[i] for i in first[wanted]]), run.accelerator)
-            if run.accelerator.is_main_process:
-                soft.add(digests[wanted], logits)
-            run.accelerator.wait_for_everyone()
-            new += int(wanted.sum())
-        bar.update(len(texts))
-    bar.close()
+    with run.progress(total, "label", "text") as bar:
+        for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
+            # a text that a killed run labelled in this chunk's shard is not labelled again
+            digests, first = np.unique(text_digests(texts), return_index=True)
+            wanted = soft.missing(digests)
+            if wanted.any():
+                logits = predict_logits(network, encode([texts[i] for i in first[wanted]]), run.accelerator)
+                if run.accelerator.is_main_process:
+                    soft.add(digests[wanted], logits)
+                run.accelerator.wait_for_everyone()
+                new += int(wanted.sum())
+            bar.update(len(texts))
     return {"transfer_texts": len(transfer), "labelled_texts": new}
 
 
@@ -89,17 +89,18 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     encoder, tokenizer, start = _student_encoder(run)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     encode = TextTokenizer(tokenizer, run.recipe.export.max_length)
-    figures = fit(
-        network,
-        _distilled(run, heads, encode, folder),
-        _labelled(run, "validation", heads, encode),
-        settings,
-        accelerator=run.accelerator,
-        folder=folder / "scratch",
-        seed=run.recipe.seed,
-        name="student",
-        distillation=run.recipe.distillation,
-    )
+    with run.tracked("student"):
+        figures = fit(
+            network,
+            _distilled(run, heads, encode, folder),
+            _labelled(run, "validation", heads, encode),
+            settings,
+            accelerator=run.accelerator,
+            folder=folder / "scratch",
+            seed=run.recipe.seed,
+            name="student",
+            distillation=run.recipe.distillation,
+        )
     return figures | {"start": start} | _finish(run, network, tokenizer, folder)
 
 

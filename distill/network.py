@@ -58,7 +58,7 @@ class Network(nn.Module):
             pooled = hidden[:, 0]
         else:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * mask).sum(1) / mask.sum(1)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         linears = self._linears()
         weight = torch.cat([linear.weight for linear in linears])
         bias = torch.cat([linear.bias for linear in linears])

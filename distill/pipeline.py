@@ -67,17 +67,13 @@ def run_recipe(
         if not (folder / "bundle").exists():
             shutil.rmtree(run.stage("bundle"), ignore_errors=True)
     run.accelerator.wait_for_everyone()
-    run.accelerator.init_trackers(recipe.name)
-    try:
-        for name, digest in _digests(recipe).items():
-            work, _, long = STAGES[name]
-            if long or run.accelerator.is_main_process:
-                run.do(name, digest, work, long=long)
-            run.accelerator.wait_for_everyone()
-            if name == last:
-                return {"stage": name, "run": str(folder), "figures": run.figures(name)}
-    finally:
-        run.accelerator.end_training()
+    for name, digest in _digests(recipe).items():
+        work, _, long = STAGES[name]
+        if long or run.accelerator.is_main_process:
+            run.do(name, digest, work, long=long)
+        run.accelerator.wait_for_everyone()
+        if name == last:
+            return {"stage": name, "run": str(folder), "figures": run.figures(name)}
     if not run.accelerator.is_main_process:
         return {}
     report = write_report(folder)

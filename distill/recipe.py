@@ -11,9 +11,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from distill.heads import METRICS, Kind
 
@@ -27,7 +27,7 @@ class RecipeError(Exception):
 class Part(BaseModel):
     """A section of the recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Hub(Part):
@@ -46,16 +46,33 @@ class Fraction(Part):
     fraction: float = Field(gt=0, lt=1)
 
 
+def _form(value: Any) -> str:
+    """Which form of a source is meant, so that its faults are told of that form alone."""
+    if isinstance(value, Part):
+        return type(value).__name__
+    return "Hub" if isinstance(value, Mapping) else "str"
+
+
+def _split_form(value: Any) -> str:
+    return "Fraction" if isinstance(value, Mapping) and "hub" not in value else _form(value)
+
+
+_Str = Annotated[str, Tag("str")]
+_Hub = Annotated[Hub, Tag("Hub")]
+Source = Annotated[_Str | _Hub, Discriminator(_form)]
+SplitSource = Annotated[_Str | _Hub | Annotated[Fraction, Tag("Fraction")], Discriminator(_split_form)]
+
+
 class Data(Part):
     """Where the texts are; paths are relative to `root`, by default the recipe's folder."""
 
     root: str = "."
     text: str = "text"
     id: str | None = None
-    train: str | Hub
-    validation: str | Hub | Fraction = Fraction.model_validate({"from": "train", "fraction": 0.1})
-    test: str | Hub | Fraction = Fraction.model_validate({"from": "train", "fraction": 0.1})
-    unlabeled: tuple[str | Hub, ...] = ()
+    train: Source
+    validation: SplitSource = Fraction.model_validate({"from": "train", "fraction": 0.1})
+    test: SplitSource = Fraction.model_validate({"from": "train", "fraction": 0.1})
+    unlabeled: tuple[Source, ...] = ()
     licence: str | None = None  # of the data; printed in the model card
     max_bad_rows: float = Field(0.01, ge=0, le=1)  # share of rows dropped before the run stops
     max_text_bytes: int = Field(1_000_000, gt=0)
@@ -65,11 +82,12 @@ class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
     column: str | None = None
-    columns: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = Field(None, min_length=1)
     kind: Kind = "single_label"
     separator: str = "|"
     none: str | None = None  # the cell that means: labelled, and no label applies
-    labels: tuple[str, ...] | None = None  # the allowed labels in order; by default those of train
+    # the allowed labels in order; by default those of train
+    labels: tuple[str, ...] | None = Field(None, min_length=1)
     weight: float = Field(1.0, gt=0)
 
     @model_validator(mode="before")
@@ -107,7 +125,8 @@ class Training(Part):
     metric: str | None = None  # HEAD.METRIC that picks the best checkpoint; by default the mean
     patience: int | None = Field(None, gt=0)  # epochs without a better metric before stopping
     checkpoint_every: int = Field(500, gt=0)  # steps
-    train: tuple[str, ...] = ("encoder", "heads")  # what learns: encoder, heads, or names of heads
+    # what learns: encoder, heads, or names of heads
+    train: tuple[str, ...] = Field(("encoder", "heads"), min_length=1)
 
 
 class Teacher(Training):
@@ -184,7 +203,7 @@ class Recipe(Part):
     """A whole job."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)  # numpy takes no larger one
     data: Data
     heads: dict[str, HeadRecipe] = Field(min_length=1)
     teacher: Teacher = Teacher()

@@ -56,7 +56,8 @@ def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
 
 
 def _fault(where: str, fault: Any) -> str:
-    loc = [str(p) for p in fault["loc"] if p not in ("str", "Hub", "Fraction")]
+    in_data = fault["loc"][:1] == ("data",)  # where a source's form is a step of its own
+    loc = [str(p) for p in fault["loc"] if not (in_data and p in ("str", "Hub", "Fraction"))]
     key, got, context = ".".join(loc), fault["input"], fault.get("ctx", {})
     limits = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"must be {limits[k]} {v}" for k, v in context.items() if k in limits]
@@ -89,7 +90,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
     *path, last = key.split(".")
     place: Any = raw
     for step in path:
-        place = place.setdefault(step, {})
+        if place.get(step) is None:  # missing, or a section left empty
+            place[step] = {}
+        place = place[step]
         if not isinstance(place, dict):
             raise RecipeError(f"--set {override!r}: {step!r} is a value, not a section")
     try:

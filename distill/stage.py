@@ -95,6 +95,17 @@ class Run:
         hidden = not self.accelerator.is_main_process
         return tqdm(total=total, desc=what, unit=unit, disable=hidden, mininterval=1.0)
 
+    @contextmanager
+    def tracked(self, name: str) -> Iterator[None]:
+        """Trackers of a training of their own: some refuse steps that begin again at 1."""
+        self.accelerator.init_trackers(f"{self.recipe.name}-{name}")
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            self.accelerator.trackers = []
+
     def seed_everything(self) -> None:
         """Seed what draws initial weights."""
         set_seed(self.recipe.seed)
@@ -114,6 +125,7 @@ class Run:
         folder, main = self.stage(name), self.accelerator.is_main_process
         done = read_json(folder / "stage.json")
         if done and done["digest"] == digest:
+            shutil.rmtree(folder / "scratch", ignore_errors=True)  # a kill may have left it
             self.say(f"{name}: done before, in {done['seconds']:.1f} s")
             return
         if main:

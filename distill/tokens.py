@@ -92,7 +92,7 @@ def length_sorted_batches(lengths: Array, tokens: int) -> list[Array]:
     rows = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(rows):
-        size = max(1, tokens // int(lengths[rows[start]]))
+        size = max(1, tokens // max(1, int(lengths[rows[start]])))
         batches.append(rows[start : start + size])
         start += size
     return batches

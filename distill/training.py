@@ -66,7 +66,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         return Accelerator(
             mixed_precision=precision,
             cpu=cpu,
-            log_with=list(recipe.trackers),
+            log_with=list(recipe.trackers) or None,
             project_dir=folder / "trackers",
         )
     except ValueError as error:
@@ -161,64 +161,63 @@ def fit(
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs
     model, optimizer = accelerator.prepare(network, optimizer)
-    bar = tqdm(
+    losses: list[torch.Tensor] = []
+    parts: dict[str, torch.Tensor] = {}
+    with tqdm(
         total=steps,
         initial=state["step"],
         desc=name,
         unit="step",
         disable=not accelerator.is_main_process,
         mininterval=1.0,
-    )
-    losses: list[torch.Tensor] = []
-    parts: dict[str, torch.Tensor] = {}
-    while state["step"] < steps and not _patience_ends(state, settings):
-        epoch, done = divmod(state["step"], steps_an_epoch)
-        batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch)
-        for index in range(done, steps_an_epoch):
-            step = state["step"]
-            torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
-            network.train()
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * _rate(step, steps, settings)
-            first = (index * world + accelerator.process_index) * settings.accumulate
-            micro = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
-            for number, rows in enumerate(micro):
-                wait = number < len(micro) - 1
-                with accelerator.no_sync(model) if wait else nullcontext():
-                    loss, parts = _loss(model, train, rows, network.heads, device, mix)
-                accelerator.backward(loss / len(micro))
-                losses.append(loss.detach())
-            accelerator.clip_grad_norm_(network.parameters(), settings.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state["step"] = step + 1
-            if step % LOG_EVERY == LOG_EVERY - 1 or index == steps_an_epoch - 1:
-                mean = _finite_mean(losses, step, settings, name, checkpoint)
-                accelerator.log(
-                    {f"{name}/loss": mean, f"{name}/lr": optimizer.param_groups[0]["lr"]}
-                    | {f"{name}/{part}": float(value) for part, value in parts.items()},
-                    step=state["step"],
-                )
-                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-                losses.clear()
-            bar.update()
-            if state["step"] % settings.checkpoint_every == 0 and index < steps_an_epoch - 1:
-                _finite_mean(losses, step, settings, name, checkpoint)
+    ) as bar:
+        while state["step"] < steps and not _patience_ends(state, settings):
+            epoch, done = divmod(state["step"], steps_an_epoch)
+            batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch)
+            for index in range(done, steps_an_epoch):
+                step = state["step"]
+                torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
+                network.train()
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.lr * _rate(step, steps, settings)
+                first = (index * world + accelerator.process_index) * settings.accumulate
+                micro = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
+                for number, rows in enumerate(micro):
+                    wait = number < len(micro) - 1
+                    with accelerator.no_sync(model) if wait else nullcontext():
+                        loss, parts = _loss(model, train, rows, network.heads, device, mix)
+                        accelerator.backward(loss / len(micro))
+                    losses.append(loss.detach())
+                accelerator.clip_grad_norm_(network.parameters(), settings.clip)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                state["step"] = step + 1
+                if step % LOG_EVERY == LOG_EVERY - 1 or index == steps_an_epoch - 1:
+                    mean = _finite_mean(losses, step, settings, name, checkpoint)
+                    accelerator.log(
+                        {f"{name}/loss": mean, f"{name}/lr": optimizer.param_groups[0]["lr"]}
+                        | {f"{name}/{part}": float(value) for part, value in parts.items()},
+                        step=state["step"],
+                    )
+                    bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                    losses.clear()
+                bar.update()
+                if state["step"] % settings.checkpoint_every == 0 and index < steps_an_epoch - 1:
+                    _finite_mean(losses, step, settings, name, checkpoint)
+                    if accelerator.is_main_process:
+                        save_checkpoint(checkpoint, network, optimizer.optimizer, state)
+            figures = evaluate_network(network, validation, accelerator)
+            accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
+            lower_is_better = metric.endswith((".log_loss", ".ece"))
+            score = -figures[metric] if lower_is_better else figures[metric]
+            state["epochs"].append(figures)
+            if score > state["best"] or len(state["epochs"]) == 1:
+                state |= {"best": score, "best_epoch": len(state["epochs"])}
                 if accelerator.is_main_process:
-                    save_checkpoint(checkpoint, network, optimizer.optimizer, state)
-        figures = evaluate_network(network, validation, accelerator)
-        accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
-        lower_is_better = metric.endswith((".log_loss", ".ece"))
-        score = -figures[metric] if lower_is_better else figures[metric]
-        state["epochs"].append(figures)
-        if score > state["best"] or len(state["epochs"]) == 1:
-            state |= {"best": score, "best_epoch": len(state["epochs"])}
+                    save_tensors(best_path, network.state_dict(), {})
             if accelerator.is_main_process:
-                save_tensors(best_path, network.state_dict(), {})
-        if accelerator.is_main_process:
-            save_checkpoint(checkpoint, network, optimizer.optimizer, state)
-        accelerator.wait_for_everyone()
-    bar.close()
+                save_checkpoint(checkpoint, network, optimizer.optimizer, state)
+            accelerator.wait_for_everyone()
     # prepare() put the run's precision into network.forward; exact inference needs it out again
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()

@@ -14,12 +14,17 @@ def quantize_int8(source: Path, target: Path) -> None:
     """Write the int8 copy of `source` as `target`, with the same inputs and outputs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime warns on the root logger
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        extra_options={"MatMulConstBOnly": True},
-    )
+    root = logging.getLogger()  # where onnxruntime tells of shapes that no user can act on
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        root.setLevel(before)

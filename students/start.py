@@ -32,7 +32,7 @@ def start_from_teacher(student: Any, teacher: Any) -> list[str]:
     Word and position embeddings are projected to the student's width on the principal components of
     the teacher's word embeddings: of all linear maps to that width it keeps most of their variance.
     Where the widths agree they are copied, as are evenly spaced whole layers (the first and the last
-    among them) if the feed-forward parts agree too.
+    among them) if the feed-forward parts and the number of attention heads agree too.
 
     Args:
         student: Encoder to start; the same vocabulary as the teacher.
@@ -90,8 +90,9 @@ def _copy_layers(student: Any, teacher: Any) -> list[str]:
     mine, theirs = _layers(student), _layers(teacher)
     have, want = len(theirs), len(mine)
     chosen = [round(i * (have - 1) / max(1, want - 1)) for i in range(want)]
+    same = student.config.num_attention_heads == teacher.config.num_attention_heads
     shape = {k: v.shape for k, v in theirs[0].items()}
-    if want > have or {k: v.shape for k, v in mine[0].items()} != shape:
+    if not same or want > have or {k: v.shape for k, v in mine[0].items()} != shape:
         return []
     for layer, number in zip(mine, chosen, strict=True):
         for name, weight in layer.items():

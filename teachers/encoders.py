@@ -30,6 +30,7 @@ def load_encoder(
     Raises:
         EncoderError: It cannot be had, or has too few layers, or no fast tokenizer.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -37,17 +38,24 @@ def load_encoder(
     logging.set_verbosity_error()  # a pooler without use is not worth a page of warnings
     logging.disable_progress_bar()
     try:
-        encoder = AutoModel.from_pretrained(
+        encoder, read = AutoModel.from_pretrained(
             place.path,
             revision=place.revision,
             # bert's eager attention trains fastest on a CPU and is what ONNX export reads
             attn_implementation="eager",
             dtype=torch.float32,
+            output_loading_info=True,
             **({"use_safetensors": True} if place.local else {}),
         )
         tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.revision, use_fast=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise EncoderError(_why(name, place, error)) from None
+    # transformers fills what a file lacks with random weights
+    if lacking := sorted(key for key in read["missing_keys"] if not key.startswith("pooler.")):
+        raise EncoderError(
+            f"{name}: cannot be loaded: its weights lack {lacking[0]}, {len(lacking)} such in all "
+            "(name a folder of an encoder alone)"
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"{name}: has no fast tokenizer (save a tokenizer.json beside it)")
     encoder.pooler = None

@@ -52,16 +52,17 @@ def locate(name: str, sha256: str | None = None) -> Location:
         folder = _package_folder(name, package)
     elif Path(name).is_dir():
         folder, pinned = Path(name), {WEIGHTS: sha256} if sha256 else {}
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+    elif name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1 or "\\" in name:
         raise EncoderError(f"{name}: no such folder (give a folder, a hub id, or package:NAME)")
     else:
         if sha256:
             raise EncoderError(f"{name}: sha256 pins local weights; pin a hub id as {name}@REVISION")
         hub_id, _, revision = name.partition("@")
         return Location(hub_id, revision or None)
-    for file in ("config.json", WEIGHTS):
+    whole = {"config.json": "its config", WEIGHTS: "the weights"}
+    for file in {**whole, **pinned}:
         if not (folder / file).is_file():
-            what = "the weights" if file == WEIGHTS else "its config"
+            what = whole.get(file, "it")
             raise EncoderError(f"{name}: {folder} has no {file} (save {what} there as {file})")
     for file, expected in pinned.items():
         if expected and (found := file_sha256(folder / file)) != expected:

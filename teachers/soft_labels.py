@@ -37,6 +37,7 @@ class SoftLabels:
         folder.mkdir(parents=True, exist_ok=True)
         self._shards: list[Array] = []
         self._digests: list[Array] = []
+        self._next = 0  # number of the next shard; not their count, one may have been removed
         for path in sorted(folder.glob("shard-*.safetensors")):
             self._open(path)
         self._index()
@@ -52,11 +53,15 @@ class SoftLabels:
 
     def add(self, digests: Array, logits: Array) -> None:
         """Write rows as a new shard: digests `[texts]`, logits `[texts, width]`."""
-        path = self.folder / f"shard-{len(self._shards):05d}.safetensors"
+        if logits.shape != (expected := (len(digests), self.width)):
+            raise ValueError(f"{self.folder}: logits are {logits.shape}, expected {expected}")
+        path = self.folder / f"shard-{self._next:05d}.safetensors"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST.itemsize)
-            save_file({"digests": raw, "logits": logits.astype(np.float16)}, temporary)
+            # save_file writes memory as it lies, whatever the strides
+            rows = np.ascontiguousarray(logits, np.float16)
+            save_file({"digests": raw, "logits": rows}, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -91,6 +96,7 @@ class SoftLabels:
         for name, dtype in (("digests", np.uint8), ("logits", np.float16)):
             offset, shape = begin + about[name]["data_offsets"][0], tuple(about[name]["shape"])
             arrays[name] = np.memmap(path, dtype, "r", offset, shape)
+        self._next = int(path.stem.removeprefix("shard-")) + 1
         self._shards.append(arrays["logits"])
         self._digests.append(np.frombuffer(arrays["digests"].tobytes(), DIGEST))
 

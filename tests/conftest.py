@@ -1,0 +1,180 @@
+"""Tiny models, a tiny tokenizer and a toy corpus, all built in code; torch is imported where it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+CLASSES = {
+    "track": ["where", "parcel", "late", "delivery"],
+    "refund": ["money", "back", "refund", "paid"],
+    "thank": ["thanks", "great", "love", "happy"],
+}
+FLAGS = {"urgent": ["now", "asap"], "polite": ["please", "kindly"]}
+FILLER = ["the", "a", "my", "is", "it", "of", "to", "and", "i", "you", "we", "they", "order", "box"]
+FILLER += ["shop", "day", "week", "red", "blue", "one", "two", "three", "with", "from", "for"]
+PIECES = ["##s", "##ed", "##ing", "##ly", ".", ",", "!", "?"]
+WORDS = [*chain(*CLASSES.values(), *FLAGS.values()), *FILLER]
+VOCABULARY = [*SPECIAL, *WORDS, *PIECES]
+POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts whose labels their words decide: a single_label `intent` and multi_label `flags`."""
+
+    texts: list[str]
+    labels: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def toy_heads() -> Any:
+    """The heads of `toy_corpus`, in order."""
+    from distill.heads import Head
+
+    return (
+        Head("intent", "single_label", tuple(CLASSES)),
+        Head("flags", "multi_label", tuple(FLAGS)),
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_corpus() -> Callable[..., Corpus]:
+    """A function (size, seed) that gives a corpus of 3 to 11 words a text."""
+
+    def build(size: int, seed: int = 0) -> Corpus:
+        draw = np.random.default_rng(seed)
+        texts, intents, flags = [], [], []
+        for number in range(size):
+            intent = number % len(CLASSES)
+            signs = draw.choice(list(CLASSES.values())[intent], 2, replace=False)
+            said = [draw.random() < 0.5 for _ in FLAGS]
+            marks = chain(*(words for words, yes in zip(FLAGS.values(), said, strict=True) if yes))
+            words = [*signs, *marks, *draw.choice(FILLER, draw.integers(1, 6))]
+            texts.append(" ".join(draw.permutation(words)))
+            intents.append(intent)
+            flags.append(said)
+        return Corpus(texts, {"intent": np.array(intents, np.int64), "flags": np.array(flags, np.int8)})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A fast WordPiece tokenizer of some 55 pieces, as BERT's."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {piece: number for number, piece in enumerate(VOCABULARY)}
+    backend = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(piece, ids[piece]) for piece in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=POSITIONS, **dict(zip(names, SPECIAL, strict=True))
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bert() -> Callable[..., Any]:
+    """A function that gives an encoder of 1 layer of width 16, with fresh weights and no pooler.
+
+    `architecture` is bert or distilbert; `hidden`, `layers`, `attention_heads`, `vocabulary`,
+    `positions`, `dropout`, `seed` and `pooler` change it.
+    """
+
+    def build(
+        architecture: str = "bert",
+        *,
+        hidden: int = 16,
+        layers: int = 1,
+        attention_heads: int = 2,
+        vocabulary: int = len(VOCABULARY),
+        positions: int = POSITIONS,
+        dropout: float = 0.0,
+        seed: int = 0,
+        pooler: bool = False,
+    ) -> Any:
+        import torch
+        from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+        torch.manual_seed(seed)
+        shared: dict[str, Any] = {
+            "vocab_size": vocabulary,
+            "max_position_embeddings": positions,
+            "pad_token_id": 0,
+            "attn_implementation": "eager",
+        }
+        if architecture == "distilbert":
+            config = DistilBertConfig(
+                dim=hidden,
+                n_layers=layers,
+                n_heads=attention_heads,
+                hidden_dim=2 * hidden,
+                dropout=dropout,
+                attention_dropout=dropout,
+                **shared,
+            )
+            return DistilBertModel(config)
+        config = BertConfig(
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=attention_heads,
+            intermediate_size=2 * hidden,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            **shared,
+        )
+        return BertModel(config, add_pooling_layer=pooler)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tiny_bert: Callable[..., Any], tiny_tokenizer: Any) -> Callable[..., Path]:
+    """A function (folder, architecture, **shape) that writes an encoder as a hub checkpoint is.
+
+    config.json, model.safetensors (bert: with the pooler that no one here uses), tokenizer.json.
+    """
+
+    def write(folder: Path, architecture: str = "bert", **shape: Any) -> Path:
+        place = folder / f"tiny-{architecture}"
+        tiny_bert(architecture, pooler=True, **shape).save_pretrained(place)
+        tiny_tokenizer.save_pretrained(place)
+        return place
+
+    return write
+
+
+@pytest.fixture
+def cpu_accelerator() -> Iterator[Any]:
+    """A fresh `Accelerator` on the CPU in float32, without trackers."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    yield Accelerator(cpu=True, mixed_precision="no")
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="session")
+def encode(tiny_tokenizer: Any) -> Callable[[Sequence[str]], Any]:
+    """The tokens of texts, in memory, at most 24 a text."""
+    from distill.tokens import TextTokenizer
+
+    return TextTokenizer(tiny_tokenizer, 24)

@@ -1,0 +1,78 @@
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from distill.augment import augmented_copies
+from distill.recipe import Augment
+
+TEXT = "where is the red parcel that i have been waiting for since monday"
+WORDS = ["money", "back", "money", "shop"]
+NONE = {"mask": 0.0, "drop": 0.0, "replace": 0.0, "span": 0.0}
+
+
+def copies(text: str = TEXT, seed: int = 0, mask_token: str = "[MASK]", **settings: Any) -> list[str]:
+    return list(augmented_copies(text, WORDS, mask_token, Augment(**settings), seed))
+
+
+def test_copies_follow_from_seed_text_and_number() -> None:
+    assert copies(copies=6) == copies(copies=6)
+    assert copies(copies=6, seed=1) != copies(copies=6)
+    assert copies(TEXT + " again", copies=6) != copies(copies=6)
+    few, many = copies(copies=3), copies(copies=20)
+    assert many[: len(few)] == few  # more copies leave the first as they were
+
+
+def test_at_most_so_many_and_none_like_the_text() -> None:
+    found = copies(copies=50)
+    assert 40 < len(found) <= 50 and TEXT not in found and "" not in found
+    assert copies(copies=0) == []
+
+
+def test_copies_that_change_nothing_are_left_out() -> None:
+    assert copies(copies=20, **NONE) == []
+    assert copies("  Where  is\tit?\n", copies=20, **NONE) == []
+
+
+def test_every_word_masked() -> None:
+    assert copies(copies=1, **{**NONE, "mask": 1.0}) == [" ".join(["[MASK]"] * 13)]
+    assert copies(copies=1, mask_token="", **{**NONE, "mask": 1.0}) == []
+
+
+def test_every_word_dropped() -> None:
+    assert copies(copies=5, **{**NONE, "drop": 1.0}) == []
+
+
+def test_words_are_replaced_by_words_of_the_training_texts_as_often_as_they_stand() -> None:
+    found = copies(copies=200, **{**NONE, "replace": 1.0})
+    counts = Counter(" ".join(found).split())
+    assert set(counts) == set(WORDS)
+    assert counts["money"] / counts.total() == pytest.approx(0.5, abs=0.05)
+
+
+def test_nothing_is_replaced_without_words() -> None:
+    assert list(augmented_copies(TEXT, [], "[MASK]", Augment(copies=9, **{**NONE, "replace": 1.0}), 0)) == []
+
+
+def test_a_span_is_cut_from_the_text() -> None:
+    found = copies(copies=60, **{**NONE, "span": 1.0})
+    assert len(found) == 60 and len(set(found)) > 20
+    for copy in found:
+        assert f" {copy} " in f" {TEXT} " and 4 <= len(copy.split()) < 13
+
+
+def test_short_texts_are_not_cut() -> None:
+    assert copies("where is it", copies=20, **{**NONE, "span": 1.0}) == []
+
+
+def test_shares_are_of_words() -> None:
+    settings = {"mask": 0.2, "drop": 0.1, "replace": 0.3, "span": 0.0}
+    words = " ".join(copies(copies=300, **settings)).split()
+    counts = Counter("mask" if w == "[MASK]" else "new" if w in WORDS else "kept" for w in words)
+    assert len(words) / (300 * 13) == pytest.approx(0.9, abs=0.02)
+    assert counts["mask"] / (300 * 13) == pytest.approx(0.2, abs=0.02)
+    assert counts["new"] / (300 * 13) == pytest.approx(0.3, abs=0.02)
+
+
+def test_an_empty_text_has_no_copies() -> None:
+    assert copies("", copies=5) == [] and copies("   ", copies=5) == []

@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from distill.calibration import FEW, Calibration, best_threshold, calibrate
+from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.metrics import probabilities, quality
+
+INTENT = Head("intent", "single_label", ("a", "b", "c"))
+FLAGS = Head("flags", "multi_label", ("x", "y", "z"))
+
+
+def drawn(head: Head, sharpness: float, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the softmax or sigmoid of logits, and those logits times `sharpness`."""
+    draw = np.random.default_rng(0)
+    z = draw.normal(0, 1.5, (rows, 3))
+    p = probabilities(z, head)
+    if head.kind == "single_label":
+        y = np.array([draw.choice(3, p=row) for row in p])
+    else:
+        y = (draw.random(p.shape) < p).astype(np.int8)
+    return (sharpness * z).astype(np.float32), y
+
+
+@pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_calibration_finds_the_temperature_and_lowers_log_loss(head: Head, sharpness: float) -> None:
+    z, y = drawn(head, sharpness)
+    found = calibrate(head, z, y)
+    assert found.temperature == pytest.approx(sharpness, rel=0.2)
+    before, after = quality(head, z, y), quality(head, z, y, temperature=found.temperature)
+    assert after["log_loss"] < before["log_loss"]
+    if head.kind == "single_label":
+        assert after["ece"] < before["ece"] and after["accuracy"] == before["accuracy"]
+    grid = np.geomspace(0.1, 10, 300)
+    losses = [quality(head, z, y, temperature=t)["log_loss"] for t in grid[::10]]
+    assert after["log_loss"] <= min(losses) + 1e-6
+
+
+def test_the_temperature_stays_between_a_tenth_and_ten() -> None:
+    z = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+    assert 0.1 <= calibrate(INTENT, z, np.arange(30) % 3).temperature < 0.11
+    assert 9.9 < calibrate(INTENT, 50 * z, (np.arange(30) + 1) % 3).temperature <= 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_best_threshold_maximises_f1_by_brute_force(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    p = draw.random(40).round(1 + seed % 3)  # with ties
+    y = draw.random(40) < p**2
+    found = best_threshold(p, y)
+    brute = max(f1_score(y, p >= t, zero_division=0) for t in np.unique(p))
+    assert f1_score(y, p >= found) == pytest.approx(brute)
+
+
+def test_a_threshold_lies_halfway_between_the_two_it_parts() -> None:
+    p, y = np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, True, False, False])
+    assert best_threshold(p, y) == pytest.approx(0.55)
+    assert best_threshold(p, ~y & False) == 0.5
+    assert best_threshold(p, y | True) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("p", "y"),
+    [
+        ([1 - 1e-8, 1 - 3e-8, 1 - 5e-8], [True, True, False]),
+        ([3e-7, 1e-7, 1e-9], [True, False, False]),
+    ],
+    ids=["near one", "near zero"],
+)
+def test_a_threshold_parts_probabilities_closer_than_its_rounding(p: list[float], y: list[bool]) -> None:
+    assert (np.array(p) >= best_threshold(np.array(p), np.array(y))).tolist() == y
+
+
+def test_thresholds_maximise_the_f1_of_each_label() -> None:
+    z, y = drawn(FLAGS, 2.0)
+    found = calibrate(FLAGS, z, y)
+    assert found.thresholds is not None and len(found.thresholds) == 3
+    p = probabilities(z, FLAGS, found.temperature)
+    for i, threshold in enumerate(found.thresholds):
+        brute = max(f1_score(y[:, i], p[:, i] >= t) for t in p[::4, i])
+        assert f1_score(y[:, i], p[:, i] >= threshold) >= brute
+    tuned = quality(FLAGS, z, y, temperature=found.temperature, thresholds=found.thresholds)
+    assert tuned["macro_f1"] >= quality(FLAGS, z, y)["macro_f1"]
+
+
+def test_a_rare_label_shares_the_threshold_of_all() -> None:
+    z, y = drawn(FLAGS, 1.0)
+    y[:, 1] = 0
+    y[: FEW - 1, 1] = 1
+    found = calibrate(FLAGS, z, y)
+    assert found.thresholds is not None
+    p = probabilities(z, FLAGS, found.temperature)
+    assert found.thresholds[1] == best_threshold(p.ravel(), y.ravel() == 1)
+    assert found.thresholds[0] == best_threshold(p[:, 0], y[:, 0] == 1)
+
+
+@pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
+def test_unlabelled_rows_are_left_out(head: Head) -> None:
+    z, y = drawn(head, 2.0)
+    hidden = y.copy()
+    hidden[200:] = UNLABELLED if head.kind == "single_label" else UNKNOWN
+    assert calibrate(head, z, hidden) == calibrate(head, z[:200], y[:200])
+
+
+def test_without_labels_nothing_is_changed() -> None:
+    z = np.zeros((4, 3), np.float32)
+    assert calibrate(INTENT, z, np.full(4, UNLABELLED)) == Calibration()
+    assert calibrate(FLAGS, z, np.full((4, 3), UNKNOWN)) == Calibration(1.0, (0.5, 0.5, 0.5))
+
+
+def test_json() -> None:
+    assert json.loads(json.dumps(Calibration(1.5, (0.2, 0.4)).to_json())) == {
+        "temperature": 1.5,
+        "thresholds": [0.2, 0.4],
+    }

@@ -1,0 +1,163 @@
+"""The int8 copy of an exported network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from distill.heads import Head
+from distill.network import Network
+from export.quantize import quantize_int8
+from students.sizes import Shape, build_encoder
+
+pytestmark = pytest.mark.exporting
+HEADS = (Head("topic", "single_label", ("a", "b", "c")), Head("topic_2", "multi_label", ("x", "y")))
+OUTPUTS = [f"logits_{head.name}" for head in HEADS]
+VOCABULARY, POSITIONS, LAYERS, HIDDEN = 4000, 40, 2, 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def root_logger() -> Iterator[None]:
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@dataclass
+class Pair:
+    """The fp32 file and its int8 copy."""
+
+    fp32: Path
+    int8: Path
+
+    def run(self, which: str, ids: Any, mask: Any) -> list[Any]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            getattr(self, which), options, providers=["CPUExecutionProvider"]
+        )
+        return list(session.run(OUTPUTS, {"input_ids": ids, "attention_mask": mask}))
+
+
+@pytest.fixture(scope="module", params=["bert", "distilbert"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
+    from export.to_onnx import to_onnx
+
+    torch.manual_seed(0)
+    encoder = build_encoder(
+        Shape(LAYERS, HIDDEN, 2),
+        architecture=request.param,
+        vocabulary=VOCABULARY,
+        positions=POSITIONS,
+        pad=0,
+    )
+    network = Network(encoder, HEADS).eval()
+    with torch.no_grad():  # logits of the size that training gives, of a few units
+        for name, weight in network.named_parameters():
+            if not name.startswith("encoder."):
+                weight.normal_(0, 0.5)
+    folder = tmp_path_factory.mktemp(request.param)
+    pair = Pair(folder / "model.onnx", folder / "model_quantized.onnx")
+    to_onnx(network, OUTPUTS, pair.fp32)
+    quantize_int8(pair.fp32, pair.int8)
+    return pair
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Any, Any]:
+    draw = np.random.default_rng(0)
+    mask = (np.arange(24) < draw.integers(3, 25, 64)[:, None]).astype(np.int64)
+    return draw.integers(1, VOCABULARY, mask.shape) * mask, mask
+
+
+def initializers(path: Path) -> dict[str, Any]:
+    return {i.name: numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+
+
+def nodes(path: Path, *kinds: str) -> list[Any]:
+    return [node for node in onnx.load(path).graph.node if node.op_type in kinds]
+
+
+def test_smaller_by_nearly_four(pair: Pair) -> None:
+    """Most bytes are word embeddings; the graph itself does not shrink."""
+    big, small = pair.fp32.stat().st_size, pair.int8.stat().st_size
+    assert small < 0.5 * big
+    numbers = [sum(a.nbytes for a in initializers(path).values()) for path in (pair.fp32, pair.int8)]
+    assert numbers[1] < 0.28 * numbers[0]
+
+
+def test_same_inputs_and_outputs(pair: Pair) -> None:
+    both = [onnx.load(path).graph for path in (pair.fp32, pair.int8)]
+    for side in ("input", "output"):
+        found = [[(v.name, v.type.SerializeToString()) for v in getattr(graph, side)] for graph in both]
+        assert found[0] == found[1]
+    assert [output.name for output in both[1].output] == OUTPUTS
+    onnx.checker.check_model(onnx.load(pair.int8))
+
+
+def test_embeddings_are_int8(pair: Pair) -> None:
+    weights = initializers(pair.int8)
+    tables = {(VOCABULARY, HIDDEN), (POSITIONS, HIDDEN)}
+    gathered = [weights[n.input[0]] for n in nodes(pair.int8, "Gather") if n.input[0] in weights]
+    assert {table.shape for table in gathered} >= tables
+    for table in gathered:
+        if table.ndim == 2:
+            assert table.dtype.itemsize == 1, table.shape
+    # and no float copy is left beside it
+    floats = [a.shape for a in weights.values() if a.dtype == np.float32]
+    assert not tables & set(floats)
+
+
+def test_products_of_weights_are_integer_products(pair: Pair) -> None:
+    weights = initializers(pair.int8)
+    products = nodes(pair.int8, "MatMulInteger")
+    assert len(products) == 6 * LAYERS + 1  # query, key, value, output, two of feed-forward; heads
+    assert all(weights[node.input[1]].dtype == np.int8 for node in products)
+    assert not nodes(pair.int8, "Gemm")
+
+
+def test_weights_have_a_scale_a_column(pair: Pair) -> None:
+    weights = initializers(pair.int8)
+    for node in nodes(pair.int8, "MatMulInteger"):
+        assert weights[node.input[3]].shape == weights[node.input[1]].shape[1:]
+
+
+def test_products_of_activations_stay_float(pair: Pair) -> None:
+    weights = initializers(pair.int8)
+    kept = nodes(pair.int8, "MatMul")
+    assert len(kept) == 2 * LAYERS  # scores and context of attention
+    for node in kept:
+        assert not set(node.input) & set(weights)
+    assert {n.name for n in kept} == {
+        n.name for n in nodes(pair.fp32, "MatMul") if not set(n.input) & set(initializers(pair.fp32))
+    }
+
+
+def test_logits_are_close(pair: Pair, batch: tuple[Any, Any]) -> None:
+    for exact, rounded in zip(pair.run("fp32", *batch), pair.run("int8", *batch), strict=True):
+        assert rounded.shape == exact.shape
+        assert rounded.dtype == np.float32
+        gap, spread = np.abs(exact - rounded), exact.std()
+        assert 0 < gap.max() < 0.25 * spread
+        assert gap.mean() < 0.05 * spread
+        same = (exact.argmax(-1) == rounded.argmax(-1)).mean()
+        assert same > 0.9
+
+
+def test_the_source_is_left(pair: Pair, tmp_path: Path) -> None:
+    before = pair.fp32.read_bytes()
+    quantize_int8(pair.fp32, tmp_path / "again.onnx")
+    assert pair.fp32.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["again.onnx"]
+    assert (tmp_path / "again.onnx").read_bytes() == pair.int8.read_bytes()

@@ -1,0 +1,154 @@
+"""Faults of the whole: one clear line, exit 2, nothing half-written."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+
+from distill.cli import main
+
+
+@pytest.fixture
+def edited(job, tmp_path):
+    """A copy of the small job whose recipe is edited by dotted settings."""
+    folder = tmp_path / "job"
+    shutil.copytree(job.parent, folder, ignore=shutil.ignore_patterns("run"))
+    return folder / "recipe.yaml"
+
+
+def complaint(capfd, *arguments) -> str:
+    assert main(list(map(str, arguments))) == 2
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    return [line for line in printed.err.splitlines() if line.startswith("distill: ")][-1]
+
+
+def test_missing_recipe(capfd, tmp_path):
+    assert "cannot be read" in complaint(capfd, "run", tmp_path / "none.yaml")
+
+
+def test_unknown_key(edited, capfd):
+    line = complaint(capfd, "run", edited, "--set", "student.epoch=3")
+    assert line.endswith("student.epoch: unknown key (did you mean 'epochs'?)")
+
+
+def test_missing_file(edited, capfd, tmp_path):
+    line = complaint(capfd, "run", edited, "--out", tmp_path / "run", "--set", "data.train=trian.csv")
+    assert "trian.csv" in line
+    assert not (tmp_path / "run" / "stages" / "prepare" / "train").exists()
+
+
+def test_missing_column(edited, capfd, tmp_path):
+    line = complaint(capfd, "run", edited, "--out", tmp_path / "run", "--set", "heads.intent.column=intnt")
+    assert "intnt" in line
+    assert "did you mean 'intent'" in line
+
+
+def rewrite(path, change) -> None:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(change(rows))
+
+
+def test_label_only_in_test(edited, capfd, tmp_path):
+    rewrite(edited.parent / "test.csv", lambda rows: [*rows, ["what is it", "riddle", "none"]])
+    line = complaint(capfd, "run", edited, "--out", tmp_path / "run")
+    assert "'riddle'" in line
+    assert "intent" in line
+
+
+def test_head_with_one_class(edited, capfd, tmp_path):
+    for name in ("train.csv", "test.csv"):
+        rewrite(edited.parent / name, lambda rows: [rows[0], *([r[0], "track", r[2]] for r in rows[1:])])
+    assert "intent" in complaint(capfd, "run", edited, "--out", tmp_path / "run")
+
+
+def test_class_with_one_text(edited, capfd, tmp_path):
+    rewrite(edited.parent / "train.csv", lambda rows: [*rows, ["what is it", "riddle", "none"]])
+    assert "riddle" in complaint(capfd, "run", edited, "--out", tmp_path / "run")
+
+
+def test_too_many_bad_rows(edited, capfd, tmp_path):
+    rewrite(edited.parent / "train.csv", lambda rows: [*rows, *[["  ", "track", "none"]] * 20])
+    assert "data.max_bad_rows" in complaint(capfd, "run", edited, "--out", tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text("utf-8"))
+    assert next(iter(report["dropped"].values()))["count"] == 20
+
+
+def test_encoder_without_weights(edited, capfd, tmp_path):
+    (edited.parent / "tiny-bert" / "model.safetensors").unlink()
+    teacher = f"teacher.encoder={edited.parent / 'tiny-bert'}"
+    for command in (["check", edited], ["run", edited, "--out", tmp_path / "run"]):
+        assert "has no model.safetensors" in complaint(capfd, *command, "--set", teacher)
+
+
+def test_weights_of_another_sha256(edited, capfd):
+    line = complaint(capfd, "check", edited, "--set", "teacher.sha256=" + "f" * 64)
+    assert "has sha256" in line
+
+
+def test_hub_unreachable(edited, capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.encoder=nobody/nothing"]
+    line = complaint(capfd, *run)
+    assert "nobody/nothing: cannot be had from the hub" in line
+    assert "package:NAME" in line
+
+
+def test_nan_loss_names_the_step_and_keeps_the_checkpoint(edited, capfd, tmp_path):
+    run = ["run", edited, "--out", tmp_path / "run"]
+    line = complaint(capfd, *run, "--set", "teacher.lr=1e30", "--set", "teacher.clip=1e30")
+    assert "teacher: the loss is nan at step" in line or "teacher: the loss is inf at step" in line
+
+
+def test_disk_full(edited, capfd, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("distill.learning.save_network", full)
+    run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.epochs=1"]
+    assert "is full" in complaint(capfd, *run)
+    assert not (tmp_path / "run" / "stages" / "fit_teacher" / "stage.json").exists()
+
+
+@pytest.mark.exporting
+def test_changed_bundle(finished, capfd, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(finished["folder"] / "bundle", bundle)
+    (bundle / "tokenizer.json").write_text("{}", "utf-8")
+    assert "tokenizer.json" in complaint(capfd, "predict", bundle, "hello")
+
+
+@pytest.mark.exporting
+def test_bundle_of_a_newer_format(finished, capfd, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(finished["folder"] / "bundle", bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}), "utf-8")
+    assert "upgrade tinyheads" in complaint(capfd, "predict", bundle, "hello")
+
+
+@pytest.mark.exporting
+def test_unknown_head_and_missing_bundle(finished, capfd, tmp_path):
+    assert "flag" in complaint(capfd, "predict", finished["folder"] / "bundle", "x", "--heads", "flag")
+    assert "none" in complaint(capfd, "predict", tmp_path / "none", "x")
+    assert "holds no finished run" in complaint(capfd, "report", tmp_path)
+
+
+def test_unknown_stage_and_bad_override(edited, capfd):
+    assert "no stage 'fit'" in complaint(capfd, "run", edited, "--to", "fit")
+    assert "KEY=VALUE" in complaint(capfd, "run", edited, "--set", "student")
+
+
+def test_all_faults_of_a_recipe_at_once(edited, capfd):
+    raw = yaml.safe_load(edited.read_text("utf-8"))
+    raw["student"] |= {"epochs": 0, "lr": -1}
+    edited.write_text(yaml.safe_dump(raw), "utf-8")
+    assert main(["check", str(edited)]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "student.epochs: must be > 0, got 0" in lines[0]

@@ -1,0 +1,30 @@
+"""kill -9 in the middle of a stage, then the same command again: it ends as an unbroken run does."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.exporting
+
+MOMENTS = {
+    "fit_teacher": "stages/fit_teacher/scratch/checkpoint.safetensors",
+    "label": "soft_labels/*/shard-00000.safetensors",
+    "fit_student": "stages/fit_student/scratch/checkpoint.safetensors",
+    "export": "stages/export/onnx/model.onnx",
+}
+
+
+def test_killed_in_every_long_stage_and_still_the_same(job, finished, kill_when, run_distill, tmp_path):
+    run = tmp_path / "run"
+    for stage, pattern in MOMENTS.items():
+        assert kill_when(pattern, run, "run", job, "--out", run), f"never came to {stage}"
+        assert not (run / "stages" / stage / "stage.json").exists()
+    done = run_distill("run", job, "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["heads"] == finished["report"]["heads"]
+    for stage in ("fit_teacher", "fit_student"):
+        weights = [
+            (f / "stages" / stage / "model.safetensors").read_bytes() for f in (run, finished["folder"])
+        ]
+        assert weights[0] == weights[1], stage
+    assert not list(run.rglob("*.tmp")), "a temporary file was left"

@@ -1,0 +1,56 @@
+"""Every recipe that is shipped is read, and runs; the published one with tiny encoders of its kind."""
+
+import json
+
+import pytest
+
+from distill.cli import main
+from distill.recipe_file import load_recipe
+
+
+@pytest.fixture
+def root(pytestconfig):
+    return pytestconfig.rootpath
+
+
+@pytest.mark.parametrize("name", ["demo", "distilbert", "clinc150"])
+def test_recipe_is_read(root, name):
+    assert load_recipe(root / "recipes" / f"{name}.yaml").name == name
+
+
+@pytest.mark.parametrize("name", ["demo", "distilbert"])
+def test_recipe_and_its_data_are_sound(root, name, capfd):
+    assert main(["check", str(root / "recipes" / f"{name}.yaml")]) == 0
+    checked = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert checked["rows"]["train"] >= 4500
+    assert checked["heads"] == {"intent": 3, "sentiment": 3, "flags": 5}
+
+
+@pytest.mark.exporting
+def test_published_recipe_runs_with_tiny_encoders_of_the_same_architectures(
+    root, job, tiny_encoder_folder, tmp_path, capfd
+):
+    """distilbert teaches bert, each from a checkpoint folder, as the hub's would."""
+    teacher = tiny_encoder_folder(tmp_path, "distilbert", hidden=32, layers=2)
+    start = tiny_encoder_folder(tmp_path, "bert", hidden=128, layers=2)
+    swaps = {
+        "teacher.encoder": teacher,
+        "student.start": start,
+        "data.train": job.parent / "train.csv",
+        "data.test": job.parent / "test.csv",
+        "data.validation": "{from: train, fraction: 0.2}",
+        "data.unlabeled": "[]",
+        "data.id": "null",
+        "heads": "{intent: {column: intent}, flags: {column: flags, kind: multi_label, none: none}}",
+        "export.max_length": 64,
+        "gates.int8_drop": 0.05,
+    }
+    settings = [word for key, value in swaps.items() for word in ("--set", f"{key}={value}")]
+    recipe, run = str(root / "recipes" / "distilbert.yaml"), tmp_path / "run"
+    assert main(["run", recipe, "--out", str(run), *settings]) == 0, capfd.readouterr().err
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    assert list(report["heads"]) == ["intent", "flags"]
+    assert json.loads((run / "bundle" / "config.json").read_text("utf-8"))["model_type"] == "bert"
+    assert (
+        json.loads((run / "stages/fit_teacher/config.json").read_text("utf-8"))["model_type"] == "distilbert"
+    )

@@ -1,0 +1,143 @@
+"""`distill run` from a recipe to a bundle, and the commands that read what it left."""
+
+import json
+import shutil
+
+import pytest
+
+from distill.cli import main
+from export import Classifier
+
+pytestmark = pytest.mark.exporting
+
+
+def test_the_last_line_of_stdout_is_the_report(finished):
+    lines = finished["stdout"].splitlines()
+    assert json.loads(lines[-1]) == json.loads((finished["folder"] / "report.json").read_text("utf-8"))
+
+
+def test_report_has_the_documented_shape(finished):
+    report = finished["report"]
+    assert set(report) >= {"name", "seed", "heads", "artefact", "latency_ms", "throughput", "stages"}
+    assert list(report["heads"]) == ["intent", "flags"]
+    for head in report["heads"].values():
+        assert set(head) == {"labels", "kind", "test", "agreement", "retention"}
+        assert list(head["test"]) == ["teacher", "student", "fp32", "int8"]
+    assert set(report["artefact"]) >= {"fp32_bytes", "int8_bytes", "parameters"}
+    assert set(report["latency_ms"]) == {"p50", "p99", "tokens", "threads"}
+    for stage in report["stages"].values():
+        assert set(stage) == {"seconds", "peak_rss_bytes", "device"}
+    assert list(report["stages"]) == [
+        *("prepare", "fit_teacher", "label", "fit_student", "calibrate", "export", "check", "bundle")
+    ]
+
+
+def test_teacher_and_student_learnt(finished):
+    for head in ("intent", "flags"):
+        test = finished["report"]["heads"][head]["test"]
+        for form in ("teacher", "student", "int8"):
+            assert next(iter(test[form].values())) > 0.9, (head, form, test[form])
+
+
+def test_parity_covers_the_whole_test_split(finished):
+    parity = finished["report"]["parity"]
+    assert parity["texts"] == 90
+    for head in parity["heads"].values():
+        assert head["max_difference"] <= 1e-3
+        assert head["other_labels"] == 0
+
+
+def test_bundle_classifies(finished):
+    classifier = Classifier.load(finished["folder"] / "bundle")
+    answer = classifier("where is my parcel please")
+    assert list(answer) == ["intent", "flags"]
+    assert answer["intent"]["label"] == "track"
+    assert [flag["label"] for flag in answer["flags"]] == ["polite"]
+    assert list(classifier("we love it", heads=["flags"])) == ["flags"]
+
+
+def test_bundle_holds_what_readers_expect(finished):
+    bundle = finished["folder"] / "bundle"
+    names = {str(p.relative_to(bundle)) for p in bundle.rglob("*") if p.is_file()}
+    assert names == {
+        *("manifest.json", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"),
+        *("onnx/model.onnx", "onnx/model_quantized.onnx"),
+    }
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    assert {"recipe_sha256", "quality", "parity", "versions"} <= set(manifest)
+    assert "toy" in (bundle / "README.md").read_text("utf-8")
+
+
+def test_report_page_names_every_head_and_stage(finished):
+    page = (finished["folder"] / "report.html").read_text("utf-8")
+    for word in ("intent", "flags", "fit_student", "retention", "int8"):
+        assert word in page
+
+
+def test_a_finished_run_is_not_done_again(job, finished, capfd):
+    before = (finished["folder"] / "bundle" / "manifest.json").stat().st_mtime_ns
+    assert main(["run", str(job), "--out", str(finished["folder"])]) == 0
+    assert capfd.readouterr().err.count("done before") == 8
+    assert (finished["folder"] / "bundle" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_setting_redoes_what_follows_it(job, finished, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(finished["folder"], run)
+    change = ["--set", "student.epochs=1", "--set", "gates.int8_drop=1.0", "--to", "fit_student"]
+    assert main(["run", str(job), "--out", str(run), *change]) == 0
+    printed = capfd.readouterr()
+    assert [line.split(":")[0] for line in printed.err.splitlines() if "done before" in line] == [
+        *("prepare", "fit_teacher", "label")
+    ]
+    assert json.loads(printed.out.splitlines()[-1])["figures"]["epochs"] == 1
+
+
+def test_from_does_a_stage_anew(job, finished, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(finished["folder"], run)
+    assert main(["run", str(job), "--out", str(run), "--from", "calibrate"]) == 0
+    assert capfd.readouterr().err.count("done before") == 4
+
+
+def test_a_refusing_gate_exits_1_and_writes_no_bundle(job, finished, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(finished["folder"], run)
+    shutil.rmtree(run / "bundle")
+    assert main(["run", str(job), "--out", str(run), "--set", "gates.parity=1e-12"]) == 1
+    assert "parity: head 'intent'" in capfd.readouterr().err.splitlines()[-1]
+    assert not (run / "bundle").exists()
+
+
+def test_predict_prints_a_line_a_text(finished, capfd):
+    assert main(["predict", str(finished["folder"] / "bundle"), "we love it happy", "money back"]) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["intent"]["label"] for line in lines] == ["thank", "refund"]
+    assert lines[0]["text"] == "we love it happy"
+
+
+def test_evaluate_gives_the_figures_of_the_report(job, finished, capfd):
+    bundle, data = str(finished["folder"] / "bundle"), str(job.parent / "test.csv")
+    assert main(["evaluate", bundle, data]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert found["rows"] == 90
+    for head, quality in found["heads"].items():
+        assert quality == pytest.approx(finished["report"]["heads"][head]["test"]["int8"])
+
+
+def test_bench_and_report(finished, capfd):
+    assert main(["bench", str(finished["folder"] / "bundle")]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["latency_ms"]["p50"] > 0
+    assert main(["report", str(finished["folder"])]) == 0
+
+
+def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):
+    data = tmp_path / "train.csv"
+    shutil.copy(job.parent / "train.csv", data)
+    recipe = tmp_path / "recipe.yaml"
+    teacher = str(job.parent / "teacher")
+    assert main(["init", str(data), "--out", str(recipe), "--teacher", teacher]) == 0
+    assert main(["check", str(recipe)]) == 0
+    assert main(["init", str(data), "--out", str(recipe)]) == 2  # it is there
+    run = ["run", str(recipe), "--out", str(tmp_path / "run"), "--to", "label"]
+    assert main(run) == 0, capfd.readouterr().err

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from teachers.soft_labels import DIGEST, SoftLabels, text_digests
+
+WIDTH = 5
+
+
+def drawn(texts: list[str], width: int = WIDTH, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=(len(texts), width)).astype(np.float32)
+
+
+def named(count: int, prefix: str = "text") -> list[str]:
+    return [f"{prefix} {i}" for i in range(count)]
+
+
+def read(soft: SoftLabels, texts: list[str]) -> Any:
+    return soft.logits(soft.rows(text_digests(texts)))
+
+
+def of_bytes(*digests: bytes) -> Any:
+    return np.frombuffer(b"".join(digests), DIGEST)
+
+
+@pytest.fixture
+def soft(tmp_path: Path) -> SoftLabels:
+    return SoftLabels(tmp_path / "soft", WIDTH)
+
+
+def test_digests_are_blake2b_of_utf8() -> None:
+    digests = text_digests(["Straße 包裹", ""])
+    assert digests.dtype == DIGEST
+    expected = [hashlib.blake2b(t.encode(), digest_size=16).digest() for t in ("Straße 包裹", "")]
+    assert digests.tobytes() == b"".join(expected)
+    assert text_digests([]).shape == (0,)
+
+
+def test_digests_of_many_texts_differ() -> None:
+    assert len(np.unique(text_digests(named(5000)))) == 5000
+
+
+def test_what_is_added_is_read_in_float16(soft: SoftLabels) -> None:
+    texts = named(20)
+    logits = drawn(texts)
+    soft.add(text_digests(texts), logits)
+    found = read(soft, texts)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, logits.astype(np.float16))
+    assert len(soft) == 20
+
+
+def test_rows_survive_reopening(soft: SoftLabels) -> None:
+    texts = named(7)
+    soft.add(text_digests(texts), drawn(texts))
+    again = SoftLabels(soft.folder, WIDTH)
+    assert len(again) == 7
+    np.testing.assert_array_equal(read(again, texts), read(soft, texts))
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+def test_any_order_over_many_shards(soft: SoftLabels, reopen: bool) -> None:
+    texts = named(200)
+    logits = drawn(texts).astype(np.float16)
+    draw = np.random.default_rng(1)
+    for part in np.array_split(draw.permutation(200), 13):
+        soft.add(text_digests([texts[i] for i in part]), logits[part])
+    if reopen:
+        soft = SoftLabels(soft.folder, WIDTH)
+    assert len(list(soft.folder.iterdir())) == 13
+    for _ in range(5):
+        order = draw.integers(0, 200, 300)  # with repetitions
+        np.testing.assert_array_equal(read(soft, [texts[i] for i in order]), logits[order])
+
+
+def test_more_shards_than_ten_keep_their_order(soft: SoftLabels) -> None:
+    """Rows are numbered by shard, so shard 10 must not come before shard 2."""
+    for i, text in enumerate(named(12)):
+        soft.add(text_digests([text]), np.full((1, WIDTH), i))
+    again = SoftLabels(soft.folder, WIDTH)
+    np.testing.assert_array_equal(again.rows(text_digests(named(12))), np.arange(12))
+
+
+def test_rows_are_numbers_to_keep(soft: SoftLabels) -> None:
+    """Training asks for the rows once and reads batches of them, also after more was added."""
+    texts = named(10)
+    soft.add(text_digests(texts), drawn(texts))
+    rows = soft.rows(text_digests(texts))
+    before = soft.logits(rows)
+    soft.add(text_digests(named(10, "later")), drawn(texts, seed=9))
+    np.testing.assert_array_equal(soft.logits(rows), before)
+    np.testing.assert_array_equal(soft.logits(rows[::-3]), before[::-3])
+
+
+def test_missing(soft: SoftLabels) -> None:
+    digests = text_digests(named(6))
+    assert soft.missing(digests).tolist() == [True] * 6
+    soft.add(digests[[1, 4]], drawn(named(2)))
+    soft.add(digests[[2]], drawn(named(1)))
+    found = soft.missing(digests)
+    assert found.dtype == bool
+    assert found.tolist() == [True, False, False, True, False, True]
+    assert SoftLabels(soft.folder, WIDTH).missing(digests).tolist() == found.tolist()
+
+
+def test_missing_beyond_both_ends(soft: SoftLabels) -> None:
+    low, middle, high = b"\x00" * 15 + b"\x01", b"\x80" * 16, b"\xff" * 16
+    soft.add(of_bytes(middle), drawn(["m"]))
+    assert soft.missing(of_bytes(low, middle, high)).tolist() == [True, False, True]
+
+
+def test_unknown_text(soft: SoftLabels) -> None:
+    soft.add(text_digests(["a", "b"]), drawn(["a", "b"]))
+    with pytest.raises(KeyError, match="2 texts have no soft label"):
+        soft.rows(text_digests(["a", "x", "b", "y"]))
+
+
+def test_empty_store(soft: SoftLabels) -> None:
+    assert len(soft) == 0
+    assert soft.missing(text_digests([])).tolist() == []
+    assert read(soft, []).shape == (0, WIDTH)
+    with pytest.raises(KeyError, match="1 texts"):
+        soft.rows(text_digests(["a"]))
+    assert len(SoftLabels(soft.folder, WIDTH)) == 0
+
+
+def test_empty_shard(soft: SoftLabels) -> None:
+    soft.add(text_digests(["a"]), np.full((1, WIDTH), 1))
+    soft.add(text_digests([]), np.zeros((0, WIDTH)))
+    soft.add(text_digests(["b"]), np.full((1, WIDTH), 2))
+    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+        assert read(opened, ["b", "a"])[:, 0].tolist() == [2, 1]
+
+
+def test_duplicates(soft: SoftLabels) -> None:
+    """A text labelled twice, in one shard or in two, reads as it was labelled first."""
+    soft.add(text_digests(["a", "b", "a"]), np.array([[1], [2], [3]]).repeat(WIDTH, 1))
+    soft.add(text_digests(["b", "c"]), np.array([[4], [5]]).repeat(WIDTH, 1))
+    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+        assert opened.missing(text_digests(["a", "b", "c", "d"])).tolist() == [False] * 3 + [True]
+        assert read(opened, ["c", "a", "b", "a"])[:, 0].tolist() == [5, 1, 2, 1]
+
+
+def test_digests_that_end_in_zero_bytes(soft: SoftLabels) -> None:
+    """numpy strips trailing zero bytes of a string; digests must come back all the same."""
+    digests = of_bytes(
+        b"\x01" * 15 + b"\x00", b"\x01" * 14 + b"\x00\x00", b"\x00" * 16, b"\x00" * 15 + b"\x01", b"\x01" * 16
+    )
+    soft.add(digests, drawn(named(5)))
+    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+        assert len(opened) == 5
+        assert not opened.missing(digests).any()
+        assert opened.rows(digests[::-1]).tolist() == [4, 3, 2, 1, 0]
+        # one that differs in the last byte alone is another text
+        assert opened.missing(of_bytes(b"\x01" * 14 + b"\x00\x01")).tolist() == [True]
+
+
+def test_logits_in_any_memory_order(soft: SoftLabels) -> None:
+    logits = np.arange(15, dtype=np.float32).reshape(3, WIDTH)
+    for name, form in {"c": logits, "fortran": np.asfortranarray(logits), "wide": logits[:, ::-1]}.items():
+        texts = named(3, name)
+        soft.add(text_digests(texts), form)
+        np.testing.assert_array_equal(read(soft, texts), form, name)
+
+
+def test_rows_of_another_width_or_number_are_refused(soft: SoftLabels) -> None:
+    for logits in (np.zeros((2, WIDTH + 1)), np.zeros((2, 1)), np.zeros((1, WIDTH))):
+        with pytest.raises(ValueError, match=r"expected \(2, 5\)"):
+            soft.add(text_digests(["a", "b"]), logits)
+    assert list(soft.folder.iterdir()) == []
+
+
+def test_shards_are_mapped_not_loaded(soft: SoftLabels) -> None:
+    soft.add(text_digests(named(50)), drawn(named(50)))
+    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+        assert all(isinstance(shard, np.memmap) for shard in opened._shards)
+        assert not any(shard.flags.writeable for shard in opened._shards)
+        assert not isinstance(read(opened, named(3)), np.memmap)
+
+
+def test_shards_are_safetensors(soft: SoftLabels) -> None:
+    texts = named(4)
+    soft.add(text_digests(texts), drawn(texts))
+    (path,) = soft.folder.iterdir()
+    assert path.name == "shard-00000.safetensors"
+    arrays = load_file(path)
+    assert {name: (a.dtype, a.shape) for name, a in arrays.items()} == {
+        "digests": (np.uint8, (4, 16)),
+        "logits": (np.float16, (4, WIDTH)),
+    }
+    assert arrays["digests"].tobytes() == text_digests(texts).tobytes()
+
+
+def test_what_a_killed_write_left_is_ignored(soft: SoftLabels) -> None:
+    soft.add(text_digests(["a"]), drawn(["a"]))
+    whole = (soft.folder / "shard-00000.safetensors").read_bytes()
+    left = soft.folder / ".shard-00001.safetensors.123.tmp"
+    left.write_bytes(whole[: len(whole) // 2])
+    again = SoftLabels(soft.folder, WIDTH)
+    assert len(again) == 1
+    again.add(text_digests(["b"]), drawn(["b"]))
+    assert not SoftLabels(soft.folder, WIDTH).missing(text_digests(["a", "b"])).any()
+
+
+def test_a_failed_write_leaves_nothing(soft: SoftLabels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arrays: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("teachers.soft_labels.save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        soft.add(text_digests(["a"]), drawn(["a"]))
+    assert list(soft.folder.iterdir()) == []
+    assert len(soft) == 0
+    monkeypatch.undo()
+    soft.add(text_digests(["a"]), drawn(["a"]))
+    assert len(soft) == 1
+
+
+def test_a_removed_shard_is_a_gap_and_costs_no_other(soft: SoftLabels) -> None:
+    for i, text in enumerate(named(3)):
+        soft.add(text_digests([text]), np.full((1, WIDTH), i))
+    (soft.folder / "shard-00001.safetensors").unlink()
+    again = SoftLabels(soft.folder, WIDTH)
+    assert again.missing(text_digests(named(3))).tolist() == [False, True, False]
+    again.add(text_digests(["text 1"]), np.full((1, WIDTH), 7))
+    for opened in (again, SoftLabels(soft.folder, WIDTH)):
+        assert read(opened, named(3))[:, 0].tolist() == [0, 7, 2]
+
+
+def test_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    assert len(SoftLabels(tmp_path / "a" / "b", 1)) == 0
+    assert (tmp_path / "a" / "b").is_dir()

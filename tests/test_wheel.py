@@ -1,0 +1,28 @@
+"""The wheel holds the four packages and nothing else."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_packages_only(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "distill",
+        "teachers",
+        "students",
+        "export",
+    }
+    assert all(name.endswith(".py") for name in names if ".dist-info/" not in name)
+    expected = {str(p.relative_to(ROOT)) for top in tops for p in (ROOT / top).rglob("*.py")}
+    assert expected <= set(names)
