@@ -178,3 +178,23 @@ def encode(tiny_tokenizer: Any) -> Callable[[Sequence[str]], Any]:
     from distill.tokens import TextTokenizer
 
     return TextTokenizer(tiny_tokenizer, 24)
+
+
+@pytest.fixture(scope="session")
+def run_blocked() -> Callable[..., Any]:
+    """A function (code, cwd) that runs Python as it would run with the base install alone."""
+    import subprocess
+    import sys
+
+    root = Path(__file__).parents[1]
+    extras = [
+        *("torch", "transformers", "datasets", "accelerate", "optimum", "evaluate", "onnx"),
+        *("pydantic", "yaml", "sklearn", "scipy", "safetensors", "tqdm"),
+    ]
+    block = f"import sys\nfor name in {extras}: sys.modules[name] = None\nsys.path.insert(0, {str(root)!r})\n"
+
+    def run(code: str, cwd: Path = root) -> Any:
+        command = [sys.executable, "-c", block + code]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+    return run
