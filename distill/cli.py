@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(f"disk is full: {error} (free space and run again; nothing is lost)")
         elif kind in MENDABLE:
             _complain(str(error))
+        elif isinstance(error, OSError) and error.strerror:
+            _complain(f"{error.filename or 'file'}: {error.strerror} (check the path and its permissions)")
         else:
             raise
         return 2
@@ -72,6 +74,8 @@ def _init(options: argparse.Namespace) -> dict[str, Any]:
     target = Path(options.out)
     if target.exists() and not options.force:
         raise UsageError(f"{target}: exists (give --force to overwrite it, or another --out)")
+    if not target.resolve().parent.is_dir():
+        raise UsageError(f"{target}: there is no folder {target.parent} (make it first)")
     text = propose(Path(options.data), root=target.resolve().parent, teacher=options.teacher)
     target.write_text(text, encoding="utf-8")
     print(text, file=sys.stderr, end="")
@@ -83,13 +87,13 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
     from distill.data import prepare
     from distill.recipe_file import load_recipe
-    from teachers.locate import locate
+    from teachers.locate import identity
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    locate(recipe.teacher.encoder, recipe.teacher.sha256)
+    identity(recipe.teacher.encoder, recipe.teacher.sha256)
     for name in (recipe.student.encoder, recipe.student.start):
         if name not in (None, "teacher", "random"):
-            locate(str(name))
+            identity(str(name))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "prepared"
         folder.mkdir()
@@ -116,12 +120,19 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
     return write_report(Path(options.run))
 
 
+def _classifier(options: argparse.Namespace) -> Any:
+    from export.runtime import Classifier
+
+    try:
+        return Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def _predict(options: argparse.Namespace) -> None:
     import itertools
 
-    from export.runtime import Classifier
-
-    classifier = Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
+    classifier = _classifier(options)
     # undecodable bytes become surrogates, which the classifier refuses by position
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     texts = iter(options.text) if options.text else (line.rstrip("\r\n") for line in sys.stdin)
@@ -139,14 +150,13 @@ def _predict(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from distill.evaluation import evaluate_bundle
 
-    return evaluate_bundle(options.bundle, options.data, text=options.text, variant=options.variant)
+    return evaluate_bundle(_classifier(options), options.data, text=options.text)
 
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
     from export.bench import bench
-    from export.runtime import Classifier
 
-    classifier = Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
+    classifier = _classifier(options)
     try:
         texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
     except (OSError, UnicodeDecodeError) as error:
@@ -206,14 +216,15 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (predict, evaluate, bench):
         sub.add_argument("bundle", help="folder of a bundle")
         sub.add_argument("--variant", help="int8 or fp32")
+        sub.add_argument("--threads", type=int, help="of onnxruntime")
     predict.add_argument("text", nargs="*", help="texts; without any, lines of stdin")
     predict.add_argument("--top-k", type=int, metavar="K", help="the K best labels of each head")
     evaluate.add_argument("data", help="a labelled file with a column a head")
     evaluate.add_argument("--text", help="column of the text (that of the recipe)")
     bench.add_argument("--texts", metavar="FILE", help="texts to time, one a line")
     for sub in (predict, bench):
-        sub.add_argument("--heads", nargs="+", metavar="HEAD", help="only these heads")
-        sub.add_argument("--threads", type=int, help="of onnxruntime")
+        about = "only these heads, parted by commas"
+        sub.add_argument("--heads", type=lambda names: names.split(","), metavar="HEAD,HEAD", help=about)
     return parser
 
 

@@ -7,27 +7,22 @@ from typing import Any
 
 from distill.data import read_labelled
 from distill.heads import Head
-from distill.metrics import quality
+from distill.metrics import quality, without_nan
 from distill.recipe_file import parse_recipe
 from export.runtime import Classifier
 
 
-def evaluate_bundle(
-    bundle: str | Path, data: str, *, text: str | None = None, variant: str | None = None
-) -> dict[str, Any]:
+def evaluate_bundle(classifier: Classifier, data: str, *, text: str | None = None) -> dict[str, Any]:
     """Every metric of every head, `{"rows": n, "heads": {HEAD: {METRIC: x}}}`.
 
     Args:
-        bundle: Folder of the bundle.
+        classifier: The bundle, loaded.
         data: A labelled source as a recipe names one, relative to the current folder.
         text: Column of the text; by default the one the recipe named.
-        variant: `int8` or `fp32`; by default the one the bundle serves.
 
     Raises:
-        BundleError: The bundle cannot be read.
-        DataError: The data cannot, or lacks a column.
+        DataError: The data cannot be read, or lacks a column.
     """
-    classifier = Classifier.load(bundle, variant=variant)
     reads = classifier.manifest.details["reads"]
     recipe = parse_recipe(
         {
@@ -46,12 +41,14 @@ def evaluate_bundle(
         "rows": len(texts),
         "variant": classifier.variant,
         "heads": {
-            head.name: quality(
-                head,
-                logits[head.name],
-                labels[head.name],
-                temperature=served.temperature,
-                thresholds=served.thresholds,
+            head.name: without_nan(
+                quality(
+                    head,
+                    logits[head.name],
+                    labels[head.name],
+                    temperature=served.temperature,
+                    thresholds=served.thresholds,
+                )
             )
             for head, served in zip(heads, shipped, strict=True)
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     )
     heads = load_heads(run.stage("prepare"))
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    encode = TextTokenizer(tokenizer, settings.max_length)
+    encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
     train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
     with run.tracked("teacher"):
         figures = fit(
@@ -61,7 +62,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
 def label(run: Run, folder: Path) -> dict[str, Any]:
     """Write the teacher's logits for validation, test, and the whole transfer set."""
     network, tokenizer = load_network(run.stage("fit_teacher"))
-    encode = TextTokenizer(tokenizer, run.recipe.teacher.max_length)
+    encode = TextTokenizer(tokenizer, network.reads(run.recipe.teacher.max_length))
     transfer = _transfer_set(run, folder, tokenizer.mask_token or "")
     soft = open_soft_labels(run)
     splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
@@ -76,6 +77,7 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
                 if run.accelerator.is_main_process:
                     soft.add(digests[wanted], logits)
                 run.accelerator.wait_for_everyone()
+                soft.refresh()  # what another process wrote
                 new += int(wanted.sum())
             bar.update(len(texts))
     return {"transfer_texts": len(transfer), "labelled_texts": new}
@@ -88,7 +90,8 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     heads = load_heads(run.stage("prepare"))
     encoder, tokenizer, start = _student_encoder(run)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    encode = TextTokenizer(tokenizer, run.recipe.export.max_length)
+    tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
+    encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     with run.tracked("student"):
         figures = fit(
             network,
@@ -136,7 +139,9 @@ def _distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder:
         hard[name] = np.full(shape, UNLABELLED if labels.ndim == 1 else UNKNOWN, labels.dtype)
         hard[name][: len(labels)] = labels  # the training texts come first
     (folder / "scratch").mkdir(exist_ok=True)
-    tokens = encode.to_disk(chunks(transfer["text"]), folder / "scratch" / "tokens.bin")
+    tokens = encode.to_disk(
+        chunks(transfer["text"]), folder / "scratch" / f"tokens-{run.accelerator.process_index}.bin"
+    )
     return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
 
 
@@ -150,11 +155,12 @@ def _transfer_set(run: Run, folder: Path, mask_token: str) -> Any:
 
 def _transfer_texts(run: Run, mask_token: str) -> Iterator[str]:
     train, unlabeled = (load_split(run.stage("prepare"), name)["text"] for name in ("train", "unlabeled"))
-    clean = list(train)
+    clean, recipe = list(train), run.recipe
     yield from clean
-    seen = {text_digests([text])[0] for text in clean}
-    words = [word for text in clean for word in text.split()]
-    recipe = run.recipe
+    # a copy that stands in validation or test would carry its teacher's answer over
+    held = (load_split(run.stage("prepare"), name)["text"] for name in ("validation", "test"))
+    seen = {digest for texts in (clean, *held) for digest in text_digests(list(texts))}
+    words = [sys.intern(word) for text in clean for word in text.split()] if recipe.augment.copies else []
     copies = (
         copy
         for text in clean
@@ -176,7 +182,7 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
         start = student.start or "teacher"
     else:
         shape = SIZES[student.size or "tiny"]
-        start = student.start or shape.miniature
+        start = student.start or ("teacher" if student.architecture else shape.miniature)
     if student.encoder or start not in ("teacher", "random"):
         encoder, tokenizer = load_encoder(student.encoder or start, **rates)
         config = encoder.config
@@ -186,17 +192,12 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
                 f"student.start: {start} has {found.layers} layers of width {found.hidden}, the recipe asks "
                 f"for {shape.layers} of {shape.hidden} (set student.size, or student.encoder: {start})"
             )
-        if config.max_position_embeddings < max_length:
-            raise RecipeError(
-                f"export.max_length: {max_length} is more than the {config.max_position_embeddings} "
-                f"positions of {student.encoder or start}"
-            )
         return encoder, tokenizer, student.encoder or start
     teacher, tokenizer = load_network(run.stage("fit_teacher"))
     encoder = build_encoder(
         shape,
-        architecture=student.architecture,
-        vocabulary=len(teacher.encoder.embeddings.word_embeddings.weight),
+        architecture=student.architecture or "bert",
+        vocabulary=teacher.encoder.get_input_embeddings().num_embeddings,
         positions=max_length,
         pad=int(tokenizer.pad_token_id or 0),
         **rates,

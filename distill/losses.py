@@ -15,7 +15,10 @@ from distill.heads import UNKNOWN, UNLABELLED, Head, Kind, columns
 
 
 def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
-    """Cross-entropy (single_label) or binary cross-entropy (multi_label), the mean over labelled rows.
+    """The mean over labelled rows of -log p(labels of the row).
+
+    Cross-entropy for single_label; for multi_label the sum of its labels' binary cross-entropies. Both
+    are nats a text, so that heads of different kinds and sizes weigh alike.
 
     Args:
         logits: `[batch, labels]`.
@@ -31,7 +34,7 @@ def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
         total = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="sum")
     else:
         mask = (labels != UNKNOWN).to(logits.dtype)
-        known = mask.sum()
+        known = mask[:, 0].sum()
         targets = labels.clamp(min=0).to(logits.dtype)
         total = F.binary_cross_entropy_with_logits(logits, targets, weight=mask, reduction="sum")
     return total / known.clamp(min=1)
@@ -49,7 +52,7 @@ def distillation_loss(
 
     `kl`: `T^2 * KL(teacher || student)` at temperature T, the mean over rows (Hinton et al. 2015,
     arXiv:1503.02531, section 2: T^2 keeps the gradient's scale as T changes). A multi_label head
-    takes the KL of a Bernoulli a label, the mean over rows and labels.
+    takes the KL of a Bernoulli a label, summed over labels, the mean over rows.
     `mse`: the mean squared difference of the logits (Ba and Caruana 2014, arXiv:1312.6184).
     """
     teacher = teacher.to(student.dtype)
@@ -63,7 +66,7 @@ def distillation_loss(
         p = t.sigmoid()
         on = p * (F.logsigmoid(t) - F.logsigmoid(s))
         off = (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
-        kl = (on + off).mean()
+        kl = (on + off).sum(-1).mean()
     return temperature**2 * kl
 
 

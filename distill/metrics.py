@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -61,6 +62,11 @@ def quality(
     extra = {"thresholds": thresholds} if head.kind == "multi_label" else {}
     found: dict[str, float] = module.compute(**extra)
     return found
+
+
+def without_nan(quality: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON, which has no NaN: what the texts cannot tell is null."""
+    return {name: None if math.isnan(value) else value for name, value in quality.items()}
 
 
 def decisions(head: Head, logits: Array, thresholds: Sequence[float] | None, temperature: float) -> Array:

@@ -68,6 +68,15 @@ class Network(nn.Module):
         """The logits of each head, `{head: [batch, labels]}`, as views of a row of all."""
         return {head.name: logits[..., part] for head, part in columns(self.heads)}
 
+    def reads(self, asked: int) -> int:
+        """The number of tokens the encoder reads of a text: as asked, or as it has positions for."""
+        embeddings = getattr(self.encoder, "embeddings", None)
+        positions = getattr(embeddings, "position_embeddings", None)
+        limit = int(getattr(self.config, "max_position_embeddings", asked))
+        if positions is not None and getattr(positions, "padding_idx", None) is not None:
+            limit -= positions.padding_idx + 1  # roberta counts from behind the padding
+        return min(asked, limit)
+
     def freeze(self, train: Sequence[str]) -> None:
         """Let only the named parts learn: `encoder`, `heads`, or heads by name."""
         self.encoder.requires_grad_("encoder" in train)

@@ -22,7 +22,9 @@ from distill.report import summary, write_report
 from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
 from distill.training import make_accelerator
+from teachers.locate import identity
 
+LEARNT = (None, "teacher", "random")  # starts of a student that are no encoder by name
 Work = Callable[[Run, Path], Mapping[str, Any]]
 
 
@@ -33,14 +35,14 @@ def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
 # Each stage with its work, the sections of the recipe it is the first to read, and whether it is long:
 # then every process of `accelerate launch` takes part, and a stopped one goes on where it was.
 STAGES: dict[str, tuple[Work, tuple[str, ...], bool]] = {
-    "prepare": (_prepare, ("seed", "data", "heads"), False),
+    "prepare": (_prepare, ("seed", "data", "heads", "head_order"), False),
     "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
-    "fit_student": (fit_student, ("student", "distillation", "export"), True),
+    "fit_student": (fit_student, ("student", "distillation", "max_length"), True),
     "calibrate": (calibrate_heads, (), False),
-    "export": (export, (), False),
+    "export": (export, ("export",), False),
     "check": (check, ("gates",), False),
-    "bundle": (bundle, ("name",), False),
+    "bundle": (bundle, ("name", "licence"), False),
 }
 
 
@@ -57,22 +59,25 @@ def run_recipe(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, folder, make_accelerator(recipe, folder))
-    names = list(STAGES)
+    names, digests = list(STAGES), _digests(recipe)  # of which each encoder must be there
     if run.accelerator.is_main_process:
         with written_whole(folder / "recipe.yaml") as file:
             settings = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
             file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         for name in names[names.index(first) :] if first else ():
             shutil.rmtree(run.stage(name), ignore_errors=True)
-        if not (folder / "bundle").exists():
-            shutil.rmtree(run.stage("bundle"), ignore_errors=True)
+        for name, kept in (("label", "soft_labels"), ("bundle", "bundle")):
+            if not (folder / kept).exists():  # what a stage keeps outside its own folder
+                shutil.rmtree(run.stage(name), ignore_errors=True)
     run.accelerator.wait_for_everyone()
-    for name, digest in _digests(recipe).items():
+    for name, digest in digests.items():
         work, _, long = STAGES[name]
         if long or run.accelerator.is_main_process:
             run.do(name, digest, work, long=long)
         run.accelerator.wait_for_everyone()
         if name == last:
+            if not run.accelerator.is_main_process:
+                return {}
             return {"stage": name, "run": str(folder), "figures": run.figures(name)}
     if not run.accelerator.is_main_process:
         return {}
@@ -84,6 +89,13 @@ def run_recipe(
 def _digests(recipe: Recipe) -> dict[str, str]:
     """The digest of each stage's inputs, in order."""
     settings = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    settings["head_order"] = list(recipe.heads)
+    settings["licence"] = settings["data"].pop("licence")
+    settings["max_length"] = settings["export"]["max_length"]
+    # a folder or a package may hold other weights than the last time
+    settings["teacher"]["weights"] = identity(recipe.teacher.encoder, recipe.teacher.sha256)
+    starts = [name for name in (recipe.student.encoder, recipe.student.start) if name not in LEARNT]
+    settings["student"]["weights"] = [identity(name) for name in starts if name]
     digests, before = {}, inputs_digest(recipe)
     for name, (_, sections, _) in STAGES.items():
         before = digest_of([name, before, {section: settings[section] for section in sections}])

@@ -143,7 +143,7 @@ class Student(Training):
 
     size: Literal["tiny", "mini", "small", "medium"] | None = None  # default tiny
     encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
-    architecture: Literal["bert", "distilbert"] = "bert"
+    architecture: Literal["bert", "distilbert"] | None = None  # of a fresh encoder; default bert
     layers: int | None = Field(None, gt=0)
     hidden: int | None = Field(None, gt=0)
     attention_heads: int | None = Field(None, gt=0)
@@ -161,6 +161,8 @@ class Student(Training):
         given = [n for n in ("size", "encoder", "hidden") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"`{given[0]}` and `{given[1]}` both give the shape; keep one")
+        if self.architecture and (self.encoder or self.start not in (None, "teacher", "random")):
+            raise ValueError("`architecture` is of a fresh encoder; a checkpoint brings its own")
         if self.hidden and self.attention_heads and self.hidden % self.attention_heads:
             raise ValueError("`hidden` must be a multiple of `attention_heads`")
         return self
@@ -182,6 +184,12 @@ class Augment(Part):
     drop: float = Field(0.05, ge=0, le=1)  # word is left out
     replace: float = Field(0.1, ge=0, le=1)  # word becomes a random word of the training texts
     span: float = Field(0.25, ge=0, le=1)  # share of the copies that are cut to a span
+
+    @model_validator(mode="after")
+    def _shares(self) -> Augment:
+        if self.mask + self.drop + self.replace > 1:
+            raise ValueError("`mask`, `drop` and `replace` are shares of the same words: at most 1 in all")
+        return self
 
 
 class Export(Part):
@@ -220,10 +228,10 @@ class Recipe(Part):
     @classmethod
     def _names(cls, heads: dict[str, HeadRecipe]) -> dict[str, HeadRecipe]:
         for name in heads:
-            if not HEAD_NAME.match(name) or name in ("encoder", "heads"):
+            if not HEAD_NAME.match(name) or name in ("encoder", "heads", "text"):
                 raise ValueError(
                     f"head name {name!r}: letters, digits and _ only, a letter first, "
-                    "and neither 'encoder' nor 'heads'"
+                    "and none of 'encoder', 'heads', 'text'"
                 )
         return heads
 
@@ -245,7 +253,7 @@ class Recipe(Part):
         """The sha256 of what the recipe asks for, whatever machine or folder it runs in."""
         settings = self.model_dump(mode="json", exclude={"device": True, "trackers": True})
         settings["data"].pop("root")
-        return digest_of(settings)
+        return digest_of([settings, list(self.heads)])  # the order of heads is that of logits
 
 
 def digest_of(value: Any) -> str:

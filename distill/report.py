@@ -38,7 +38,8 @@ def write_report(folder: Path) -> dict[str, Any]:
     """
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
     stages = {path.parent.name: read_json(path) for path in paths}
-    if "bundle" not in stages:
+    needed = ("prepare", "fit_student", "export", "check", "bundle")
+    if not all(name in stages for name in needed):
         raise UsageError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     figures = {name: stage["figures"] for name, stage in stages.items()}
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))

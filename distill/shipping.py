@@ -6,7 +6,6 @@ the gates see is what users load: the same files read by the same runtime.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +70,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
             bundles.Head(h.name, h.kind, h.labels, output, **calibrations[h.name].to_json())
             for h, output in zip(network.heads, outputs, strict=True)
         ),
-        max_length=settings.max_length,
+        max_length=network.reads(settings.max_length),
         pad_token_id=int(tokenizer.pad_token_id or 0),
         variants=variants,
         default_variant=list(variants)[-1],
@@ -157,7 +156,7 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
 def student_logits(run: Run, split: str) -> Array:
     """The student's logits of a split in float32, `[texts, sum of labels]`."""
     network, tokenizer = load_network(run.stage("fit_student"))
-    encode = TextTokenizer(tokenizer, run.recipe.export.max_length)
+    encode = TextTokenizer(tokenizer, network.reads(run.recipe.export.max_length))
     texts = load_split(run.stage("prepare"), split)["text"]
     return predict_logits(network, encode(texts), run.accelerator, exact=True)
 
@@ -172,8 +171,7 @@ def _quality(run: Run, head: Head, part: slice, logits: Mapping[str, Array], lab
         quality = metrics.quality(
             head, mine, labels, temperature=fitted.temperature, thresholds=fitted.thresholds
         )
-        # JSON has no NaN: what test texts cannot tell (an AUC of a label that none has) is null
-        measured["test"][form] = {k: None if math.isnan(v) else v for k, v in quality.items()}
+        measured["test"][form] = metrics.without_nan(quality)
         said[form] = metrics.decisions(head, mine, fitted.thresholds, fitted.temperature)
     same = said["teacher"] == said["student"]
     measured["agreement"] = float((same if same.ndim == 1 else same.all(-1)).mean())
@@ -216,13 +214,14 @@ def _spread_of_lengths(texts: list[str], count: int = 32) -> list[int]:
 
 def _config(network: Any) -> str:
     """config.json as readers of a bundle want it: labels of the only head, and its kind."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
     config = network.config.to_dict()
     config.pop("_name_or_path", None)
     if len(network.heads) == 1:
         (head,) = network.heads
-        config["architectures"] = ["BertForSequenceClassification"]
-        if config["model_type"] == "distilbert":
-            config["architectures"] = ["DistilBertForSequenceClassification"]
+        name = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config["model_type"])
+        config["architectures"] = [name] if name else None
         config["problem_type"] = f"{head.kind}_classification"
         config["id2label"] = {str(i): name for i, name in enumerate(head.labels)}
         config["label2id"] = {name: i for i, name in enumerate(head.labels)}

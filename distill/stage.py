@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
@@ -67,6 +67,15 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held so far; 0 where the platform does not tell."""
+    try:
+            except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,7 @@ class Run:
             if long and read_json(folder / "begun.json") == {"digest": digest}:
                 self.say(f"{name}: goes on where it was stopped")
             else:
+                (folder / "stage.json").unlink(missing_ok=True)  # first: what is half gone is not done
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 write_json(folder / "begun.json", {"digest": digest})
@@ -147,10 +157,12 @@ class Run:
                 "seed": self.recipe.seed,
                 "device": str(self.accelerator.device),
                 "seconds": round(seconds, 2),
-                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_rss_bytes": peak_rss_bytes(),
                 "versions": versions(),
                 "figures": figures,
             }
+            if self.accelerator.device.type == "cuda":
+                record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
             write_json(folder / "stage.json", record)
             shutil.rmtree(folder / "scratch", ignore_errors=True)
         self.say(f"{name}: {seconds:.1f} s")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
@@ -58,8 +59,15 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     precision = recipe.precision
     if precision == "auto":
         # without these units bf16 is emulated on a CPU, and slower than float32
-        fast = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
+        fast = (
+            torch.cpu._is_avx512_bf16_supported()
+            if cpu
+            else torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         precision = "bf16" if fast else "no"
+    for tracker in recipe.trackers:
+        if tracker not in get_available_trackers():  # which accelerate would leave out without a word
+            raise TrainingError(f"trackers: {tracker!r} is not installed (pip install {tracker})")
     if precision == "fp16" and cpu:
         raise TrainingError("precision: fp16 needs a GPU (set precision: bf16 or no)")
     try:
@@ -109,6 +117,8 @@ def predict_logits(
 def evaluate_network(network: Network, examples: Examples, accelerator: Accelerator) -> dict[str, float]:
     """Every metric of every head, `{"HEAD.METRIC": x}`, and `mean` of the heads' first metrics."""
     logits = predict_logits(network, examples.tokens, accelerator)
+    if not np.isfinite(logits).all():
+        raise TrainingError("validation: the logits are not finite (lower lr, or set precision: no)")
     found: dict[str, float] = {}
     for head, part in columns(network.heads):
         quality = metrics.quality(head, logits[:, part], examples.hard[head.name])
@@ -227,7 +237,8 @@ def fit(
         "steps": state["step"],
         "best_epoch": state["best_epoch"],
         "metric": metric,
-        "validation": state["epochs"][state["best_epoch"] - 1],
+        "validation": metrics.without_nan(state["epochs"][state["best_epoch"] - 1]),
+        "history": [epoch[metric] for epoch in state["epochs"]],
         "texts": len(train.tokens),
     }
 

@@ -42,6 +42,11 @@ def start_from_teacher(student: Any, teacher: Any) -> list[str]:
         ValueError: The vocabularies differ.
     """
     source, target = teacher.embeddings, student.embeddings
+    if not (hasattr(source, "word_embeddings") and hasattr(source, "position_embeddings")):
+        raise ValueError(
+            f"student.start: teacher: {type(teacher).__name__} has no table of word and position "
+            "embeddings (use start: random)"
+        )
     words: Tensor = source.word_embeddings.weight.float()
     if len(words) != len(target.word_embeddings.weight):
         raise ValueError(
@@ -50,7 +55,9 @@ def start_from_teacher(student: Any, teacher: Any) -> list[str]:
         )
     project = _principal_components(words, student.config.hidden_size)
     target.word_embeddings.weight.copy_(project(words))
-    positions = project(source.position_embeddings.weight.float())
+    padding = source.position_embeddings.padding_idx
+    behind = 0 if padding is None else padding + 1  # roberta counts from behind the padding
+    positions = project(source.position_embeddings.weight[behind:].float())
     count = min(len(positions), len(target.position_embeddings.weight))
     target.position_embeddings.weight[:count] = positions[:count]
     if hasattr(target, "token_type_embeddings"):

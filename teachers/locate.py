@@ -72,6 +72,18 @@ def locate(name: str, sha256: str | None = None) -> Location:
     return Location(str(folder), local=True)
 
 
+def identity(name: str, sha256: str | None = None) -> str:
+    """What tells an encoder from another of the same name: its weights, or its hub id and revision.
+
+    Raises:
+        EncoderError: As `locate`.
+    """
+    place = locate(name, sha256)
+    if not place.local:
+        return name
+    return "/".join(file_sha256(Path(place.path, file)) for file in ("config.json", WEIGHTS))
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

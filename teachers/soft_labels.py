@@ -36,11 +36,17 @@ class SoftLabels:
         self.folder, self.width = folder, width
         folder.mkdir(parents=True, exist_ok=True)
         self._shards: list[Array] = []
-        self._digests: list[Array] = []
+        self._names: set[str] = set()
         self._next = 0  # number of the next shard; not their count, one may have been removed
-        for path in sorted(folder.glob("shard-*.safetensors")):
-            self._open(path)
-        self._index()
+        self._known, self._row = np.empty(0, DIGEST), np.empty(0, np.int64)
+        self._starts = np.empty(0, np.int64)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the shards that were written since, here or by another process."""
+        for path in sorted(self.folder.glob("shard-*.safetensors")):
+            if path.name not in self._names:
+                self._open(path)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -66,7 +72,6 @@ class SoftLabels:
         finally:
             temporary.unlink(missing_ok=True)
         self._open(path)
-        self._index()
 
     def rows(self, digests: Array) -> Array:
         """The row number of each digest, to be given to `logits`.
@@ -98,10 +103,11 @@ class SoftLabels:
             arrays[name] = np.memmap(path, dtype, "r", offset, shape)
         self._next = int(path.stem.removeprefix("shard-")) + 1
         self._shards.append(arrays["logits"])
-        self._digests.append(np.frombuffer(arrays["digests"].tobytes(), DIGEST))
-
-    def _index(self) -> None:
-        digests = np.concatenate([np.empty(0, DIGEST), *self._digests])
-        self._row = np.argsort(digests, kind="stable")
-        self._known = digests[self._row]
-        self._starts = np.cumsum([0, *(len(d) for d in self._digests)])[:-1]
+        self._names.add(path.name)
+        # merged into the sorted index, which costs a copy of it where sorting anew costs minutes
+        digests = np.frombuffer(arrays["digests"].tobytes(), DIGEST)
+        order, start = np.argsort(digests, kind="stable"), len(self._known)
+        where = np.searchsorted(self._known, digests[order], side="right")
+        self._known = np.insert(self._known, where, digests[order])
+        self._row = np.insert(self._row, where, order + start)
+        self._starts = np.append(self._starts, start)
