@@ -133,9 +133,11 @@ def _predict(options: argparse.Namespace) -> None:
     import itertools
 
     classifier = _classifier(options)
-    # undecodable bytes become surrogates, which the classifier refuses by position
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    texts = iter(options.text) if options.text else (line.rstrip("\r\n") for line in sys.stdin)
+    texts = iter(options.text)
+    if not options.text:
+        # undecodable bytes become surrogates, which the classifier refuses by position
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+        texts = (line.rstrip("\r\n") for line in sys.stdin)
     done = 0
     while chunk := list(itertools.islice(texts, 1024)):
         try:

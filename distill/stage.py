@@ -72,7 +72,8 @@ def versions() -> dict[str, str]:
 def peak_rss_bytes() -> int:
     """The most memory this process has held so far; 0 where the platform does not tell."""
     try:
-            except ImportError:  # Windows
+        import resource
+    except ImportError:  # Windows
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

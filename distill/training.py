@@ -65,8 +65,9 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
             else torch.cuda.is_bf16_supported(including_emulation=False)
         )
         precision = "bf16" if fast else "no"
+    available = [str(tracker.value) for tracker in get_available_trackers()]
     for tracker in recipe.trackers:
-        if tracker not in get_available_trackers():  # which accelerate would leave out without a word
+        if tracker not in available:  # which accelerate would leave out without a word
             raise TrainingError(f"trackers: {tracker!r} is not installed (pip install {tracker})")
     if precision == "fp16" and cpu:
         raise TrainingError("precision: fp16 needs a GPU (set precision: bf16 or no)")

@@ -62,7 +62,7 @@ def test_defaults_are_the_published_configuration() -> None:
     assert (teacher.dropout, teacher.weight_decay, teacher.warmup, teacher.clip) == (0.1, 0.01, 0.1, 1.0)
     # size and start unsaid: BERT-tiny, google/bert_uncased_L-2_H-128_A-2 (the rooms know the shapes)
     assert (student.size, student.encoder, student.start) == (None, None, None)
-    assert (student.architecture, student.epochs, student.lr, student.batch_size) == ("bert", 10, 1e-3, 128)
+    assert (student.architecture, student.epochs, student.lr, student.batch_size) == (None, 10, 1e-3, 128)
     assert recipe.distillation.model_dump() == {"temperature": 2.0, "soft_weight": 0.9, "loss": "kl"}
     assert (recipe.export.quantize, recipe.export.max_length) == ("int8", 128)
     assert recipe.gates.model_dump() == {"parity": 1e-3, "int8_drop": 0.005}

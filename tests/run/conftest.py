@@ -30,7 +30,7 @@ def toy_recipe(teacher: Path) -> dict:
             "intent": {"column": "intent"},
             "flags": {"column": "flags", "kind": "multi_label", "none": "none"},
         },
-        "teacher": {"encoder": str(teacher), "epochs": 8, "lr": 5e-3, "checkpoint_every": 7},
+        "teacher": {"encoder": str(teacher), "epochs": 10, "lr": 5e-3, "checkpoint_every": 7},
         "augment": {"copies": 2},
         "student": {
             **shape,
@@ -70,7 +70,7 @@ def job(tmp_path_factory, write_csv, tiny_encoder_folder) -> Path:
     """The recipe of the small job, beside its data."""
     folder = tmp_path_factory.mktemp("job")
     teacher = tiny_encoder_folder(folder, hidden=32, layers=2)
-    write_csv(folder / "train.csv", 300, 1)
+    write_csv(folder / "train.csv", 600, 1)
     write_csv(folder / "test.csv", 90, 2)
     (folder / "inbox.txt").write_text("the box is late please\nwe love the box\nrefund my order\n", "utf-8")
     recipe = folder / "recipe.yaml"

@@ -24,7 +24,7 @@ def test_python_of_the_first_screen_runs_without_torch(readme, finished, run_blo
 
 def test_every_make_target_and_file_it_names_exists(readme, pytestconfig):
     makefile = (pytestconfig.rootpath / "Makefile").read_text("utf-8")
-    for target in re.findall(r"\bmake ([a-z0-9]+)", readme):
+    for target in re.findall(r"(?:^|`)make ([a-z0-9]+)", readme, re.MULTILINE):
         assert f"\n{target}:" in makefile, target
     for path in re.findall(r"`((?:recipes|benchmarks|docs)/[\w./-]+)`", readme):
         assert (pytestconfig.rootpath / path).exists(), path

@@ -135,7 +135,7 @@ def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):
     data = tmp_path / "train.csv"
     shutil.copy(job.parent / "train.csv", data)
     recipe = tmp_path / "recipe.yaml"
-    teacher = str(job.parent / "teacher")
+    teacher = str(job.parent / "tiny-bert")
     assert main(["init", str(data), "--out", str(recipe), "--teacher", teacher]) == 0
     assert main(["check", str(recipe)]) == 0
     assert main(["init", str(data), "--out", str(recipe)]) == 2  # it is there
