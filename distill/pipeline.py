@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from distill.data import inputs_digest, prepare
+from distill.devices import make_accelerator
 from distill.learning import fit_student, fit_teacher, label
 from distill.recipe import Recipe, digest_of
 from distill.report import summary, write_report
 from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
-from distill.training import make_accelerator
 from teachers.locate import identity
 
 LEARNT = (None, "teacher", "random")  # starts of a student that are no encoder by name

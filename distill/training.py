@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, s
 from distill.heads import Head, columns, width
 from distill.losses import total_loss
 from distill.network import Network
-from distill.recipe import Distillation, Recipe, Training
+from distill.recipe import Distillation, Training
 from distill.tokens import Array, Tokens, length_sorted_batches, shuffled_batches
 
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
@@ -48,38 +47,6 @@ class Examples:
     tokens: Tokens
     hard: Mapping[str, Array]
     soft: Callable[[Array], Array] | None = None
-
-
-def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """The device, precision and trackers of a run, as the recipe and `accelerate launch` say."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # a second run in one process may ask for another precision
-    cpu = recipe.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = recipe.precision
-    if precision == "auto":
-        # without these units bf16 is emulated on a CPU, and slower than float32
-        fast = (
-            torch.cpu._is_avx512_bf16_supported()
-            if cpu
-            else torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        precision = "bf16" if fast else "no"
-    available = [str(tracker.value) for tracker in get_available_trackers()]
-    for tracker in recipe.trackers:
-        if tracker not in available:  # which accelerate would leave out without a word
-            raise TrainingError(f"trackers: {tracker!r} is not installed (pip install {tracker})")
-    if precision == "fp16" and cpu:
-        raise TrainingError("precision: fp16 needs a GPU (set precision: bf16 or no)")
-    try:
-        return Accelerator(
-            mixed_precision=precision,
-            cpu=cpu,
-            log_with=list(recipe.trackers) or None,
-            project_dir=folder / "trackers",
-        )
-    except ValueError as error:
-        raise TrainingError(f"precision or trackers: {error}") from None
 
 
 def predict_logits(

@@ -13,16 +13,15 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from export.bundle import SINGLE_LABEL, TOKENIZER, BundleError, Head, read_bundle
-
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+from export.answers import Floats, answers, probabilities
+from export.bundle import TOKENIZER, BundleError, Head, read_bundle
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _WINDOW = 64  # batches tokenised and sorted at a time: a million texts need no more memory
@@ -96,7 +95,7 @@ class Classifier:
         names = [head.name for head in chosen]
         results: list[dict[str, Any]] = []
         for logits in self._windows(checked, chosen, batch_size):
-            columns = [_answers(*pair, top_k, scores) for pair in zip(chosen, logits, strict=True)]
+            columns = [answers(*pair, top_k, scores) for pair in zip(chosen, logits, strict=True)]
             results += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         return results[0] if isinstance(texts, str) else results
 
@@ -207,43 +206,6 @@ class Classifier:
         expected = {head.name: (1, len(head.labels)) for head in heads}
         if shapes != expected:
             raise BundleError(f"{path}: logits must be {expected}, got {shapes} {again}")
-
-
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """The softmax over the last axis, computed in float64."""
-    wide = np.asarray(logits, np.float64)
-    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def sigmoid(logits: Floats) -> npt.NDArray[np.float64]:
-    """The logistic function of each element, computed in float64, without overflow."""
-    wide = np.asarray(logits, np.float64)
-    power = np.exp(-np.abs(wide))
-    return np.where(wide >= 0, 1 / (1 + power), power / (1 + power))
-
-
-def probabilities(logits: Floats, head: Head) -> npt.NDArray[np.float64]:
-    """The calibrated probabilities [texts, labels]: softmax or sigmoid of logits / temperature."""
-    scaled = np.asarray(logits, np.float64) / head.temperature
-    return softmax(scaled) if head.kind == SINGLE_LABEL else sigmoid(scaled)
-
-
-def _answers(head: Head, logits: Floats, top_k: int | None, scores: bool) -> list[Any]:
-    """The answer of one head to each row of logits, in Python values."""
-    shares, ranked = probabilities(logits, head), scores or top_k is not None
-    if head.kind == SINGLE_LABEL and not ranked:
-        best = logits.argmax(axis=-1)
-        found = zip(best.tolist(), shares[np.arange(len(best)), best].tolist(), strict=True)
-        return [{"label": head.labels[label], "score": score} for label, score in found]
-    # by logits: probabilities near 0 and 1 tie
-    order = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
-    kept = shares >= (0.0 if ranked else np.asarray(head.thresholds or 0.5))
-    return [
-        [{"label": head.labels[i], "score": float(row[i])} for i in ranks.tolist() if keep[i]]
-        for row, ranks, keep in zip(shares, order, kept, strict=True)
-    ]
 
 
 def _open_tokenizer(path: Path, max_length: int) -> Tokenizer:

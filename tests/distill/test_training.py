@@ -9,7 +9,7 @@ import torch
 from distill import training
 from distill.network import Network
 from distill.recipe import Distillation, Training
-from distill.training import Examples, TrainingError, evaluate_network, fit, make_accelerator
+from distill.training import Examples, TrainingError, evaluate_network, fit
 
 QUICK = Training(epochs=3, batch_size=4, lr=3e-3, checkpoint_every=2)
 
@@ -352,14 +352,3 @@ def test_what_is_tracked(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {f"student/{head}/{part}" for head in ("intent", "flags") for part in ("hard", "distillation")}
     assert set(logged[0][1]) == {"student/loss", "student/lr"} | parts
     assert "student/intent.accuracy" in logged[1][1]
-
-
-def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
-    from distill.recipe_file import parse_recipe
-
-    heads = {"intent": {"column": "intent"}}
-    raw = {"name": "a", "data": {"train": "a.csv"}, "heads": heads, "device": "cpu", "trackers": []}
-    with pytest.raises(TrainingError, match="fp16"):
-        make_accelerator(parse_recipe({**raw, "precision": "fp16"}), tmp_path)
-    made = make_accelerator(parse_recipe({**raw, "precision": "no"}), tmp_path)
-    assert (made.mixed_precision, made.device.type) == ("no", "cpu")

@@ -16,9 +16,10 @@ import pytest
 from tokenizers import Tokenizer
 
 import export
+from export.answers import probabilities, sigmoid, softmax
 from export.bench import bench
 from export.bundle import FP32, TOKENIZER, BundleError, Manifest, write_bundle
-from export.runtime import Classifier, probabilities, sigmoid, softmax
+from export.runtime import Classifier
 
 ROOT = Path(export.__file__).parents[1]
 BLOCKED = "torch transformers datasets accelerate optimum evaluate onnx pydantic yaml"
