@@ -8,7 +8,7 @@ root=$(realpath "$(dirname "$0")/..")
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT
 python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" "$root"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$root/constraints-edge.txt" "$root"
 "$venv/bin/python" -m pip list --format=freeze --disable-pip-version-check
 cd "$venv"
 site=$(echo "$venv"/lib/python3*/site-packages)

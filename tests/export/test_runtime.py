@@ -98,9 +98,9 @@ def test_answers_are_the_calibrated_probabilities(
 
 def test_a_head_without_thresholds_takes_a_half(manifest: Manifest):
     head = replace(manifest.heads[1], thresholds=None, temperature=1.0)
-    from export.runtime import _answers
+    from export.answers import answers
 
-    found = _answers(head, np.array([[0.0, -1e-6], [-1.0, 2.0]], np.float32), None, False)
+    found = answers(head, np.array([[0.0, -1e-6], [-1.0, 2.0]], np.float32), None, False)
     assert [[x["label"] for x in row] for row in found] == [["urgent"], ["späte"]]
 
 
