@@ -61,7 +61,7 @@ def predict_logits(
         exact: In float32, whatever the run's precision.
     """
     network.to(accelerator.device).eval()
-    # tokens a batch; four times as many cost a CPU half as much memory again, and a growing heap
+    # tokens a batch; on a CPU four times as many took 1.8 GB where these take 1.0, and kept growing
     cost = 2048 if accelerator.device.type == "cpu" else 65536
     batches = length_sorted_batches(tokens.lengths, cost)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
