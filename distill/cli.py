@@ -32,7 +32,12 @@ class UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.command is _predict and not any(word.startswith("-") for word in rest):
+        options.text += rest  # argparse leaves texts behind an option over
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command: Callable[[argparse.Namespace], Any] = options.command
     try:
         result = command(options)

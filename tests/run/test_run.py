@@ -114,6 +114,8 @@ def test_predict_prints_a_line_a_text(finished, capfd):
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [line["intent"]["label"] for line in lines] == ["thank", "refund"]
     assert lines[0]["text"] == "we love it happy"
+    assert main(["predict", str(finished["folder"] / "bundle"), "--heads=flags", "we love it"]) == 0
+    assert list(json.loads(capfd.readouterr().out)) == ["text", "flags"]
 
 
 def test_evaluate_gives_the_figures_of_the_report(job, finished, capfd):
