@@ -22,6 +22,7 @@ MENDABLE = {
     "EncoderError",
     "TrainingError",
     "BundleError",
+    "ReportError",
     "UsageError",
 }
 
@@ -95,10 +96,8 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
     from teachers.locate import identity
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    identity(recipe.teacher.encoder, recipe.teacher.sha256)
-    for name in (recipe.student.encoder, recipe.student.start):
-        if name not in (None, "teacher", "random"):
-            identity(str(name))
+    for name, sha256 in recipe.encoders():
+        identity(name, sha256)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "prepared"
         folder.mkdir()

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from distill.augment import augmented_copies
+from distill.checkpoint import load_tensors, save_tensors
 from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.network import Network, load_network, save_network
 from distill.prepared import hard_labels, load_heads, load_split, write_texts
@@ -104,6 +106,15 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
             name="student",
             distillation=run.recipe.distillation,
         )
+    # what calibrate and check compare with; here, where every process takes part
+    logits = {
+        split: predict_logits(
+            network, _labelled(run, split, heads, encode).tokens, run.accelerator, exact=True
+        )
+        for split in ("validation", "test")
+    }
+    if run.accelerator.is_main_process:
+        save_tensors(folder / "logits.safetensors", {k: torch.from_numpy(v) for k, v in logits.items()}, {})
     return figures | {"start": start} | _finish(run, network, tokenizer, folder)
 
 
@@ -121,6 +132,12 @@ def teacher_logits(run: Run, split: str) -> Array:
     texts = load_split(run.stage("prepare"), split)["text"]
     soft = open_soft_labels(run)
     return soft.logits(soft.rows(text_digests(texts))).astype(np.float32)
+
+
+def student_logits(run: Run, split: str) -> Array:
+    """The student's logits of validation or test, float32 `[texts, sum of labels]`, computed in float32."""
+    found: Array = load_tensors(run.stage("fit_student") / "logits.safetensors")[0][split].numpy()
+    return found
 
 
 def _labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:

@@ -24,7 +24,6 @@ from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
 from teachers.locate import identity
 
-LEARNT = (None, "teacher", "random")  # starts of a student that are no encoder by name
 Work = Callable[[Run, Path], Mapping[str, Any]]
 
 
@@ -57,9 +56,9 @@ def run_recipe(
         first: Do this stage and those after it anew, whether done or not.
         last: Stop after this stage.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    names, digests = list(STAGES), _digests(recipe)  # first: of which data and encoders must be there
     run = Run(recipe, folder, make_accelerator(recipe, folder))
-    names, digests = list(STAGES), _digests(recipe)  # of which each encoder must be there
+    folder.mkdir(parents=True, exist_ok=True)
     if run.accelerator.is_main_process:
         with written_whole(folder / "recipe.yaml") as file:
             settings = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
@@ -93,9 +92,8 @@ def _digests(recipe: Recipe) -> dict[str, str]:
     settings["licence"] = settings["data"].pop("licence")
     settings["max_length"] = settings["export"]["max_length"]
     # a folder or a package may hold other weights than the last time
-    settings["teacher"]["weights"] = identity(recipe.teacher.encoder, recipe.teacher.sha256)
-    starts = [name for name in (recipe.student.encoder, recipe.student.start) if name not in LEARNT]
-    settings["student"]["weights"] = [identity(name) for name in starts if name]
+    teacher, *starts = (identity(name, sha256) for name, sha256 in recipe.encoders())
+    settings["teacher"]["weights"], settings["student"]["weights"] = teacher, starts
     digests, before = {}, inputs_digest(recipe)
     for name, (_, sections, _) in STAGES.items():
         before = digest_of([name, before, {section: settings[section] for section in sections}])

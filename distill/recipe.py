@@ -224,6 +224,12 @@ class Recipe(Part):
     device: Literal["auto", "cpu"] = "auto"
     trackers: tuple[str, ...] = ("tensorboard",)
 
+    def encoders(self) -> list[tuple[str, str | None]]:
+        """The encoders that the recipe names, the teacher's first, with the sha256 asked of the weights."""
+        starts = [self.student.encoder, self.student.start]
+        named = [name for name in starts if name not in (None, "teacher", "random")]
+        return [(self.teacher.encoder, self.teacher.sha256), *((str(name), None) for name in named)]
+
     @field_validator("heads")
     @classmethod
     def _names(cls, heads: dict[str, HeadRecipe]) -> dict[str, HeadRecipe]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from distill.model_card import figure
-from distill.stage import UsageError, read_json, write_json, written_whole
+from distill.stage import read_json, write_json, written_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24;
@@ -30,17 +30,21 @@ td.first { font-weight: 600 } .bar { background: #eaeef2; border-radius: 3px; he
 """
 
 
+class ReportError(Exception):
+    """A folder that no report can be made of."""
+
+
 def write_report(folder: Path) -> dict[str, Any]:
     """Write report.json and report.html of the finished run in a folder; returns the report.
 
     Raises:
-        UsageError: The folder holds no finished run.
+        ReportError: The folder holds no finished run.
     """
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
     stages = {path.parent.name: read_json(path) for path in paths}
     needed = ("prepare", "fit_student", "export", "check", "bundle")
     if not all(name in stages for name in needed):
-        raise UsageError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
+        raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     figures = {name: stage["figures"] for name, stage in stages.items()}
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     report = {

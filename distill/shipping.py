@@ -16,13 +16,12 @@ import numpy as np
 from distill import metrics
 from distill.calibration import Calibration, calibrate
 from distill.heads import Head, columns
-from distill.learning import teacher_logits
+from distill.learning import student_logits, teacher_logits
 from distill.model_card import model_card
 from distill.network import load_network
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.stage import Run, read_json, versions, write_json
-from distill.tokens import Array, TextTokenizer
-from distill.training import predict_logits
+from distill.tokens import Array
 from export import bundle as bundles
 from export.bench import bench
 from export.parity import check_drop, check_parity
@@ -89,41 +88,67 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
     """Measure every form of the classifier on test, and refuse what fails a gate."""
     heads = load_heads(run.stage("prepare"))
     candidate = run.stage("export") / "candidate"
-    manifest = bundles.read_bundle(candidate)
-    gates = run.recipe.gates
-    logits: dict[str, dict[str, Array]] = {}
-    parity: dict[str, Any] = {}
+    variants = bundles.read_bundle(candidate).variants
+    parity, logits = {}, {}
     for split in SHIPPED:
-        texts = list(load_split(run.stage("prepare"), split)["text"])
         logits[split] = {"teacher": teacher_logits(run, split), "student": student_logits(run, split)}
-        reference = _by_head(heads, logits[split]["student"])
-        for variant in manifest.variants:
-            classifier = Classifier.load(candidate, variant=variant)
-            found = classifier.logits(texts)
-            logits[split][variant] = np.concatenate(list(found.values()), -1)
-            if variant == "fp32":
-                parity[split] = check_parity(reference, found, gates.parity)
-                alone = _spread_of_lengths(texts)
-                single = [classifier.logits([texts[i]]) for i in alone]
-                check_parity(
-                    {h: v[alone] for h, v in reference.items()},
-                    {h: np.concatenate([s[h] for s in single]) for h in found},
-                    gates.parity,
-                    "fp32, one text a batch",
-                )
+        served, parity[split] = _served(run, heads, split, logits[split]["student"])
+        logits[split] |= served
     labels = {s: hard_labels(load_split(run.stage("prepare"), s), heads) for s in SHIPPED}
-    if "int8" in manifest.variants:
-        both = {v: np.concatenate([logits[s][v] for s in SHIPPED]) for v in ("fp32", "int8")}
-        truth = {h.name: np.concatenate([labels[s][h.name] for s in SHIPPED]) for h in heads}
-        firsts = {v: _firsts(run, heads, both[v], truth) for v in both}
-        check_drop(firsts["fp32"], firsts["int8"], gates.int8_drop, [h.first_metric for h in heads])
+    student = _calibrations(run, "student")
+    if "int8" in variants:
+        fp32, int8 = (
+            {
+                head.name: _quality(
+                    head,
+                    np.concatenate([logits[s][variant][:, part] for s in SHIPPED]),
+                    np.concatenate([labels[s][head.name] for s in SHIPPED]),
+                    student[head.name],
+                )[head.first_metric]
+                for head, part in columns(heads)
+            }
+            for variant in ("fp32", "int8")
+        )
+        check_drop(fp32, int8, run.recipe.gates.int8_drop, [h.first_metric for h in heads])
+    fitted = dict.fromkeys(logits["test"], student) | {"teacher": _calibrations(run, "teacher")}
     return {
         "parity": parity["test"],
         "quality": {
-            head.name: _quality(run, head, part, logits["test"], labels["test"][head.name])
+            head.name: _against_teacher(
+                head,
+                {form: found[:, part] for form, found in logits["test"].items()},
+                labels["test"][head.name],
+                {form: calibrations[head.name] for form, calibrations in fitted.items()},
+            )
             for head, part in columns(heads)
         },
     }
+
+
+def _served(
+    run: Run, heads: tuple[Head, ...], split: str, student: Array
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Logits of each variant as the runtime computes them, and the parity of fp32 with the student."""
+    candidate, tolerance = run.stage("export") / "candidate", run.recipe.gates.parity
+    texts = list(load_split(run.stage("prepare"), split)["text"])
+    reference = {head.name: student[:, part] for head, part in columns(heads)}
+    parity: dict[str, Any] = {}
+    logits = {}
+    for variant in bundles.read_bundle(candidate).variants:
+        classifier = Classifier.load(candidate, variant=variant)
+        found = classifier.logits(texts)
+        logits[variant] = np.concatenate(list(found.values()), -1)
+        if variant == "fp32":
+            parity = check_parity(reference, found, tolerance)
+            alone = _spread_of_lengths(texts)
+            single = [classifier.logits([texts[i]]) for i in alone]
+            check_parity(
+                {h: v[alone] for h, v in reference.items()},
+                {h: np.concatenate([s[h] for s in single]) for h in found},
+                tolerance,
+                "fp32, one text a batch",
+            )
+    return logits, parity
 
 
 def bundle(run: Run, folder: Path) -> dict[str, Any]:
@@ -153,57 +178,37 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
     return dict(bench(Classifier.load(target), texts))
 
 
-def student_logits(run: Run, split: str) -> Array:
-    """The student's logits of a split in float32, `[texts, sum of labels]`."""
-    network, tokenizer = load_network(run.stage("fit_student"))
-    encode = TextTokenizer(tokenizer, network.reads(run.recipe.export.max_length))
-    texts = load_split(run.stage("prepare"), split)["text"]
-    return predict_logits(network, encode(texts), run.accelerator, exact=True)
+def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> dict[str, float]:
+    """A head's metrics as users get them: calibrated, over its thresholds."""
+    return metrics.quality(head, logits, labels, temperature=fitted.temperature, thresholds=fitted.thresholds)
 
 
-def _quality(run: Run, head: Head, part: slice, logits: Mapping[str, Array], labels: Array) -> dict[str, Any]:
+def _against_teacher(
+    head: Head, logits: Mapping[str, Array], labels: Array, fitted: Mapping[str, Calibration]
+) -> dict[str, Any]:
     """A head's metrics on test for each form, and how the student stands to its teacher."""
-    measured: dict[str, Any] = {"kind": head.kind, "labels": len(head.labels), "test": {}}
-    said = {}
-    for form, all_heads in logits.items():
-        fitted = _calibrations(run, "teacher" if form == "teacher" else "student")[head.name]
-        mine = all_heads[:, part]
-        quality = metrics.quality(
-            head, mine, labels, temperature=fitted.temperature, thresholds=fitted.thresholds
+    test: dict[str, Any] = {
+        form: metrics.without_nan(_quality(head, mine, labels, fitted[form])) for form, mine in logits.items()
+    }
+    same = np.equal(
+        *(
+            metrics.decisions(head, logits[side], fitted[side].thresholds, fitted[side].temperature)
+            for side in ("teacher", "student")
         )
-        measured["test"][form] = metrics.without_nan(quality)
-        said[form] = metrics.decisions(head, mine, fitted.thresholds, fitted.temperature)
-    same = said["teacher"] == said["student"]
-    measured["agreement"] = float((same if same.ndim == 1 else same.all(-1)).mean())
-    teacher, student = (measured["test"][side][head.first_metric] for side in ("teacher", "student"))
-    measured["retention"] = student / teacher if teacher else None
-    return measured
-
-
-def _firsts(
-    run: Run, heads: tuple[Head, ...], logits: Array, labels: Mapping[str, Array]
-) -> dict[str, float]:
-    """The first metric of each head."""
-    fitted = _calibrations(run, "student")
+    )
+    teacher, student = (test[side][head.first_metric] for side in ("teacher", "student"))
     return {
-        head.name: metrics.quality(
-            head,
-            logits[:, part],
-            labels[head.name],
-            temperature=fitted[head.name].temperature,
-            thresholds=fitted[head.name].thresholds,
-        )[head.first_metric]
-        for head, part in columns(heads)
+        "kind": head.kind,
+        "labels": len(head.labels),
+        "test": test,
+        "agreement": float((same if same.ndim == 1 else same.all(-1)).mean()),
+        "retention": student / teacher if teacher else None,
     }
 
 
 def _calibrations(run: Run, side: str) -> dict[str, Calibration]:
     found = read_json(run.stage("calibrate") / "calibration.json")[side]
     return {name: Calibration(**value) for name, value in found.items()}
-
-
-def _by_head(heads: tuple[Head, ...], logits: Array) -> dict[str, Array]:
-    return {head.name: logits[:, part] for head, part in columns(heads)}
 
 
 def _spread_of_lengths(texts: list[str], count: int = 32) -> list[int]:

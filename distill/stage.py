@@ -25,11 +25,6 @@ from tqdm import tqdm
 
 from distill.recipe import Recipe
 
-
-class UsageError(Exception):
-    """A command that cannot be carried out as given."""
-
-
 PACKAGES = ("tinyheads", "torch", "transformers", "datasets", "accelerate", "onnxruntime", "numpy")
 
 

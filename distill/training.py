@@ -128,10 +128,10 @@ def fit(
     """
     mix = {} if distillation is None else distillation.model_dump()
     checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
-    device, world = accelerator.device, accelerator.num_processes
+    world = accelerator.num_processes
     folder.mkdir(exist_ok=True)
-    network.to(device).freeze(settings.train)
-    optimizer = _optimizer(network, settings, device)
+    network.to(accelerator.device).freeze(settings.train)
+    optimizer = _optimizer(network, settings, accelerator.device)
     state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, network, optimizer)
@@ -140,63 +140,48 @@ def fit(
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs
     model, optimizer = accelerator.prepare(network, optimizer)
-    losses: list[torch.Tensor] = []
-    parts: dict[str, torch.Tensor] = {}
+    log = _Log(accelerator, name, settings, checkpoint)
+    main = accelerator.is_main_process
+    batches: list[Array] = []
     with tqdm(
-        total=steps,
-        initial=state["step"],
-        desc=name,
-        unit="step",
-        disable=not accelerator.is_main_process,
-        mininterval=1.0,
+        total=steps, initial=state["step"], desc=name, unit="step", disable=not main, mininterval=1.0
     ) as bar:
         while state["step"] < steps and not _patience_ends(state, settings):
-            epoch, done = divmod(state["step"], steps_an_epoch)
-            batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch)
-            for index in range(done, steps_an_epoch):
-                step = state["step"]
-                torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
-                network.train()
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.lr * _rate(step, steps, settings)
-                first = (index * world + accelerator.process_index) * settings.accumulate
-                micro = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
-                for number, rows in enumerate(micro):
-                    wait = number < len(micro) - 1
-                    with accelerator.no_sync(model) if wait else nullcontext():
-                        loss, parts = _loss(model, train, rows, network.heads, device, mix)
-                        accelerator.backward(loss / len(micro))
-                    losses.append(loss.detach())
-                accelerator.clip_grad_norm_(network.parameters(), settings.clip)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                state["step"] = step + 1
-                if step % LOG_EVERY == LOG_EVERY - 1 or index == steps_an_epoch - 1:
-                    mean = _finite_mean(losses, step, settings, name, checkpoint)
-                    accelerator.log(
-                        {f"{name}/loss": mean, f"{name}/lr": optimizer.param_groups[0]["lr"]}
-                        | {f"{name}/{part}": float(value) for part, value in parts.items()},
-                        step=state["step"],
-                    )
-                    bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-                    losses.clear()
-                bar.update()
-                if state["step"] % settings.checkpoint_every == 0 and index < steps_an_epoch - 1:
-                    _finite_mean(losses, step, settings, name, checkpoint)
-                    if accelerator.is_main_process:
-                        save_checkpoint(checkpoint, network, optimizer.optimizer, state)
-            figures = evaluate_network(network, validation, accelerator)
-            accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
-            lower_is_better = metric.endswith((".log_loss", ".ece"))
-            score = -figures[metric] if lower_is_better else figures[metric]
-            state["epochs"].append(figures)
-            if score > state["best"] or len(state["epochs"]) == 1:
-                state |= {"best": score, "best_epoch": len(state["epochs"])}
-                if accelerator.is_main_process:
-                    save_tensors(best_path, network.state_dict(), {})
-            if accelerator.is_main_process:
-                save_checkpoint(checkpoint, network, optimizer.optimizer, state)
-            accelerator.wait_for_everyone()
+            step = state["step"]
+            epoch, index = divmod(step, steps_an_epoch)
+            if index == 0 or not batches:
+                batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch)
+            torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * _rate(step, steps, settings)
+            first = (index * world + accelerator.process_index) * settings.accumulate
+            rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
+            log.add(*_gradients(model, network, train, rows, accelerator, mix))
+            accelerator.clip_grad_norm_(network.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state["step"] = step + 1
+            epoch_ends = index == steps_an_epoch - 1
+            saves = epoch_ends or state["step"] % settings.checkpoint_every == 0
+            if epoch_ends or step % LOG_EVERY == LOG_EVERY - 1:
+                log.write(state["step"], optimizer.param_groups[0]["lr"], bar)
+            elif saves:
+                log.finite_mean(state["step"])
+            bar.update()
+            if epoch_ends:
+                figures = evaluate_network(network, validation, accelerator)
+                accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
+                lower_is_better = metric.endswith((".log_loss", ".ece"))
+                score = -figures[metric] if lower_is_better else figures[metric]
+                state["epochs"].append(figures)
+                if score > state["best"] or len(state["epochs"]) == 1:
+                    state |= {"best": score, "best_epoch": len(state["epochs"])}
+                    if main:
+                        save_tensors(best_path, network.state_dict(), {})
+            if saves:
+                if main:
+                    save_checkpoint(checkpoint, network, optimizer.optimizer, state)
+                accelerator.wait_for_everyone()
     # prepare() put the run's precision into network.forward; exact inference needs it out again
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()
@@ -212,6 +197,26 @@ def fit(
     }
 
 
+def _gradients(
+    model: Any,
+    network: Network,
+    train: Examples,
+    batches: Sequence[Array],
+    accelerator: Accelerator,
+    mix: Mapping[str, Any],
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Gradients of one step, summed over its batches; returns each batch's loss and the last one's parts."""
+    losses: list[torch.Tensor] = []
+    parts: dict[str, torch.Tensor] = {}
+    network.train()
+    for number, rows in enumerate(batches):
+        with accelerator.no_sync(model) if number < len(batches) - 1 else nullcontext():
+            loss, parts = _loss(model, train, rows, network.heads, accelerator.device, mix)
+            accelerator.backward(loss / len(batches))
+        losses.append(loss.detach())
+    return losses, parts
+
+
 def _loss(
     model: Any,
     train: Examples,
@@ -224,6 +229,42 @@ def _loss(
     hard = {h.name: torch.from_numpy(train.hard[h.name][rows]).to(device) for h in heads}
     soft = None if train.soft is None else torch.from_numpy(train.soft(rows)).to(device)
     return total_loss(model(ids, mask), hard, soft, heads, **mix)
+
+
+class _Log:
+    """The losses since the last line: read seldom, as reading one makes a GPU wait."""
+
+    def __init__(self, accelerator: Accelerator, name: str, settings: Training, checkpoint: Path) -> None:
+        self.accelerator, self.name, self.settings = accelerator, name, settings
+        self.checkpoint = checkpoint
+        self.losses: list[torch.Tensor] = []
+        self.parts: dict[str, torch.Tensor] = {}
+
+    def add(self, losses: Sequence[torch.Tensor], parts: dict[str, torch.Tensor]) -> None:
+        self.losses += losses
+        self.parts = parts
+
+    def finite_mean(self, steps: int) -> float:
+        """The mean loss since the last line, `steps` being done; refuses one that is not finite."""
+        values: list[float] = torch.stack(self.losses).tolist()
+        for index, value in enumerate(values):
+            if not math.isfinite(value):
+                at = steps + 1 - math.ceil((len(values) - index) / self.settings.accumulate)
+                kept = self.checkpoint.exists()
+                raise TrainingError(
+                    f"{self.name}: the loss is {value} at step {at}"
+                    + (f"; the last good checkpoint is {self.checkpoint}" if kept else "")
+                    + f" (lower {self.name}.lr, now {self.settings.lr:g}, or set precision: no)"
+                )
+        return sum(values) / len(values)
+
+    def write(self, steps: int, rate: float, bar: Any) -> None:
+        """Track the mean loss since the last line, and the last step's parts."""
+        mean = self.finite_mean(steps)
+        figures = {"loss": mean, "lr": rate} | {part: float(value) for part, value in self.parts.items()}
+        self.accelerator.log({f"{self.name}/{k}": v for k, v in figures.items()}, step=steps)
+        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        self.losses.clear()
 
 
 def _optimizer(network: Network, settings: Training, device: torch.device) -> torch.optim.Optimizer:
@@ -250,18 +291,3 @@ def _rate(step: int, steps: int, settings: Training) -> float:
 def _patience_ends(state: Mapping[str, Any], settings: Training) -> bool:
     waited = len(state["epochs"]) - state["best_epoch"]
     return settings.patience is not None and waited >= settings.patience
-
-
-def _finite_mean(
-    losses: Sequence[torch.Tensor], step: int, settings: Training, name: str, checkpoint: Path
-) -> float:
-    values = torch.stack(list(losses)).tolist() if losses else [0.0]
-    for index, value in enumerate(values):
-        if not math.isfinite(value):
-            at = step + 1 - math.ceil((len(values) - index) / settings.accumulate) + 1
-            kept = f"; the last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
-            raise TrainingError(
-                f"{name}: the loss is {value} at step {at}{kept} "
-                f"(lower {name}.lr, now {settings.lr:g}, or set precision: no)"
-            )
-    return sum(values) / len(values)

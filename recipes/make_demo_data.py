@@ -36,20 +36,10 @@ OWN_SHARE = {"train": 0.0, "validation": 0.3, "inbox": 0.5, "test": 0.5}
 UNSEEN_IN_TEST = ("ask_", "situation_")
 
 SHORT_FORMS = {
-    "please": "pls",
-    "you": "u",
-    "your": "ur",
-    "are": "r",
-    "thanks": "thx",
-    "because": "cos",
-    "tomorrow": "tmrw",
-    "about": "abt",
-    "delivery": "deliv",
-    "number": "nr",
-    "weeks": "wks",
-    "days": "d",
-    "and": "&",
-}
+    "please": "pls", "you": "u", "your": "ur", "are": "r", "thanks": "thx", "because": "cos",
+    "tomorrow": "tmrw", "about": "abt", "delivery": "deliv", "number": "nr", "weeks": "wks",
+    "days": "d", "and": "&",
+}  # fmt: skip
 NEIGHBOURS = {
     "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj",
     "i": "uo", "k": "jl", "l": "k", "m": "n", "n": "bm", "o": "ip", "p": "o", "r": "et",
@@ -69,16 +59,10 @@ class Message(NamedTuple):
 
 
 def load_phrases(path: Path) -> Phrases:
-    """Read the phrase lists and refuse one wording that stands in two families.
-
-    Args:
-        path: The JSON file: name of the list -> family -> wordings.
-
-    Returns:
-        The phrase lists.
+    """Read the phrase lists: name of the list -> family -> wordings.
 
     Raises:
-        ValueError: If a family shares a wording, as the test wordings would not be unseen then.
+        ValueError: A wording stands in two families, as the test wordings would not be unseen then.
     """
     phrases: Phrases = json.loads(path.read_text(encoding="utf-8"))
     seen: dict[str, str] = {}
@@ -114,16 +98,9 @@ def pick(rng: random.Random, phrases: Phrases, name: str, split: str) -> str:
 
 
 def fill(rng: random.Random, phrases: Phrases, parts: list[str], split: str) -> list[str] | None:
-    """Put products, places, days and order references into the parts of one message.
+    """Put products, places, days and order references into the slots of one message's parts.
 
-    Args:
-        rng: The source of chance.
-        phrases: The phrase lists.
-        parts: The parts, with slots such as `{item}`.
-        split: The file the message is for.
-
-    Returns:
-        The filled parts, or None where two parts ask for different kinds of product.
+    Returns None where two parts ask for different kinds of product.
     """
     slots = phrases["fill"]
     joined = " ".join(parts)
@@ -190,11 +167,7 @@ def draw_body(
 def scuff(rng: random.Random, text: str) -> str:
     """Make a part of the messages look typed in a hurry: short forms, slips, no capitals."""
     if rng.random() < 0.12:
-        text = re.sub(
-            r"[A-Za-z]+",
-            lambda match: SHORT_FORMS.get(match[0].lower(), match[0]),
-            text,
-        )
+        text = re.sub(r"[A-Za-z]+", lambda match: SHORT_FORMS.get(match[0].lower(), match[0]), text)
     if rng.random() < 0.17:
         # Digits and short words stay whole, so that the text keeps its meaning and its labels.
         words = [match.span() for match in re.finditer(r"[A-Za-z]{4,}", text)]
@@ -283,13 +256,7 @@ def draw_messages(seed: int, phrases: Phrases) -> dict[str, list[Message]]:
 
 
 def write_labelled(rng: random.Random, path: Path, messages: list[Message]) -> None:
-    """Write one CSV file; a third of its rows lack the label of one head.
-
-    Args:
-        rng: The source of chance, which picks the rows and spreads the gaps over the heads.
-        path: The file to write; its stem names the rows.
-        messages: The messages, in order.
-    """
+    """Write one CSV file, whose stem names the rows; a third of them lack the label of one head."""
     gaps = [HEADS[at % len(HEADS)] for at in range(len(messages) // 3)]
     gaps += [""] * (len(messages) - len(gaps))
     rng.shuffle(gaps)
@@ -313,7 +280,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "demo", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
     args = parser.parse_args()
-
     files = draw_messages(args.seed, load_phrases(PHRASES))
     args.out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(args.seed + 1)

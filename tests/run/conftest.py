@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "distill.cli"]
+MODULE = ["-m", "distill.cli"]
+COMMAND = [sys.executable, *MODULE]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -82,8 +83,8 @@ def job(tmp_path_factory, write_csv, tiny_encoder_folder) -> Path:
 def run_distill():
     """A function that runs the command in a process of its own: `run_distill("predict", bundle)`."""
 
-    def run(*arguments) -> subprocess.CompletedProcess:
-        command = [*COMMAND, *map(str, arguments)]
+    def run(*arguments, launcher=()) -> subprocess.CompletedProcess:
+        command = [sys.executable, *launcher, *MODULE, *map(str, arguments)]
         quiet = {"capture_output": True, "text": True, "encoding": "utf-8"}
         return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=False, timeout=900, **quiet)
 
