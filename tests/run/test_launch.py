@@ -1,4 +1,4 @@
-"""Two processes (torchrun, which `accelerate launch` starts too): each takes its share of every long stage."""
+"""Two processes, as torchrun and `accelerate launch` start them: each takes its share of a long stage."""
 
 import json
 
