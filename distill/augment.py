@@ -1,53 +1,108 @@
-"""Noised copies of a text for the teacher to label: words masked, dropped, replaced, or cut to a span.
+"""Copies of a text for the teacher to label: noised, with near words, or mixed with another text.
 
-A copy depends on the seed, the text and its number alone, so that it is the same after a crash and in
-any order. Masking, replacing and sampling spans follow Tang et al. 2019 (arXiv:1903.12136, 3.2).
+Each copy comes of one source, drawn by the sources' shares. A copy depends on the seed, the text and
+its number alone, so that it is the same after a crash and in any order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from distill.recipe import Augment
 
+WORD = re.compile(r"(\W*)(.*?)(\W*)\Z", re.DOTALL)  # a word between its punctuation
 
-def augmented_copies(
-    text: str, words: Sequence[str], mask_token: str, settings: Augment, seed: int
-) -> Iterator[str]:
-    """The noised copies of a text, `settings.copies` at most: those that changed nothing are left out.
 
-    Args:
-        text: The clean text.
-        words: Words to replace with, drawn evenly; a word that stands twice is drawn twice as often.
-        mask_token: Of the teacher's tokenizer; with none ("") masked words are dropped.
-        settings: Shares of words.
+@dataclass(frozen=True)
+class Augmenter:
+    """What copies are made with.
+
+    Attributes:
+        settings: Shares of the sources and of words.
         seed: Of the run.
+        mask_token: Of the teacher's tokenizer; with none ("") masked words are dropped.
+        words: Words for noise, drawn evenly; one that stands twice is drawn twice as often.
+        texts: Texts to mix with.
+        near: The nearest words of each word, in lower case.
     """
-    source = text.split()
-    clean = " ".join(source)
-    for number in range(settings.copies):
-        key = hashlib.blake2b(f"{seed}/{number}/{text}".encode(), digest_size=8).digest()
-        noise = random.Random(int.from_bytes(key, "big"))
-        kept = source
-        if len(source) > 3 and noise.random() < settings.span:
-            size = noise.randint(max(2, len(source) // 3), len(source) - 1)
-            start = noise.randint(0, len(source) - size)
-            kept = source[start : start + size]
-        copy = " ".join(w for w in (_noised(word, words, mask_token, settings, noise) for word in kept) if w)
-        if copy and copy != clean:
-            yield copy
+
+    settings: Augment
+    seed: int
+    mask_token: str = ""
+    words: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    near: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def copies(self, text: str, count: int) -> Iterator[str]:
+        """The copies of a text, `count` at most: those that changed nothing are left out."""
+        words = text.split()
+        clean = " ".join(words)
+        shares = [getattr(self.settings, name) for name in SOURCES]
+        for number in range(count if any(shares) else 0):
+            key = hashlib.blake2b(f"{self.seed}/{number}/{text}".encode(), digest_size=8).digest()
+            chance = random.Random(int.from_bytes(key, "big"))
+            source = chance.choices(list(SOURCES.values()), shares)[0]
+            copy = " ".join(word for word in source(self, words, chance) if word)
+            if copy and copy != clean:
+                yield copy
 
 
-def _noised(word: str, words: Sequence[str], mask_token: str, settings: Augment, noise: random.Random) -> str:
-    draw = noise.random()
-    if draw < settings.mask:
-        return mask_token
-    draw -= settings.mask
-    if draw < settings.drop:
-        return ""
-    draw -= settings.drop
-    if words and draw < settings.replace:
-        return noise.choice(words)
-    return word
+def _noised(augmenter: Augmenter, words: list[str], chance: random.Random) -> list[str]:
+    """Words masked, dropped or replaced, and spans cut out (Tang et al. 2019, arXiv:1903.12136, 3.2)."""
+    settings, kept = augmenter.settings, words
+    if len(words) > 3 and chance.random() < settings.span:
+        size = chance.randint(max(2, len(words) // 3), len(words) - 1)
+        start = chance.randint(0, len(words) - size)
+        kept = words[start : start + size]
+    copy = []
+    for word in kept:
+        draw = chance.random()
+        if draw < settings.mask:
+            copy.append(augmenter.mask_token)
+        elif (draw := draw - settings.mask) < settings.drop:
+            continue
+        elif augmenter.words and draw - settings.drop < settings.replace:
+            copy.append(chance.choice(augmenter.words))
+        else:
+            copy.append(word)
+    return copy
+
+
+def _neighboured(augmenter: Augmenter, words: list[str], chance: random.Random) -> list[str]:
+    """Words replaced by near ones (TinyBERT, Jiao et al. 2020, arXiv:1909.10351, algorithm 1).
+
+    The share of words is drawn evenly between none and twice `near_words`, so that some copies stay
+    close to the text and others go far.
+    """
+    share = 2 * augmenter.settings.near_words * chance.random()
+    copy = []
+    for word in words:
+        before, core, after = WORD.match(word).groups()  # type: ignore[union-attr]
+        near = augmenter.near.get(core.lower())
+        if near and chance.random() < share:
+            word = before + chance.choice(near) + after
+        copy.append(word)
+    return copy
+
+
+def _mixed(augmenter: Augmenter, words: list[str], chance: random.Random) -> list[str]:
+    """A beginning of the text and a span of another, or the other way about."""
+    if not augmenter.texts:
+        return words
+    other = chance.choice(augmenter.texts).split()
+    mine = words[: chance.randint(1, len(words))]
+    start = chance.randint(0, max(0, len(other) - 2))
+    theirs = other[start : start + chance.randint(2, max(2, len(other)))]
+    return mine + theirs if chance.random() < 0.5 else theirs + mine
+
+
+# by the name of their share in the recipe
+SOURCES: dict[str, Callable[[Augmenter, list[str], random.Random], list[str]]] = {
+    "noise": _noised,
+    "neighbours": _neighboured,
+    "mix": _mixed,
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,21 +34,33 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_checkpoint(
-    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, about: dict[str, Any]
+    path: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    about: dict[str, Any],
+    averaged: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write weights, the optimiser's state by parameter name, and `about`."""
+    """Write weights, the optimiser's state and the averaged weights by parameter name, and `about`."""
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    tensors |= {f"average.{name}": value for name, value in averaged.items()}
     save_tensors(path, tensors, about)
 
 
-def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote; returns its `about`."""
+def load_checkpoint(
+    path: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Restore what `save_checkpoint` wrote, in place; returns its `about`."""
     tensors, about = load_tensors(path)
     weights = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}
     network.load_state_dict(weights)
+    for name, average in averaged.items():
+        average.copy_(tensors[f"average.{name}"])
     for name, parameter in network.named_parameters():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors.get(f"optimizer.{key}.{name}")

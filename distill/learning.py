@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from distill.augment import augmented_copies
+from distill import defaults
 from distill.checkpoint import load_tensors, save_tensors
 from distill.heads import UNKNOWN, UNLABELLED, Head, width
+from distill.inference import predict_logits
 from distill.network import Network, load_network, save_network
-from distill.prepared import hard_labels, load_heads, load_split, write_texts
+from distill.prepared import hard_labels, load_heads, load_split
 from distill.recipe import RecipeError
 from distill.stage import Run
 from distill.tokens import Array, TextTokenizer, chunks
-from distill.training import Examples, fit, predict_logits
+from distill.training import Examples, fit
+from distill.transfer import transfer_set
+from students.factorized import factorize, fold
 from students.sizes import SIZES, Shape, build_encoder
 from students.start import start_from_teacher
 from teachers.encoders import load_encoder
-from teachers.locate import file_sha256
+from teachers.locate import file_sha256, locate
 from teachers.soft_labels import SoftLabels, text_digests
 
 
@@ -47,12 +48,14 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
     train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
+    epochs = settings.epochs or defaults.teacher_epochs(len(train.tokens), settings.batch_size)
+    rate = settings.lr or defaults.teacher_lr(network.config.hidden_size)
     with run.tracked("teacher"):
         figures = fit(
             network,
             train,
             validation,
-            settings,
+            settings.model_copy(update={"epochs": epochs, "lr": rate}),
             accelerator=run.accelerator,
             folder=folder / "scratch",
             seed=run.recipe.seed,
@@ -65,7 +68,7 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
     """Write the teacher's logits for validation, test, and the whole transfer set."""
     network, tokenizer = load_network(run.stage("fit_teacher"))
     encode = TextTokenizer(tokenizer, network.reads(run.recipe.teacher.max_length))
-    transfer = _transfer_set(run, folder, tokenizer.mask_token or "")
+    transfer = transfer_set(run, folder, network, tokenizer, encode)
     soft = open_soft_labels(run)
     splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
     total, new = sum(map(len, [*splits, transfer])), 0
@@ -94,18 +97,23 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
+    train = _distilled(run, heads, encode, folder)
+    epochs = settings.epochs or defaults.student_epochs(int(train.tokens.lengths.sum()))
+    learnt = start.startswith("checkpoint: ")
+    rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=learnt)
     with run.tracked("student"):
         figures = fit(
             network,
-            _distilled(run, heads, encode, folder),
+            train,
             _labelled(run, "validation", heads, encode),
-            settings,
+            settings.model_copy(update={"epochs": epochs, "lr": rate}),
             accelerator=run.accelerator,
             folder=folder / "scratch",
             seed=run.recipe.seed,
             name="student",
             distillation=run.recipe.distillation,
         )
+    fold(network.encoder)
     # what calibrate and check compare with; here, where every process takes part
     logits = {
         split: predict_logits(
@@ -162,34 +170,6 @@ def _distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder:
     return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
 
 
-def _transfer_set(run: Run, folder: Path, mask_token: str) -> Any:
-    """Training texts, their augmented copies, then the unlabelled texts; each text but once."""
-    if run.accelerator.is_main_process and not (folder / "transfer").exists():
-        write_texts(folder / "transfer", ({"text": t} for t in _transfer_texts(run, mask_token)))
-    run.accelerator.wait_for_everyone()
-    return load_split(folder, "transfer")
-
-
-def _transfer_texts(run: Run, mask_token: str) -> Iterator[str]:
-    train, unlabeled = (load_split(run.stage("prepare"), name)["text"] for name in ("train", "unlabeled"))
-    clean, recipe = list(train), run.recipe
-    yield from clean
-    # a copy that stands in validation or test would carry its teacher's answer over
-    held = (load_split(run.stage("prepare"), name)["text"] for name in ("validation", "test"))
-    seen = {digest for texts in (clean, *held) for digest in text_digests(list(texts))}
-    words = [sys.intern(word) for text in clean for word in text.split()] if recipe.augment.copies else []
-    copies = (
-        copy
-        for text in clean
-        for copy in augmented_copies(text, words, mask_token, recipe.augment, recipe.seed)
-    )
-    for text in itertools.chain(copies, unlabeled):
-        digest = text_digests([text])[0]
-        if digest not in seen:
-            seen.add(digest)
-            yield text
-
-
 def _student_encoder(run: Run) -> tuple[Any, Any, str]:
     """The student's encoder, its tokenizer, and a word on how it starts."""
     student, max_length = run.recipe.student, run.recipe.export.max_length
@@ -199,7 +179,10 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
         start = student.start or "teacher"
     else:
         shape = SIZES[student.size or "tiny"]
-        start = student.start or ("teacher" if student.architecture else shape.miniature)
+        # a miniature is on the hub: not for a teacher that is not from there
+        teacher = run.recipe.teacher
+        local = student.architecture or locate(teacher.encoder, teacher.sha256).local
+        start = student.start or ("teacher" if local else shape.miniature)
     if student.encoder or start not in ("teacher", "random"):
         encoder, tokenizer = load_encoder(student.encoder or start, **rates)
         config = encoder.config
@@ -209,21 +192,24 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
                 f"student.start: {start} has {found.layers} layers of width {found.hidden}, the recipe asks "
                 f"for {shape.layers} of {shape.hidden} (set student.size, or student.encoder: {start})"
             )
-        return encoder, tokenizer, student.encoder or start
-    teacher, tokenizer = load_network(run.stage("fit_teacher"))
+        return encoder, tokenizer, f"checkpoint: {student.encoder or start}"
+    teacher_network, tokenizer = load_network(run.stage("fit_teacher"))
+    model = teacher_network.encoder
     encoder = build_encoder(
         shape,
         architecture=student.architecture or "bert",
-        vocabulary=teacher.encoder.get_input_embeddings().num_embeddings,
+        vocabulary=model.get_input_embeddings().num_embeddings,
         positions=max_length,
         pad=int(tokenizer.pad_token_id or 0),
         **rates,
     )
     if start == "teacher":
         try:
-            start = "teacher: " + ", ".join(start_from_teacher(encoder, teacher.encoder))
+            start = "teacher: " + ", ".join(start_from_teacher(encoder, model))
         except ValueError as error:
             raise RecipeError(str(error)) from None
+        if student.embeddings != "free" and shape.hidden < model.config.hidden_size:
+            factorize(encoder, model)
     return encoder, tokenizer, start
 
 

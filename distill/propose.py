@@ -41,7 +41,7 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     Args:
         path: A file or folder that `sources` reads, or a folder with a train file.
         root: The folder the recipe will be written to; its data paths are relative to it.
-        teacher: An encoder to write as the teacher, which the student then starts from.
+        teacher: An encoder to write as the teacher.
 
     Raises:
         DataError: If the data cannot be read, or no text or no head is found in it.
@@ -71,7 +71,7 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
         )
     recipe: dict[str, Any] = {"name": _name(path), "data": {**sources, **data}, "heads": heads}
     if teacher:
-        recipe |= {"teacher": {"encoder": teacher}, "student": {"start": "teacher"}}
+        recipe["teacher"] = {"encoder": teacher}
     _settle(recipe, root, notes)
     return _yaml(recipe, notes)
 
@@ -242,7 +242,7 @@ def _yaml(recipe: Mapping[str, Any], notes: Sequence[str]) -> str:
             lines.append(f"  {key}: {{from: train, fraction: {default}}}")
     lines.append("heads:")
     lines += [f"  {name}: {_flow(head)}" for name, head in recipe["heads"].items()]
-    lines += [f"{key}: {_flow(recipe[key])}" for key in ("teacher", "student") if key in recipe]
+    lines += [f"{key}: {_flow(recipe[key])}" for key in ("teacher",) if key in recipe]
     return "\n".join([*lines, *(f"# {' '.join(note.split())}" for note in notes)]) + "\n"
 
 

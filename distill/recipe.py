@@ -114,8 +114,8 @@ class Training(Part):
     pooling: Literal["cls", "mean"] = "mean"
     dropout: float = Field(0.1, ge=0, lt=1)  # hidden layers and heads
     attention_dropout: float = Field(0.0, ge=0, lt=1)  # costs a third of a CPU step; see docs
-    epochs: int = Field(3, gt=0)
-    lr: float = Field(5e-5, gt=0)
+    epochs: int | None = Field(None, gt=0)  # by default as `defaults` finds from the texts
+    lr: float | None = Field(None, gt=0)
     batch_size: int = Field(32, gt=0)  # texts a step and process, before accumulation
     accumulate: int = Field(1, gt=0)  # batches a step
     weight_decay: float = Field(0.01, ge=0)
@@ -125,6 +125,8 @@ class Training(Part):
     metric: str | None = None  # HEAD.METRIC that picks the best checkpoint; by default the mean
     patience: int | None = Field(None, gt=0)  # epochs without a better metric before stopping
     checkpoint_every: int = Field(500, gt=0)  # steps
+    # decay of a moving average of the weights, which is what is kept; None: the weights of the last step
+    ema: float | None = Field(None, gt=0, lt=1)
     # what learns: encoder, heads, or names of heads
     train: tuple[str, ...] = Field(("encoder", "heads"), min_length=1)
 
@@ -147,9 +149,12 @@ class Student(Training):
     layers: int | None = Field(None, gt=0)
     hidden: int | None = Field(None, gt=0)
     attention_heads: int | None = Field(None, gt=0)
-    start: str | None = None  # checkpoint | teacher | random; default: the BERT miniature of `size`
-    epochs: int = Field(10, gt=0)
-    lr: float = Field(1e-3, gt=0)
+    # checkpoint | teacher | random; default: a teacher of the hub is given the BERT miniature of `size`,
+    # any other `teacher`
+    start: str | None = None
+    # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
+    # default: factorized where they start from the teacher's
+    embeddings: Literal["factorized", "free"] | None = None
     batch_size: int = Field(128, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -163,6 +168,10 @@ class Student(Training):
             raise ValueError(f"`{given[0]}` and `{given[1]}` both give the shape; keep one")
         if self.architecture and (self.encoder or self.start not in (None, "teacher", "random")):
             raise ValueError("`architecture` is of a fresh encoder; a checkpoint brings its own")
+        if self.embeddings == "factorized" and (self.encoder or self.start not in (None, "teacher")):
+            raise ValueError(
+                "`embeddings: factorized` needs `start: teacher`, whose embeddings are projected"
+            )
         if self.hidden and self.attention_heads and self.hidden % self.attention_heads:
             raise ValueError("`hidden` must be a multiple of `attention_heads`")
         return self
@@ -171,15 +180,23 @@ class Student(Training):
 class Distillation(Part):
     """`(1 - soft_weight) * hard + soft_weight * distillation` for each head."""
 
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(1.0, gt=0)
     soft_weight: float = Field(0.9, ge=0, le=1)
     loss: Literal["kl", "mse"] = "kl"
 
 
 class Augment(Part):
-    """Noised copies of each training text for the teacher to label; shares are of words."""
+    """Copies of each training text for the teacher to label, and what they are made by."""
 
-    copies: int = Field(4, ge=0)
+    copies: int | None = Field(None, ge=0)  # of a text; by default as `defaults` finds from the texts
+    # sources, each with its weight in the draw; 0 switches one off
+    noise: float = Field(1.0, ge=0)
+    neighbours: float = Field(1.0, ge=0)
+    mix: float = Field(0.5, ge=0)
+    # of neighbours
+    near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
+    nearest: int = Field(15, gt=0)  # near words a word
+    # of noise; shares of words
     mask: float = Field(0.1, ge=0, le=1)  # word becomes the tokenizer's mask token
     drop: float = Field(0.05, ge=0, le=1)  # word is left out
     replace: float = Field(0.1, ge=0, le=1)  # word becomes a random word of the training texts

@@ -1,4 +1,4 @@
-"""The only training loop and the only inference loop, for teacher and student alike.
+"""The only training loop, for teacher and student alike.
 
 A step's randomness follows from (seed, step, process) alone: a run that was killed and goes on from its
 last checkpoint computes what an unbroken run would have computed.
@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from distill import metrics
+from distill.averaging import WeightAverage
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from distill.heads import Head, columns, width
+from distill.heads import Head, columns
+from distill.inference import predict_logits
 from distill.losses import total_loss
 from distill.network import Network
 from distill.recipe import Distillation, Training
-from distill.tokens import Array, Tokens, length_sorted_batches, shuffled_batches
+from distill.tokens import Array, Tokens, shuffled_batches
 
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
 
@@ -47,40 +48,6 @@ class Examples:
     tokens: Tokens
     hard: Mapping[str, Array]
     soft: Callable[[Array], Array] | None = None
-
-
-def predict_logits(
-    network: Network, tokens: Tokens, accelerator: Accelerator, *, exact: bool = False
-) -> Array:
-    """Logits of every text, float32 `[texts, sum of labels]`, in the order of the texts.
-
-    Args:
-        network: Whose logits; moved to the accelerator's device.
-        tokens: Of the texts.
-        accelerator: Several processes share the work, and each returns all of it.
-        exact: In float32, whatever the run's precision.
-    """
-    network.to(accelerator.device).eval()
-    # tokens a batch; on a CPU four times as many took 1.8 GB where these take 1.0, and kept growing
-    cost = 2048 if accelerator.device.type == "cpu" else 65536
-    batches = length_sorted_batches(tokens.lengths, cost)
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
-    logits = np.zeros((len(tokens), width(network.heads)), np.float32)
-    with torch.inference_mode(), torch.autocast(accelerator.device.type, enabled=False):
-        found = []
-        for rows in mine:
-            ids, mask = (torch.from_numpy(a).to(accelerator.device) for a in tokens.batch(rows))
-            if exact:
-                found.append(network(ids, mask))
-            else:
-                with accelerator.autocast():
-                    found.append(network(ids, mask))
-        for rows, batch in zip(mine, found, strict=True):
-            logits[rows] = batch.float().cpu().numpy()
-    if accelerator.num_processes > 1:
-        for rows, part in gather_object([(rows, logits[rows]) for rows in mine]):
-            logits[rows] = part
-    return logits
 
 
 def evaluate_network(network: Network, examples: Examples, accelerator: Accelerator) -> dict[str, float]:
@@ -116,7 +83,7 @@ def fit(
         network: Left with the weights of the best epoch.
         train: What to learn from.
         validation: What picks the best epoch.
-        settings: Rates, epochs, what is frozen.
+        settings: Rates, epochs, what is frozen; `epochs` and `lr` given.
         accelerator: Device, precision, trackers.
         folder: Of checkpoints; made if missing.
         seed: Of order and dropout.
@@ -126,6 +93,8 @@ def fit(
     Raises:
         TrainingError: The loss is not finite.
     """
+    if settings.epochs is None or settings.lr is None:
+        raise ValueError("fit: epochs and lr must be given (distill.defaults finds them)")
     mix = {} if distillation is None else distillation.model_dump()
     checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
     world = accelerator.num_processes
@@ -133,8 +102,10 @@ def fit(
     network.to(accelerator.device).freeze(settings.train)
     optimizer = _optimizer(network, settings, accelerator.device)
     state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
+    average = WeightAverage(network, settings.ema) if settings.ema else None
+    averaged = average.weights if average else {}
     if checkpoint.exists():
-        state = load_checkpoint(checkpoint, network, optimizer)
+        state = load_checkpoint(checkpoint, network, optimizer, averaged)
     metric = settings.metric or "mean"
     rows_a_step = settings.batch_size * settings.accumulate * world
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
@@ -160,6 +131,8 @@ def fit(
             accelerator.clip_grad_norm_(network.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average:
+                average.update(step)
             state["step"] = step + 1
             epoch_ends = index == steps_an_epoch - 1
             saves = epoch_ends or state["step"] % settings.checkpoint_every == 0
@@ -169,18 +142,19 @@ def fit(
                 log.finite_mean(state["step"])
             bar.update()
             if epoch_ends:
-                figures = evaluate_network(network, validation, accelerator)
-                accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
-                lower_is_better = metric.endswith((".log_loss", ".ece"))
-                score = -figures[metric] if lower_is_better else figures[metric]
-                state["epochs"].append(figures)
-                if score > state["best"] or len(state["epochs"]) == 1:
-                    state |= {"best": score, "best_epoch": len(state["epochs"])}
-                    if main:
-                        save_tensors(best_path, network.state_dict(), {})
+                with average.applied() if average else nullcontext():
+                    figures = evaluate_network(network, validation, accelerator)
+                    accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
+                    lower_is_better = metric.endswith((".log_loss", ".ece"))
+                    score = -figures[metric] if lower_is_better else figures[metric]
+                    state["epochs"].append(figures)
+                    if score > state["best"] or len(state["epochs"]) == 1:
+                        state |= {"best": score, "best_epoch": len(state["epochs"])}
+                        if main:
+                            save_tensors(best_path, network.state_dict(), {})
             if saves:
                 if main:
-                    save_checkpoint(checkpoint, network, optimizer.optimizer, state)
+                    save_checkpoint(checkpoint, network, optimizer.optimizer, state, averaged)
                 accelerator.wait_for_everyone()
     # prepare() put the run's precision into network.forward; exact inference needs it out again
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -276,7 +250,8 @@ def _optimizer(network: Network, settings: Training, device: torch.device) -> to
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=device.type in ("cpu", "cuda"))
+    # the rate is set at each step
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
 
 
 def _rate(step: int, steps: int, settings: Training) -> float:

@@ -182,7 +182,7 @@ def test_a_folder_with_a_train_file_and_paths_relative_to_the_recipe(tmp_path: P
 def test_a_teacher(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
     recipe, _, _ = proposed(tmp_path / "a.csv", teacher="package:minilm")
-    assert recipe.teacher.encoder == "package:minilm" and recipe.student.start == "teacher"
+    assert recipe.teacher.encoder == "package:minilm" and recipe.student.start is None
 
 
 @pytest.mark.parametrize(

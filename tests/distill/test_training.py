@@ -339,7 +339,7 @@ def test_a_step_of_unlabelled_texts_alone_is_harmless(room: Room) -> None:
     some = room.examples(8)
     none = {"intent": np.full(8, -100), "flags": np.full((8, 2), -1, np.int8)}
     network, _ = room.fit(
-        Training(epochs=1, batch_size=4, weight_decay=0.0), train=Examples(some.tokens, none)
+        Training(epochs=1, lr=1e-3, batch_size=4, weight_decay=0.0), train=Examples(some.tokens, none)
     )
     assert same(network, room.build())
 

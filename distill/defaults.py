@@ -1,0 +1,41 @@
+"""What a recipe leaves open, found from the training texts: how many, how long, how wide the teacher.
+
+Fixed here and nowhere else. The budgets are what two cores do in a quarter of an hour; the rates were found
+in short trials on validation splits.
+"""
+
+from __future__ import annotations
+
+import math
+
+LABELLED_TOKENS = 3_000_000  # of the transfer set, made up to by copies
+READ_TOKENS = 24_000_000  # by the student in all its epochs
+MOST_COPIES, MOST_STUDENT_EPOCHS = 40, 20
+
+
+def teacher_epochs(texts: int, batch: int) -> int:
+    """Epochs of a teacher: 75,000 texts read in 3 to 5 epochs, but 300 steps at least, in 20 at most."""
+    return min(20, max(3, min(5, 75_000 // texts), math.ceil(300 * batch / texts)))
+
+
+def teacher_lr(hidden: int) -> float:
+    """Peak rate of a teacher: 5e-5 at BERT-base's width of 768, and inversely as the width."""
+    return 5e-5 * 768 / hidden
+
+
+def student_lr(hidden: int, *, learnt: bool) -> float:
+    """Peak rate of a student at BERT-tiny's width of 128, and inversely as the root of the width.
+
+    2e-3 for fresh layers, 1e-3 for those of a checkpoint, which have learnt already.
+    """
+    return (1e-3 if learnt else 2e-3) * math.sqrt(128 / hidden)
+
+
+def copies(tokens: int) -> int:
+    """Copies of each of texts of so many tokens: up to a set of 3 million tokens, 40 at most."""
+    return max(0, min(MOST_COPIES, round(LABELLED_TOKENS / tokens) - 1))
+
+
+def student_epochs(tokens: int) -> int:
+    """Epochs of a student over a transfer set of so many tokens: 24 million read, 3 to 20 epochs."""
+    return min(MOST_STUDENT_EPOCHS, max(3, round(READ_TOKENS / tokens)))

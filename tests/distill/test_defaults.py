@@ -1,0 +1,29 @@
+import pytest
+
+from distill import defaults
+
+
+@pytest.mark.parametrize(
+    "texts, epochs", [(15_000, 5), (43_410, 3), (1_000_000, 3), (6_920, 5), (1_600, 6), (100, 20), (4, 20)]
+)
+def test_a_teacher_reads_75000_texts_in_few_epochs(texts: int, epochs: int) -> None:
+    assert defaults.teacher_epochs(texts, 32) == epochs
+
+
+def test_a_wider_encoder_learns_slower() -> None:
+    assert defaults.teacher_lr(768) == 5e-5 and defaults.teacher_lr(384) == 1e-4
+    assert defaults.student_lr(128, learnt=True) == 1e-3 and defaults.student_lr(512, learnt=True) == 5e-4
+
+
+def test_fresh_layers_learn_faster_than_learnt_ones() -> None:
+    assert defaults.student_lr(128, learnt=False) == 2e-3
+
+
+@pytest.mark.parametrize("tokens, copies", [(210_000, 13), (3_000_000, 0), (90_000_000, 0), (100, 40)])
+def test_copies_make_up_three_million_tokens(tokens: int, copies: int) -> None:
+    assert defaults.copies(tokens) == copies
+
+
+@pytest.mark.parametrize("tokens, epochs", [(3_000_000, 8), (90_000_000, 3), (6_000_000, 4), (1_000, 20)])
+def test_a_student_reads_24_million_tokens(tokens: int, epochs: int) -> None:
+    assert defaults.student_epochs(tokens) == epochs
