@@ -118,6 +118,15 @@ def _run(options: argparse.Namespace) -> dict[str, Any] | None:
     return run_recipe(recipe, folder, first=options.first, last=options.last) or None
 
 
+def _pretrain(options: argparse.Namespace) -> dict[str, Any] | None:
+    from distill.recipe_file import load_pretraining
+
+    recipe = load_pretraining(options.recipe, data_root=options.data_root, overrides=options.set)
+    from distill.pipeline import run_pretraining
+
+    return run_pretraining(recipe, Path(options.out or f"runs/{recipe.name}")) or None
+
+
 def _report(options: argparse.Namespace) -> dict[str, Any]:
     from distill.report import write_report
 
@@ -203,13 +212,15 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, command, about in (
         ("check", _check, "check a recipe and its data without training"),
+        ("pretrain", _pretrain, "teach a general start for students on plain text"),
         ("run", _run, "run a recipe: data in, bundle out"),
     ):
         sub = add(name, command, about)
         sub.add_argument("recipe", help="a YAML file")
         sub.add_argument("--data-root", metavar="DIR", help="folder that data paths are relative to")
         sub.add_argument("--set", action="append", default=[], metavar="K=V", help="override a setting")
-    sub.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME)")
+        if command is not _check:
+            sub.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME)")
     sub.add_argument("--from", dest="first", metavar="STAGE", help="do this stage and the rest anew")
     sub.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
 

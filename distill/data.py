@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.prepared import write_texts
-from distill.recipe import Fraction, HeadRecipe, Recipe, digest_of
+from distill.recipe import Recipe
+from distill.recipe_data import Data, Fraction, HeadRecipe, Texts, digest_of
 from distill.sources import MARK, DataError, Row, fingerprint, open_source
 from distill.splits import PRIORITY, SPLITS, Faults, Text, draw, heads_of, keep_once, tally
 
@@ -61,7 +62,7 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> dict[str, Any]:
         }
         if faults:
             raise DataError("\n".join(faults))
-        texts = ({"text": text} for text in _unlabelled(recipe, splits, dropped, leaked))
+        texts = ({"text": text} for text in unlabelled(recipe.data, splits, dropped, leaked))
         report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", texts)
         for split in SPLITS:
             write_texts(folder / split, (_encoded(text, heads) for text in splits[split]), heads)
@@ -99,12 +100,12 @@ def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dic
     return [row.text for row in rows], labels
 
 
-def inputs_digest(recipe: Recipe) -> str:
+def inputs_digest(data: Texts) -> str:
     """The digest of the contents of all sources."""
-    data, root = recipe.data, Path(recipe.data.root)
+    root = Path(data.root)
+    labelled = (data.train, data.validation, data.test) if isinstance(data, Data) else ()
     prints: list[Any] = [
-        source.fraction if isinstance(source, Fraction) else fingerprint(source, root)
-        for source in (data.train, data.validation, data.test)
+        source.fraction if isinstance(source, Fraction) else fingerprint(source, root) for source in labelled
     ]
     return digest_of([*prints, [fingerprint(source, root) for source in data.unlabeled]])
 
@@ -230,12 +231,15 @@ def _reader(name: str, head: HeadRecipe) -> Reader:
     return single if head.kind == "single_label" else listed
 
 
-def _unlabelled(
-    recipe: Recipe, splits: dict[str, list[Text]], dropped: Faults, leaked: Faults
+def unlabelled(
+    data: Texts, splits: Mapping[str, Sequence[Text]], dropped: Faults, leaked: Faults
 ) -> Iterator[str]:
-    """The unlabelled texts, each once and none of another split, streamed."""
-    data = recipe.data
-    held = {_short(item.text): split for split in SPLITS for item in splits[split]}
+    """The unlabelled texts, each once and none of the splits given, streamed.
+
+    Raises:
+        DataError: A source cannot be read, or too many rows are at fault.
+    """
+    held = {_short(item.text): split for split, items in splits.items() for item in items}
     seen: set[int] = set()
     total, before = 0, dropped.counts()
     for source in data.unlabeled:

@@ -9,10 +9,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
-from distill.recipe import Recipe, RecipeError
+from distill.recipe import Job
+from distill.recipe_data import RecipeError
 
 
-def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+def make_accelerator(recipe: Job, folder: Path) -> Accelerator:
     """The device, precision and trackers of a run, as the recipe and `accelerate launch` say.
 
     Raises:

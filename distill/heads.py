@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["single_label", "multi_label"]
+# embedding: no labels but a teacher's embedding of the text, which a student is pretrained to give
+Kind = Literal["single_label", "multi_label", "embedding"]
 UNLABELLED = -100  # class index of a text without a label; torch's ignore_index
 UNKNOWN = -1  # in every cell of a multi_label row without a label
 
@@ -18,6 +19,7 @@ UNKNOWN = -1  # in every cell of a multi_label row without a label
 METRICS: dict[Kind, tuple[str, ...]] = {
     "single_label": ("accuracy", "macro_f1", "log_loss", "ece"),
     "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "label_accuracy", "log_loss", "roc_auc"),
+    "embedding": ("cosine",),
 }
 
 

@@ -20,12 +20,13 @@ from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.inference import predict_logits
 from distill.network import Network, load_network, save_network
 from distill.prepared import hard_labels, load_heads, load_split
-from distill.recipe import RecipeError
+from distill.recipe_data import RecipeError
 from distill.stage import Run
 from distill.tokens import Array, TextTokenizer, chunks
 from distill.training import Examples, fit
 from distill.transfer import transfer_set
 from students.factorized import factorize, fold
+from students.general import is_start, load_start, read_about
 from students.sizes import SIZES, Shape, build_encoder
 from students.start import start_from_teacher
 from teachers.encoders import load_encoder
@@ -97,7 +98,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
-    train = _distilled(run, heads, encode, folder)
+    train = distilled(run, heads, encode, folder)
     epochs = settings.epochs or defaults.student_epochs(int(train.tokens.lengths.sum()))
     learnt = start.startswith("checkpoint: ")
     rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=learnt)
@@ -153,8 +154,8 @@ def _labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokeniz
     return Examples(encode(rows["text"]), hard_labels(rows, heads))
 
 
-def _distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: Path) -> Examples:
-    """The transfer set: hard labels where there are any, soft labels everywhere."""
+def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: Path) -> Examples:
+    """The transfer set as examples: hard labels where there are any, soft labels everywhere."""
     transfer = load_split(run.stage("label"), "transfer")
     soft = open_soft_labels(run)
     rows = np.concatenate([soft.rows(text_digests(texts)) for texts in chunks(transfer["text"])])
@@ -183,7 +184,10 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
         teacher = run.recipe.teacher
         local = student.architecture or locate(teacher.encoder, teacher.sha256).local
         start = student.start or ("teacher" if local else shape.miniature)
-    if student.encoder or start not in ("teacher", "random"):
+    general = start if is_start(start) else None
+    if student.encoder or not (general or start in ("teacher", "random")):
+        if student.embeddings == "factorized":
+            raise RecipeError("student.embeddings: factorized needs start: teacher, or a general start")
         encoder, tokenizer = load_encoder(student.encoder or start, **rates)
         config = encoder.config
         found = Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
@@ -195,12 +199,23 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
         return encoder, tokenizer, f"checkpoint: {student.encoder or start}"
     teacher_network, tokenizer = load_network(run.stage("fit_teacher"))
     model = teacher_network.encoder
+    pad = int(tokenizer.pad_token_id or 0)
+    if general:
+        if read_about(Path(general))[0] != shape:
+            raise RecipeError(f"student.start: {general} is of another shape (set student.size to its own)")
+        try:
+            encoder = load_start(Path(general), model, positions=max_length, pad=pad, **rates)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        if student.embeddings == "free":
+            fold(encoder)
+        return encoder, tokenizer, f"general start: {general}"
     encoder = build_encoder(
         shape,
         architecture=student.architecture or "bert",
         vocabulary=model.get_input_embeddings().num_embeddings,
         positions=max_length,
-        pad=int(tokenizer.pad_token_id or 0),
+        pad=pad,
         **rates,
     )
     if start == "teacher":

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.heads import UNKNOWN, UNLABELLED, Head, Kind, columns
+
+Loss = Literal["kl", "mse", "dkd", "standardized"]
 
 
 def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
@@ -46,7 +49,8 @@ def distillation_loss(
     kind: Kind,
     *,
     temperature: float = 1.0,
-    loss: Literal["kl", "mse"] = "kl",
+    loss: Loss = "kl",
+    beta: float = 8.0,
 ) -> Tensor:
     """How far the student's logits are from the teacher's, both `[batch, labels]`; a scalar.
 
@@ -54,11 +58,21 @@ def distillation_loss(
     arXiv:1503.02531, section 2: T^2 keeps the gradient's scale as T changes). A multi_label head
     takes the KL of a Bernoulli a label, summed over labels, the mean over rows.
     `mse`: the mean squared difference of the logits (Ba and Caruana 2014, arXiv:1312.6184).
+    `dkd`: `kl` parted into that of the target class against the rest and `beta` times that among the rest
+    (Zhao et al. 2022, arXiv:2203.08679, eq. 7, alpha 1), with the teacher's choice as the target. A
+    multi_label head has no rest, so there it is `kl`.
+    `standardized`: `kl` of each row's logits less their mean, over their standard deviation (Sun et al.
+    2024, arXiv:2403.01265, eq. 9), so that a small student need not reach the teacher's range; for heads of
+    three labels and more: of two labels it leaves the sign alone. A multi_label head takes `kl`.
     """
     teacher = teacher.to(student.dtype)
     if loss == "mse":
         return F.mse_loss(student, teacher)
+    if loss == "standardized" and kind == "single_label":
+        student, teacher = _standardized(student), _standardized(teacher)
     s, t = student / temperature, teacher / temperature
+    if loss == "dkd" and kind == "single_label":
+        return temperature**2 * _decoupled(s, t, beta)
     if kind == "single_label":
         log_t = t.log_softmax(-1)
         kl = (log_t.exp() * (log_t - s.log_softmax(-1))).sum(-1).mean()
@@ -70,6 +84,24 @@ def distillation_loss(
     return temperature**2 * kl
 
 
+def _decoupled(s: Tensor, t: Tensor, beta: float) -> Tensor:
+    """The mean over rows of KL(target or not) + beta * KL(among the others), of scaled logits."""
+    log_s, log_t = s.log_softmax(-1), t.log_softmax(-1)
+    target = F.one_hot(t.argmax(-1), t.shape[-1]).bool()
+    # of the target against all others; log(1 - p) as the others' log-sum-exp, which stays finite
+    pairs = [
+        torch.stack([z[target], z.masked_fill(target, -torch.inf).logsumexp(-1)], -1) for z in (log_s, log_t)
+    ]
+    target_kl = (pairs[1].exp() * (pairs[1] - pairs[0])).sum(-1)
+    rest_s, rest_t = (z.masked_fill(target, -1e4).log_softmax(-1) for z in (s, t))
+    rest_kl = (rest_t.exp() * (rest_t - rest_s)).sum(-1)
+    return (target_kl + beta * rest_kl).mean()
+
+
+def _standardized(logits: Tensor) -> Tensor:
+    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True, correction=0) + 1e-7)
+
+
 def total_loss(
     logits: Tensor,
     hard: Mapping[str, Tensor],
@@ -78,7 +110,8 @@ def total_loss(
     *,
     temperature: float = 1.0,
     soft_weight: float = 0.0,
-    loss: Literal["kl", "mse"] = "kl",
+    loss: Loss = "kl",
+    beta: float = 8.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and its parts, `{"HEAD/hard": x, "HEAD/distillation": y}`.
 
@@ -90,6 +123,7 @@ def total_loss(
         temperature: Of distillation.
         soft_weight: Share of the distillation loss, 0 to 1; taken as 0 without a teacher.
         loss: Which distillation loss.
+        beta: Of `dkd`.
     """
     logits = logits.float()  # softmax in float32, also under autocast
     w = soft_weight if soft is not None else 0.0
@@ -102,7 +136,7 @@ def total_loss(
             mixed = mixed + (1 - w) * parts[f"{head.name}/hard"]
         if soft is not None and w > 0:
             parts[f"{head.name}/distillation"] = distillation_loss(
-                logits[:, part], soft[:, part], head.kind, temperature=temperature, loss=loss
+                logits[:, part], soft[:, part], head.kind, temperature=temperature, loss=loss, beta=beta
             )
             mixed = mixed + w * parts[f"{head.name}/distillation"]
         total = total + head.weight * mixed

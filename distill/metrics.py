@@ -53,7 +53,13 @@ def quality(
         labels: Class indices `[texts]`, -100 where unlabelled; or 0/1 `[texts, labels]`, -1 there.
         temperature: Calibration temperature.
         thresholds: A probability a label, multi_label only; by default 0.5.
+
+    An embedding head's logits and labels are embeddings `[texts, dimensions]`; its metric is the mean
+    cosine of the two.
     """
+    if head.kind == "embedding":
+        lengths = np.linalg.norm(logits, axis=-1) * np.linalg.norm(labels, axis=-1)
+        return {"cosine": float(((logits * labels).sum(-1) / np.maximum(lengths, 1e-12)).mean())}
     rows = labelled(labels, head)
     if not rows.any():
         return dict.fromkeys(METRICS[head.kind], float("nan"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.recipe import Hub, Recipe
+from distill.recipe import Recipe
+from distill.recipe_data import Hub
 
 SHOWN = 12  # labels of a head that are listed before the rest is counted
 

@@ -18,13 +18,16 @@ import yaml
 from distill.data import inputs_digest, prepare
 from distill.devices import make_accelerator
 from distill.learning import fit_student, fit_teacher, label
-from distill.recipe import Recipe, digest_of
+from distill.pretraining import fit_start, keep_teacher, prepare_texts
+from distill.recipe import Job, Pretraining, Recipe
+from distill.recipe_data import digest_of
 from distill.report import summary, write_report
 from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
 from teachers.locate import identity
 
 Work = Callable[[Run, Path], Mapping[str, Any]]
+Stages = Mapping[str, tuple[Work, tuple[str, ...], bool]]
 
 
 def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
@@ -33,7 +36,7 @@ def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
 
 # Each stage with its work, the sections of the recipe it is the first to read, and whether it is long:
 # then every process of `accelerate launch` takes part, and a stopped one goes on where it was.
-STAGES: dict[str, tuple[Work, tuple[str, ...], bool]] = {
+STAGES: Stages = {
     "prepare": (_prepare, ("seed", "data", "heads", "head_order"), False),
     "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
@@ -43,6 +46,18 @@ STAGES: dict[str, tuple[Work, tuple[str, ...], bool]] = {
     "check": (check, ("gates",), False),
     "bundle": (bundle, ("name", "licence"), False),
 }
+
+
+# of a pretraining, by the same names
+PRETRAINING: Stages = {
+    "prepare": (prepare_texts, ("seed", "data"), False),
+    "fit_teacher": (keep_teacher, ("teacher", "precision"), True),
+    "label": (label, ("augment",), True),
+    "fit_student": (fit_start, ("student", "max_length"), True),
+}
+# what a stage leaves outside its own folder: without it the stage is not done
+KEPT = {"label": "soft_labels", "bundle": "bundle"}
+KEPT_OF_PRETRAINING = {"label": "soft_labels", "fit_student": "start"}
 
 
 def run_recipe(
@@ -56,46 +71,78 @@ def run_recipe(
         first: Do this stage and those after it anew, whether done or not.
         last: Stop after this stage.
     """
-    names, digests = list(STAGES), _digests(recipe)  # first: of which data and encoders must be there
-    run = Run(recipe, folder, make_accelerator(recipe, folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    if run.accelerator.is_main_process:
-        with written_whole(folder / "recipe.yaml") as file:
-            settings = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
-            file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        for name in names[names.index(first) :] if first else ():
-            shutil.rmtree(run.stage(name), ignore_errors=True)
-        for name, kept in (("label", "soft_labels"), ("bundle", "bundle")):
-            if not (folder / kept).exists():  # what a stage keeps outside its own folder
-                shutil.rmtree(run.stage(name), ignore_errors=True)
-    run.accelerator.wait_for_everyone()
-    for name, digest in digests.items():
-        work, _, long = STAGES[name]
-        if long or run.accelerator.is_main_process:
-            run.do(name, digest, work, long=long)
-        run.accelerator.wait_for_everyone()
-        if name == last:
-            if not run.accelerator.is_main_process:
-                return {}
-            return {"stage": name, "run": str(folder), "figures": run.figures(name)}
+    settings = _settings(recipe)
+    settings["head_order"] = list(recipe.heads)
+    settings["max_length"] = settings["export"]["max_length"]
+    run = _carry_out(recipe, folder, STAGES, settings, KEPT, first=first, last=last)
     if not run.accelerator.is_main_process:
         return {}
+    if last:
+        return {"stage": last, "run": str(folder), "figures": run.figures(last)}
     report = write_report(folder)
     run.say(f"\n{summary(report)}\n\n{folder / 'bundle'}  {folder / 'report.html'}")
     return report
 
 
-def _digests(recipe: Recipe) -> dict[str, str]:
-    """The digest of each stage's inputs, in order."""
+def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
+    """Teach a general start in a folder, where it then lies under `start/`; returns its figures."""
+    run = _carry_out(recipe, folder, PRETRAINING, _settings(recipe), KEPT_OF_PRETRAINING)
+    if not run.accelerator.is_main_process:
+        return {}
+    figures = run.figures("fit_student")
+    run.say(
+        f"\n{folder / 'start'}  cosine to the teacher on held-out texts {figures['validation']['mean']:.4f}"
+    )
+    return {"start": str(folder / "start"), "figures": figures}
+
+
+def _carry_out(
+    recipe: Job,
+    folder: Path,
+    stages: Stages,
+    settings: dict[str, Any],
+    kept: Mapping[str, str],
+    *,
+    first: str | None = None,
+    last: str | None = None,
+) -> Run:
+    """Do the stages that are not done, in order."""
+    digests = _digests(recipe, stages, settings)  # first: of which data and encoders must be there
+    run = Run(recipe, folder, make_accelerator(recipe, folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    if run.accelerator.is_main_process:
+        with written_whole(folder / "recipe.yaml") as file:
+            said = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
+            file.write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
+        names = list(stages)
+        for name in names[names.index(first) :] if first else ():
+            shutil.rmtree(run.stage(name), ignore_errors=True)
+        for name, place in kept.items():
+            if not (folder / place).exists():
+                shutil.rmtree(run.stage(name), ignore_errors=True)
+    run.accelerator.wait_for_everyone()
+    for name, (work, _, long) in stages.items():
+        if long or run.accelerator.is_main_process:
+            run.do(name, digests[name], work, long=long)
+        run.accelerator.wait_for_everyone()
+        if name == last:
+            break
+    return run
+
+
+def _settings(recipe: Job) -> dict[str, Any]:
     settings = recipe.model_dump(mode="json", exclude={"data": {"root"}})
-    settings["head_order"] = list(recipe.heads)
     settings["licence"] = settings["data"].pop("licence")
-    settings["max_length"] = settings["export"]["max_length"]
+    return settings
+
+
+def _digests(recipe: Job, stages: Stages, settings: dict[str, Any]) -> dict[str, str]:
+    """The digest of each stage's inputs, in order."""
     # a folder or a package may hold other weights than the last time
     teacher, *starts = (identity(name, sha256) for name, sha256 in recipe.encoders())
     settings["teacher"]["weights"], settings["student"]["weights"] = teacher, starts
-    digests, before = {}, inputs_digest(recipe)
-    for name, (_, sections, _) in STAGES.items():
+    digests, before = {}, inputs_digest(recipe.data)
+    for name, (_, sections, _) in stages.items():
         before = digest_of([name, before, {section: settings[section] for section in sections}])
         digests[name] = before
     return digests

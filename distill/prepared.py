@@ -65,6 +65,8 @@ def hard_labels(split: Any, heads: Sequence[Head]) -> dict[str, Any]:
     table = split.with_format("arrow")[:]
     labels: dict[str, Any] = {}
     for head in heads:
+        if head.kind == "embedding":  # of which there are none
+            continue
         column = table.column(head.column).combine_chunks()
         if head.kind == "single_label":
             labels[head.name] = column.to_numpy(zero_copy_only=False).astype(np.int64)

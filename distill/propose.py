@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.data import YES_NO, prepare
-from distill.recipe import Data
+from distill.recipe_data import Data
 from distill.recipe_file import parse_recipe
 from distill.sources import READABLE, DataError, open_source
 

@@ -1,111 +1,21 @@
 """The recipe: every setting of a job with its default and range, stated once.
 
 Frozen models without behaviour; `recipe_file` reads them from YAML. Nothing here reads data or
-imports torch; names of encoders and files are checked where they are opened.
+imports torch; names of encoders and files are checked where they are opened. Where data lies, and the
+labels of heads, are told in `recipe_data`.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from distill.heads import METRICS, Kind
+from distill.heads import METRICS
+from distill.recipe_data import Data, HeadRecipe, Part, Texts, digest_of, near
 
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-
-
-class RecipeError(Exception):
-    """Faults in a recipe, one a line: `file: key: what is wrong, got VALUE (what to do)`."""
-
-
-class Part(BaseModel):
-    """A section of the recipe: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Hub(Part):
-    """A data set on the Hugging Face hub, `{hub: NAME, config: ..., split: ..., revision: ...}`."""
-
-    hub: str
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
-
-
-class Fraction(Part):
-    """A stratified, seeded part of the training split, `{from: train, fraction: 0.1}`."""
-
-    source: Literal["train"] = Field("train", alias="from")
-    fraction: float = Field(gt=0, lt=1)
-
-
-def _form(value: Any) -> str:
-    """Which form of a source is meant, so that its faults are told of that form alone."""
-    if isinstance(value, Part):
-        return type(value).__name__
-    return "Hub" if isinstance(value, Mapping) else "str"
-
-
-def _split_form(value: Any) -> str:
-    return "Fraction" if isinstance(value, Mapping) and "hub" not in value else _form(value)
-
-
-_Str = Annotated[str, Tag("str")]
-_Hub = Annotated[Hub, Tag("Hub")]
-Source = Annotated[_Str | _Hub, Discriminator(_form)]
-SplitSource = Annotated[_Str | _Hub | Annotated[Fraction, Tag("Fraction")], Discriminator(_split_form)]
-
-
-class Data(Part):
-    """Where the texts are; paths are relative to `root`, by default the recipe's folder."""
-
-    root: str = "."
-    text: str = "text"
-    id: str | None = None
-    train: Source
-    validation: SplitSource = Fraction.model_validate({"from": "train", "fraction": 0.1})
-    test: SplitSource = Fraction.model_validate({"from": "train", "fraction": 0.1})
-    unlabeled: tuple[Source, ...] = ()
-    licence: str | None = None  # of the data; printed in the model card
-    max_bad_rows: float = Field(0.01, ge=0, le=1)  # share of rows dropped before the run stops
-    max_text_bytes: int = Field(1_000_000, gt=0)
-
-
-class HeadRecipe(Part):
-    """One head: a column, or several 0/1 columns, and how to read its labels."""
-
-    column: str | None = None
-    columns: tuple[str, ...] | None = Field(None, min_length=1)
-    kind: Kind = "single_label"
-    separator: str = "|"
-    none: str | None = None  # the cell that means: labelled, and no label applies
-    # the allowed labels in order; by default those of train
-    labels: tuple[str, ...] | None = Field(None, min_length=1)
-    weight: float = Field(1.0, gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _columns_are_multi_label(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("columns") and "kind" not in data:
-            return {**data, "kind": "multi_label"}
-        return data
-
-    @model_validator(mode="after")
-    def _one_source(self) -> HeadRecipe:
-        if (self.column is None) == (self.columns is None):
-            raise ValueError("give either `column` or `columns`")
-        if self.columns is not None and self.kind != "multi_label":
-            raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")
-        if not self.separator:
-            raise ValueError("`separator` must not be empty")
-        return self
 
 
 class Training(Part):
@@ -149,8 +59,8 @@ class Student(Training):
     layers: int | None = Field(None, gt=0)
     hidden: int | None = Field(None, gt=0)
     attention_heads: int | None = Field(None, gt=0)
-    # checkpoint | teacher | random; default: a teacher of the hub is given the BERT miniature of `size`,
-    # any other `teacher`
+    # checkpoint | general start | teacher | random; by default the BERT miniature of `size` for a teacher
+    # from the hub, and `teacher` for any other
     start: str | None = None
     # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
     # default: factorized where they start from the teacher's
@@ -168,10 +78,8 @@ class Student(Training):
             raise ValueError(f"`{given[0]}` and `{given[1]}` both give the shape; keep one")
         if self.architecture and (self.encoder or self.start not in (None, "teacher", "random")):
             raise ValueError("`architecture` is of a fresh encoder; a checkpoint brings its own")
-        if self.embeddings == "factorized" and (self.encoder or self.start not in (None, "teacher")):
-            raise ValueError(
-                "`embeddings: factorized` needs `start: teacher`, whose embeddings are projected"
-            )
+        if self.embeddings == "factorized" and (self.encoder or self.start == "random"):
+            raise ValueError("`embeddings: factorized` projects the teacher's: it needs `start: teacher`")
         if self.hidden and self.attention_heads and self.hidden % self.attention_heads:
             raise ValueError("`hidden` must be a multiple of `attention_heads`")
         return self
@@ -182,7 +90,8 @@ class Distillation(Part):
 
     temperature: float = Field(1.0, gt=0)
     soft_weight: float = Field(0.9, ge=0, le=1)
-    loss: Literal["kl", "mse"] = "kl"
+    loss: Literal["kl", "mse", "dkd", "standardized"] = "kl"  # equations and sources in `losses`
+    beta: float = Field(8.0, gt=0)  # of dkd: weight of what the teacher says of the labels it did not choose
 
 
 class Augment(Part):
@@ -224,19 +133,15 @@ class Gates(Part):
     int8_drop: float = Field(0.005, ge=0, le=1)  # largest loss of a head's first metric by int8
 
 
-class Recipe(Part):
-    """A whole job."""
+class Job(Part):
+    """What distilling and pretraining have in common."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**32)  # numpy takes no larger one
-    data: Data
-    heads: dict[str, HeadRecipe] = Field(min_length=1)
+    data: Texts
     teacher: Teacher = Teacher()
     student: Student = Student()
-    distillation: Distillation = Distillation()
     augment: Augment = Augment()
-    export: Export = Export()
-    gates: Gates = Gates()
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"  # auto: bf16 where it is fast
     device: Literal["auto", "cpu"] = "auto"
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -246,6 +151,33 @@ class Recipe(Part):
         starts = [self.student.encoder, self.student.start]
         named = [name for name in starts if name not in (None, "teacher", "random")]
         return [(self.teacher.encoder, self.teacher.sha256), *((str(name), None) for name in named)]
+
+
+class Pretraining(Job):
+    """A general start for students, taught on plain text by an encoder as it is (`distill pretrain`)."""
+
+    augment: Augment = Augment(copies=1, noise=0.0, mix=0.0)
+    max_length: int = Field(128, gt=2)  # tokens read, and positions of the start
+
+    @model_validator(mode="after")
+    def _fresh(self) -> Pretraining:
+        if self.student.encoder or self.student.start not in (None, "teacher") or self.student.architecture:
+            raise ValueError("`student`: a general start is of a fresh bert encoder: give its size alone")
+        if self.student.embeddings == "free":
+            raise ValueError("`student.embeddings`: a general start is factorized")
+        if not self.data.unlabeled:
+            raise ValueError("`data.unlabeled`: is required")
+        return self
+
+
+class Recipe(Job):
+    """A whole job of distillation."""
+
+    data: Data
+    heads: dict[str, HeadRecipe] = Field(min_length=1)
+    distillation: Distillation = Distillation()
+    export: Export = Export()
+    gates: Gates = Gates()
 
     @field_validator("heads")
     @classmethod
@@ -277,14 +209,3 @@ class Recipe(Part):
         settings = self.model_dump(mode="json", exclude={"device": True, "trackers": True})
         settings["data"].pop("root")
         return digest_of([settings, list(self.heads)])  # the order of heads is that of logits
-
-
-def digest_of(value: Any) -> str:
-    """The sha256 of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def near(word: str, known: Any) -> str:
-    """` (did you mean 'x'?)` for the nearest of the known words, or nothing."""
-    match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
-    return f" (did you mean {match[0]!r}?)" if match else ""

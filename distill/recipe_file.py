@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from distill.recipe import HeadRecipe, Recipe, RecipeError, near
+from distill.recipe import Job, Pretraining, Recipe
+from distill.recipe_data import HeadRecipe, RecipeError, near
+
+Kind = TypeVar("Kind", bound=Job)
 
 
 def load_recipe(
@@ -27,7 +30,22 @@ def load_recipe(
     Raises:
         RecipeError: With every fault found, one a line.
     """
-    path = Path(path)
+    return _parsed(_raw(Path(path), data_root, overrides), Recipe, str(path))
+
+
+def load_pretraining(
+    path: str | Path, *, data_root: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Pretraining:
+    """The recipe of a pretraining; see `load_recipe`."""
+    return _parsed(_raw(Path(path), data_root, overrides), Pretraining, str(path))
+
+
+def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """The recipe of plain values; see `load_recipe`."""
+    return _parsed(raw, Recipe, where)
+
+
+def _raw(path: Path, data_root: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -43,26 +61,25 @@ def load_recipe(
     if isinstance(data, dict):
         root = Path(data_root) if data_root else path.parent / str(data.get("root", "."))
         data["root"] = str(root.resolve())
-    return parse_recipe(raw, where=str(path))
+    return raw
 
 
-def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """The recipe of plain values; see `load_recipe`."""
+def _parsed(raw: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
     try:
-        return Recipe.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_fault(where, fault) for fault in error.errors())
+        lines = dict.fromkeys(_fault(where, fault, kind) for fault in error.errors())
         raise RecipeError("\n".join(lines)) from None
 
 
-def _fault(where: str, fault: Any) -> str:
+def _fault(where: str, fault: Any, kind: type[Job]) -> str:
     in_data = fault["loc"][:1] == ("data",)  # where a source's form is a step of its own
     loc = [str(p) for p in fault["loc"] if not (in_data and p in ("str", "Hub", "Fraction"))]
     key, got, context = ".".join(loc), fault["input"], fault.get("ctx", {})
     limits = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"must be {limits[k]} {v}" for k, v in context.items() if k in limits]
     if fault["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{near(loc[-1], _siblings(loc))}"
+        return f"{where}: {key}: unknown key{near(loc[-1], _siblings(loc, kind))}"
     if fault["type"] == "missing":
         return f"{where}: {key}: is required"
     if fault["type"] == "literal_error":
@@ -73,8 +90,8 @@ def _fault(where: str, fault: Any) -> str:
     return f"{where}: {key}: {what}, got {got!r}"
 
 
-def _siblings(loc: Sequence[str]) -> list[str]:
-    model: Any = Recipe
+def _siblings(loc: Sequence[str], kind: type[Job]) -> list[str]:
+    model: Any = kind
     for step in loc[:-1]:
         if step == "heads":
             model = HeadRecipe

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 
-from distill.recipe import Hub, near
+from distill.recipe_data import Hub, near
 
 MARK = "\ufdd0"  # a code point that Unicode keeps out of texts: stands for an undecodable byte
 READABLE = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt", "a folder of .txt files")

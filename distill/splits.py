@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill.heads import Head
-from distill.recipe import Fraction, HeadRecipe, Recipe
+from distill.recipe import Recipe
+from distill.recipe_data import Fraction, HeadRecipe
 
 SPLITS = ("train", "validation", "test")
 PRIORITY = ("test", "validation", "train")  # the first to hold a text or an id keeps it

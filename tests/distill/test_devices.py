@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill.devices import make_accelerator
-from distill.recipe import RecipeError
+from distill.recipe_data import RecipeError
 from distill.recipe_file import parse_recipe
 
 HEADS = {"intent": {"column": "intent"}}

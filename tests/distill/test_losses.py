@@ -254,3 +254,65 @@ def test_softmax_is_in_float32_under_reduced_precision() -> None:
     found, _ = total_loss(z.bfloat16(), hard, soft.half(), [INTENT, FLAGS], soft_weight=0.5)
     again, _ = total_loss(z.bfloat16().float(), hard, soft.half(), [INTENT, FLAGS], soft_weight=0.5)
     assert found.dtype == torch.float32 and torch.equal(found, again)
+
+
+# other distillation losses
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("beta", [1.0, 8.0])
+def test_decoupled_kl_of_classes(temperature: float, beta: float) -> None:
+    s, t = logits(seed=1), logits(seed=2)
+    naive = 0.0
+    for z_s, z_t in zip(s.double().numpy() / temperature, t.double().numpy() / temperature, strict=True):
+        p, q, k = softmax(z_t[None])[0], softmax(z_s[None])[0], int(z_t.argmax())
+        rest = [i for i in range(CLASSES) if i != k]
+        naive += p[k] * np.log(p[k] / q[k]) + (1 - p[k]) * np.log((1 - p[k]) / (1 - q[k]))
+        among_p, among_q = p[rest] / p[rest].sum(), q[rest] / q[rest].sum()
+        naive += beta * float((among_p * np.log(among_p / among_q)).sum())
+    found = distillation_loss(s, t, "single_label", temperature=temperature, loss="dkd", beta=beta)
+    assert found.item() == pytest.approx(temperature**2 * naive / ROWS, rel=1e-4)
+
+
+def test_decoupled_kl_is_kl_where_the_parts_weigh_as_kl_weighs_them() -> None:
+    # KL = KL(target or not) + (1 - p of the target) * KL(among the others): section 3.1 of the paper
+    s, t = logits(seed=1)[:1], logits(seed=2)[:1]
+    rest = float(1 - t.softmax(-1).max())
+    torch.testing.assert_close(
+        distillation_loss(s, t, "single_label", loss="dkd", beta=rest),
+        distillation_loss(s, t, "single_label"),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("loss", ["dkd", "standardized"])
+def test_of_flags_they_are_kl(loss: str) -> None:
+    s, t = logits(LABELS, 1), logits(LABELS, 2)
+    found = distillation_loss(s, t, "multi_label", temperature=2.0, loss=loss)  # type: ignore[arg-type]
+    assert torch.equal(found, distillation_loss(s, t, "multi_label", temperature=2.0))
+
+
+@pytest.mark.parametrize("loss", ["dkd", "standardized"])
+def test_a_sure_teacher_gives_finite_gradients(loss: str) -> None:
+    s = logits(seed=1).requires_grad_()
+    t = torch.full((ROWS, CLASSES), -60.0).index_fill_(1, torch.tensor([2]), 60.0)
+    found = distillation_loss(s, t, "single_label", loss=loss)  # type: ignore[arg-type]
+    found.backward()
+    assert found.isfinite() and s.grad is not None and s.grad.isfinite().all()
+
+
+def test_standardized_does_not_see_scale_and_shift() -> None:
+    s, t = logits(seed=1), logits(seed=2)
+    found = distillation_loss(s, t, "single_label", temperature=2.0, loss="standardized")
+    moved = distillation_loss(3 * s + 1, 0.2 * t - 5, "single_label", temperature=2.0, loss="standardized")
+    torch.testing.assert_close(found, moved, rtol=1e-3, atol=1e-5)
+    z_s, z_t = ((z - z.mean(-1, keepdim=True)) / z.std(-1, keepdim=True, correction=0) for z in (s, t))
+    theirs = distillation_loss(z_s, z_t, "single_label", temperature=2.0)
+    torch.testing.assert_close(found, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse", "dkd", "standardized"])
+def test_a_student_like_its_teacher_loses_nothing(loss: str) -> None:
+    t = logits(seed=2)
+    assert distillation_loss(t, t, "single_label", loss=loss).item() == pytest.approx(0, abs=1e-6)  # type: ignore[arg-type]

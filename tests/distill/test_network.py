@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from distill.heads import Head
-from distill.network import Network, load_network, save_network
 from distill.inference import predict_logits
+from distill.network import Network, load_network, save_network
 
 HEADS = (
     Head("intent", "single_label", ("a", "b", "c")),

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from distill.recipe import Recipe, RecipeError, digest_of, near
+from distill.recipe import Recipe
+from distill.recipe_data import RecipeError, digest_of, near
 from distill.recipe_file import load_recipe, parse_recipe
 
 BASE = """\
@@ -65,7 +66,12 @@ def test_defaults_are_the_published_configuration() -> None:
     assert (student.architecture, student.batch_size) == (None, 128)
     # found from the texts, see defaults
     assert {teacher.epochs, teacher.lr, student.epochs, student.lr, recipe.augment.copies} == {None}
-    assert recipe.distillation.model_dump() == {"temperature": 1.0, "soft_weight": 0.9, "loss": "kl"}
+    assert recipe.distillation.model_dump() == {
+        "temperature": 1.0,
+        "soft_weight": 0.9,
+        "loss": "kl",
+        "beta": 8.0,
+    }
     assert (recipe.export.quantize, recipe.export.max_length) == ("int8", 128)
     assert recipe.gates.model_dump() == {"parity": 1e-3, "int8_drop": 0.005}
     assert recipe.data.validation == recipe.data.test and recipe.data.test.fraction == 0.1  # type: ignore[union-attr]
@@ -103,9 +109,9 @@ def test_all_faults_at_once_one_a_line() -> None:
         seed=-1,
     ) == [
         "recipe: seed: must be >= 0, got -1",
-        "recipe: heads.intent.knd: unknown key (did you mean 'kind'?)",
         "recipe: teacher.epohs: unknown key (did you mean 'epochs'?)",
         "recipe: student.temperature: unknown key",
+        "recipe: heads.intent.knd: unknown key (did you mean 'kind'?)",
         "recipe: distillation.temperature: must be > 0.0, got -2.0",
         "recipe: distillation.soft_weight: must be <= 1.0, got 1.5",
         "recipe: export.quantize: must be one of 'int8' or 'none', got 'int4'",

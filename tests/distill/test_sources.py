@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill.recipe import Hub
+from distill.recipe_data import Hub
 from distill.sources import MARK, DataError, Row, fingerprint, open_source
 
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from distill.recipe import HeadRecipe
+from distill.recipe_data import HeadRecipe
 from distill.recipe_file import parse_recipe
 from distill.splits import Faults, Labels, Text, heads_of, keep_once, stratified, tally
 

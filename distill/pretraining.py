@@ -1,0 +1,127 @@
+"""The stages of `distill pretrain`: a general start for students, taught by an encoder as it is.
+
+The job is one of distillation whose only head is the teacher's own embedding of a text. Nothing is
+fitted to be the teacher: its "logits" are its pooled hidden states. The student learns to give them
+through a projection that is left behind at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from distill import defaults
+from distill.data import unlabelled
+from distill.heads import Head
+from distill.learning import distilled, teacher_logits
+from distill.network import Network, load_network, save_network
+from distill.prepared import load_heads, load_split, write_texts
+from distill.recipe import Distillation
+from distill.recipe_data import RecipeError
+from distill.sources import DataError
+from distill.splits import Faults
+from distill.stage import Run, write_json
+from distill.tokens import TextTokenizer
+from distill.training import Examples, fit
+from students.factorized import factorize
+from students.general import save_start
+from students.sizes import SIZES, Shape, build_encoder
+from students.start import start_from_teacher
+from teachers.encoders import load_encoder
+
+HELD_OUT = 50  # one text in so many is validation
+MSE = Distillation(soft_weight=1.0, loss="mse")
+
+
+def prepare_texts(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the plain texts, each once, and hold some out."""
+    dropped, leaked = Faults(), Faults()
+    try:
+        texts = unlabelled(run.recipe.data, {}, dropped, leaked)
+        total = write_texts(folder / "texts", ({"text": text} for text in texts))
+    finally:
+        dropped.tell("dropped")
+        write_json(run.folder / "data_report.json", {"dropped": dropped.kinds})
+    if total < 2 * HELD_OUT:
+        raise DataError(
+            f"data.unlabeled: {total} texts, expected {2 * HELD_OUT} at least (give more plain text)"
+        )
+    every = load_split(folder, "texts")["text"]
+    splits = {
+        "train": ({"text": t} for i, t in enumerate(every) if i % HELD_OUT),
+        "validation": ({"text": t} for t in every[::HELD_OUT]),
+        "test": iter(()),
+        "unlabeled": iter(()),
+    }
+    return {"rows": {name: write_texts(folder / name, rows) for name, rows in splits.items()}}
+
+
+def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
+    """Save the teacher as it is, with a head that gives its embedding of a text."""
+    settings = run.recipe.teacher
+    encoder, tokenizer = load_encoder(settings.encoder, sha256=settings.sha256, layers=settings.layers)
+    hidden = int(encoder.config.hidden_size)
+    heads = (Head("embedding", "embedding", tuple(map(str, range(hidden)))),)
+    network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
+    with torch.no_grad():
+        cast(torch.nn.Linear, network.linear["logits_embedding"]).weight.copy_(torch.eye(hidden))
+    if run.accelerator.is_main_process:
+        save_network(network, tokenizer, folder)
+        content = json.dumps([head.to_json() for head in heads])
+        (run.stage("prepare") / "heads.json").write_text(content, encoding="utf-8")
+    return {"hidden": hidden}
+
+
+def fit_start(run: Run, folder: Path) -> dict[str, Any]:
+    """Teach a fresh student the teacher's embeddings, and keep it as a start in `start/` of the run."""
+    settings, max_length = run.recipe.student, run.recipe.max_length
+    run.seed_everything()
+    heads = load_heads(run.stage("prepare"))
+    teacher, tokenizer = load_network(run.stage("fit_teacher"))
+    shape = SIZES[settings.size or "tiny"]
+    if settings.layers:
+        shape = Shape(settings.layers, settings.hidden, settings.attention_heads)
+    if shape.hidden >= len(heads[0].labels):
+        raise RecipeError(
+            f"student: a start of width {shape.hidden} is not narrower than its teacher, "
+            f"{len(heads[0].labels)} (choose a smaller size)"
+        )
+    words = teacher.encoder.get_input_embeddings().num_embeddings
+    pad = int(tokenizer.pad_token_id or 0)
+    encoder = build_encoder(shape, architecture="bert", vocabulary=words, positions=max_length, pad=pad)
+    try:
+        start_from_teacher(encoder, teacher.encoder)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    factorize(encoder, teacher.encoder)
+    network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
+    encode = TextTokenizer(tokenizer, max_length)
+    held_out = encode(load_split(run.stage("prepare"), "validation")["text"])
+    train = distilled(run, heads, encode, folder)
+    epochs = settings.epochs or defaults.student_epochs(int(train.tokens.lengths.sum()))
+    rate = settings.lr or defaults.student_lr(shape.hidden, learnt=False)
+    with run.tracked("student"):
+        figures = fit(
+            network,
+            train,
+            Examples(held_out, {"embedding": teacher_logits(run, "validation")}),
+            settings.model_copy(update={"epochs": epochs, "lr": rate}),
+            accelerator=run.accelerator,
+            folder=folder / "scratch",
+            seed=run.recipe.seed,
+            name="student",
+            distillation=MSE,
+        )
+    if run.accelerator.is_main_process:
+        start = run.folder / "start"
+        start.mkdir(exist_ok=True)
+        taught = {
+            "teacher": run.recipe.teacher.encoder,
+            "pooling": settings.pooling,
+            "max_length": max_length,
+        }
+        save_start(start, encoder, {**taught, "validation": figures["validation"]})
+    return figures

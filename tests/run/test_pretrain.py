@@ -1,0 +1,89 @@
+"""`distill pretrain` on plain text, and a job whose student starts from what it left."""
+
+import json
+
+import pytest
+import yaml
+
+from distill.cli import main
+
+
+@pytest.fixture(scope="module")
+def recipe(job):
+    """A pretraining on the texts of the small job, by its teacher's encoder as it is."""
+    settings = yaml.safe_load(job.read_text("utf-8"))
+    pretraining = {
+        "name": "start",
+        "data": {"unlabeled": ["train.csv"]},
+        "teacher": {"encoder": settings["teacher"]["encoder"]},
+        "student": {"layers": 1, "hidden": 16, "attention_heads": 2, "epochs": 10, "checkpoint_every": 7},
+        "max_length": 32,
+        "precision": "no",
+        "trackers": [],
+    }
+    path = job.parent / "pretrain.yaml"
+    path.write_text(yaml.safe_dump(pretraining, sort_keys=False), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(recipe, run_distill):
+    run = recipe.parent / "pretrained"
+    done = run_distill("pretrain", recipe, "--out", run)
+    assert done.returncode == 0, done.stderr
+    return {"folder": run, "result": json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_the_student_learns_the_teachers_embeddings(pretrained):
+    figures = pretrained["result"]["figures"]
+    assert figures["metric"] == "mean" and figures["history"][-1] == max(figures["history"]) > 0.8
+    start = pretrained["folder"] / "start"
+    assert pretrained["result"]["start"] == str(start)
+    assert sorted(p.name for p in start.iterdir()) == ["start.json", "start.safetensors"]
+    assert json.loads((start / "start.json").read_text("utf-8"))["shape"]["hidden"] == 16
+
+
+def test_killed_and_run_again_it_ends_alike(recipe, pretrained, kill_when, run_distill, tmp_path):
+    run = tmp_path / "run"
+    pattern = "stages/fit_student/scratch/checkpoint.safetensors"
+    assert kill_when(pattern, run, "pretrain", recipe, "--out", run)
+    assert run_distill("pretrain", recipe, "--out", run).returncode == 0
+    weights = [(f / "start" / "start.safetensors").read_bytes() for f in (run, pretrained["folder"])]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.exporting
+def test_a_job_starts_from_it(job, pretrained, tmp_path, capfd):
+    start = pretrained["folder"] / "start"
+    settings = ["--set", f"student.start={start}", "--to", "fit_student"]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 0, capfd.readouterr().err
+    figures = json.loads((tmp_path / "run/stages/fit_student/stage.json").read_text("utf-8"))["figures"]
+    assert figures["start"] == f"general start: {start}"
+    assert figures["validation"]["mean"] > 0.9
+
+
+def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path, capfd):
+    start = pretrained["folder"] / "start"
+    settings = ["--set", f"student.start={start}", "--set", "student.hidden=24", "--to", "fit_student"]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 2
+    assert "is of another shape" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("data.unlabeled=[]", "`data.unlabeled`: is required"),
+        ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected 100 at least"),
+        ("data.unlabeled=[none.txt]", "none.txt"),
+        ("student.start=random", "a general start is of a fresh bert encoder"),
+        ("student.embeddings=free", "a general start is factorized"),
+        ("student.hidden=32", "is not narrower than its teacher"),
+        ("heads={}", "heads: unknown key"),
+    ],
+)
+def test_faults_are_told_in_a_line(recipe, tmp_path, capfd, change, message):
+    run = tmp_path / "run"
+    assert main(["pretrain", str(recipe), "--out", str(run), "--set", change]) == 2
+    error = capfd.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (run / "start").exists()
