@@ -18,7 +18,7 @@ from distill import defaults
 from distill.checkpoint import load_tensors, save_tensors
 from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.inference import predict_logits
-from distill.network import Network, load_network, save_network
+from distill.network import Network, load_network, save_network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.recipe_data import RecipeError
 from distill.stage import Run
@@ -131,7 +131,7 @@ def open_soft_labels(run: Run) -> SoftLabels:
     """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
     weights = file_sha256(run.stage("fit_teacher") / "model.safetensors")
     key = f"{weights}/{run.recipe.teacher.max_length}"
-    heads = load_heads(run.stage("prepare"))
+    heads = saved_heads(run.stage("fit_teacher"))
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     return SoftLabels(run.folder / "soft_labels" / name, width(heads))
 

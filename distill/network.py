@@ -107,6 +107,12 @@ def save_network(network: Network, tokenizer: Any, folder: Path) -> None:
     (folder / "heads.json").write_text(json.dumps(heads, indent=1), encoding="utf-8")
 
 
+def saved_heads(folder: Path) -> tuple[Head, ...]:
+    """The heads of the network in a folder, in order."""
+    about = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+    return tuple(Head.from_json(head) for head in about["heads"])
+
+
 def load_network(folder: Path) -> tuple[Network, Any]:
     """The network and tokenizer that `save_network` wrote."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -115,7 +121,6 @@ def load_network(folder: Path) -> tuple[Network, Any]:
     config = AutoConfig.from_pretrained(folder)
     encoder = AutoModel.from_config(config, attn_implementation="eager")
     encoder.pooler = None
-    heads = [Head.from_json(head) for head in about["heads"]]
-    network = Network(encoder, heads, pooling=about["pooling"], dropout=about["dropout"])
+    network = Network(encoder, saved_heads(folder), pooling=about["pooling"], dropout=about["dropout"])
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network.eval(), AutoTokenizer.from_pretrained(folder)

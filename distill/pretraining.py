@@ -7,7 +7,7 @@ through a projection that is left behind at the end.
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from distill.data import unlabelled
 from distill.heads import Head
 from distill.learning import distilled, teacher_logits
 from distill.network import Network, load_network, save_network
-from distill.prepared import load_heads, load_split, write_texts
+from distill.prepared import load_split, write_texts
 from distill.recipe import Distillation
 from distill.recipe_data import RecipeError
 from distill.sources import DataError
@@ -56,7 +56,9 @@ def prepare_texts(run: Run, folder: Path) -> dict[str, Any]:
         "test": iter(()),
         "unlabeled": iter(()),
     }
-    return {"rows": {name: write_texts(folder / name, rows) for name, rows in splits.items()}}
+    rows = {name: write_texts(folder / name, texts) for name, texts in splits.items()}
+    shutil.rmtree(folder / "texts")
+    return {"rows": rows}
 
 
 def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
@@ -70,8 +72,6 @@ def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
         cast(torch.nn.Linear, network.linear["logits_embedding"]).weight.copy_(torch.eye(hidden))
     if run.accelerator.is_main_process:
         save_network(network, tokenizer, folder)
-        content = json.dumps([head.to_json() for head in heads])
-        (run.stage("prepare") / "heads.json").write_text(content, encoding="utf-8")
     return {"hidden": hidden}
 
 
@@ -79,8 +79,8 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     """Teach a fresh student the teacher's embeddings, and keep it as a start in `start/` of the run."""
     settings, max_length = run.recipe.student, run.recipe.max_length
     run.seed_everything()
-    heads = load_heads(run.stage("prepare"))
     teacher, tokenizer = load_network(run.stage("fit_teacher"))
+    heads = teacher.heads
     shape = SIZES[settings.size or "tiny"]
     if settings.layers:
         shape = Shape(settings.layers, settings.hidden, settings.attention_heads)

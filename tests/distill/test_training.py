@@ -105,11 +105,15 @@ def test_the_same_seed_gives_the_same_weights(room: Room) -> None:
 # killed and resumed: 6 steps an epoch, checkpoints after steps 2, 4, 6, 8, 10, 12, ...
 
 
+@pytest.mark.parametrize("ema", [None, 0.9])
 @pytest.mark.parametrize("steps", [1, 3, 8, 15])
-def test_killed_and_resumed_equals_unbroken(room: Room, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+def test_killed_and_resumed_equals_unbroken(
+    room: Room, monkeypatch: pytest.MonkeyPatch, steps: int, ema: float | None
+) -> None:
     more: dict[str, Any] = {"dropout": 0.2, "train": room.examples(24, soft=True)}
     more["distillation"] = Distillation()
-    unbroken, expected = room.fit(QUICK, "unbroken", **more)
+    settings = QUICK.model_copy(update={"ema": ema})
+    unbroken, expected = room.fit(settings, "unbroken", **more)
     loss, done = training._loss, 0
 
     def dying(*args: Any) -> Any:
@@ -122,10 +126,10 @@ def test_killed_and_resumed_equals_unbroken(room: Room, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(training, "_loss", dying)
         with pytest.raises(Killed):
-            room.fit(QUICK, **more)
+            room.fit(settings, **more)
     assert (room.folder / "run" / "checkpoint.safetensors").exists() == (steps >= 2)
     torch.manual_seed(123)  # nothing may hang on the state of the generator
-    resumed, figures = room.fit(QUICK, **more)
+    resumed, figures = room.fit(settings, **more)
     assert same(resumed, unbroken) and figures == expected
 
 
@@ -167,6 +171,22 @@ def test_killed_twice_under_accumulation(room: Room, monkeypatch: pytest.MonkeyP
             with pytest.raises(Killed):
                 room.fit(settings, dropout=0.2)
     assert same(room.fit(settings, dropout=0.2)[0], unbroken)
+
+
+def test_the_averaged_weights_are_kept(room: Room) -> None:
+    settings = Training(epochs=1, lr=1e-2, batch_size=4, schedule="cosine")
+    last, _ = room.fit(settings, "last")
+    averaged, _ = room.fit(settings.model_copy(update={"ema": 0.9999}), "averaged")
+    assert not same(last, averaged)
+    start, network = room.build(), dict(last.named_parameters())
+    for name, weight in averaged.named_parameters():  # on the way from the start to the last weights
+        far = (dict(start.named_parameters())[name] - network[name]).norm()
+        assert (weight - network[name]).norm() <= far
+
+
+def test_fit_asks_for_epochs_and_rate(room: Room) -> None:
+    with pytest.raises(ValueError, match="epochs and lr must be given"):
+        room.fit(Training(epochs=1))
 
 
 def test_a_finished_training_is_not_done_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

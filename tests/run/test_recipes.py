@@ -1,11 +1,13 @@
 """Every recipe that is shipped is read, and runs; the published one with tiny encoders of its kind."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from distill.cli import main
-from distill.recipe_file import load_recipe
+from distill.recipe_file import load_pretraining, load_recipe
 
 
 @pytest.fixture
@@ -16,6 +18,27 @@ def root(pytestconfig):
 @pytest.mark.parametrize("name", ["demo", "distilbert", "clinc150"])
 def test_recipe_is_read(root, name):
     assert load_recipe(root / "recipes" / f"{name}.yaml").name == name
+
+
+def test_the_pretraining_is_read(root):
+    assert load_pretraining(root / "recipes" / "minilm-tiny.yaml").student.size == "tiny"
+
+
+def test_sentences_of_wordnet(root, tmp_path):
+    lines = [
+        "  1 This software and database is being provided to you",
+        "00001740 00 a 01 able 0 005 = 05200169 n 0000 | (usually followed by `to') having the means; \"able to swim"
+        ' far"; "able"; "she was able to program"',
+    ]
+    (tmp_path / "data.adj").write_text("\n".join(lines) + "\n", "utf-8")
+    script = [sys.executable, root / "recipes" / "wordnet_sentences.py"]
+    done = subprocess.run([*script, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "(usually followed by `to') having the means",
+        "able to swim far",
+        "she was able to program",
+    ]
+    assert subprocess.run([*script, tmp_path / "none"], capture_output=True, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("name", ["demo", "distilbert"])

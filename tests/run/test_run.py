@@ -143,3 +143,28 @@ def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):
     assert main(["init", str(data), "--out", str(recipe)]) == 2  # it is there
     run = ["run", str(recipe), "--out", str(tmp_path / "run"), "--to", "label"]
     assert main(run) == 0, capfd.readouterr().err
+
+
+def test_the_transfer_set_is_train_then_copies_then_unlabelled_texts_each_once(finished):
+    import datasets
+
+    def texts(*path):
+        return list(datasets.load_from_disk(str(finished["folder"].joinpath("stages", *path)))["text"])
+
+    transfer, train = texts("label", "transfer"), texts("prepare", "train")
+    assert transfer[: len(train)] == train
+    assert transfer[-3:] == texts("prepare", "unlabeled")
+    assert len(set(transfer)) == len(transfer) > 2 * len(train)
+    assert not set(transfer) & {*texts("prepare", "validation"), *texts("prepare", "test")}
+
+
+def test_the_student_was_factorized_and_is_a_plain_encoder_again(finished):
+    from safetensors import safe_open
+
+    folder = finished["folder"] / "stages" / "fit_student"
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "encoder.embeddings.word_embeddings.weight" in names
+    assert not any("projection" in name for name in names)
+    figures = json.loads((folder / "stage.json").read_text("utf-8"))["figures"]
+    assert figures["start"] == "teacher: word embeddings, position embeddings"
