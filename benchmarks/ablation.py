@@ -22,12 +22,12 @@ from typing import Any
 VARIANTS = {
     "words learn each by itself": ["student.embeddings=free"],
     "random start": ["student.start=random"],
-    "training texts alone": ["augment.copies=0"],
+    "no copies": ["augment.copies=0"],
     "no noise": ["augment.noise=0"],
     "no near words": ["augment.neighbours=0"],
     "no mixed texts": ["augment.mix=0"],
     "noise alone": ["augment.neighbours=0", "augment.mix=0"],
-    "hard labels alone": ["distillation.soft_weight=0"],
+    "no copies, hard labels alone": ["augment.copies=0", "distillation.soft_weight=0"],
     "soft labels alone": ["distillation.soft_weight=1"],
     "temperature 2": ["distillation.temperature=2"],
     "temperature 4": ["distillation.temperature=4"],
@@ -35,8 +35,8 @@ VARIANTS = {
     "decoupled KD": ["distillation.loss=dkd"],
     "standardised KD": ["distillation.loss=standardized", "distillation.temperature=2"],
     "weight averaging": ["student.ema=0.999"],
-    "half the rate": ["student.lr=1e-3"],
-    "twice the rate": ["student.lr=4e-3"],
+    "rate 1e-3": ["student.lr=1e-3"],
+    "rate 4e-3": ["student.lr=4e-3"],
 }
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         common += ["--data-root", options.data_root]
     done: dict[str, dict[str, Any]] = {}
     for name, settings in chosen.items():
-        folder = options.out / name.replace(" ", "-")
+        folder = options.out / name.replace(",", "").replace(" ", "-")
         if name != "base" and not folder.exists():
             _link(options.out / "base", folder)
         words = [word for setting in settings for word in ("--set", setting)]
@@ -73,8 +73,11 @@ def main() -> None:
 
 def _link(base: Path, folder: Path) -> None:
     """A run's folder with the base's stages up to its soft labels, as hard links."""
+    half = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(half, ignore_errors=True)
     for part in ("stages/prepare", "stages/fit_teacher", "stages/label", "soft_labels"):
-        shutil.copytree(base / part, folder / part, copy_function=os.link)
+        shutil.copytree(base / part, half / part, copy_function=os.link)
+    half.rename(folder)
 
 
 def _table(done: dict[str, dict[str, Any]]) -> str:

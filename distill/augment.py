@@ -27,7 +27,7 @@ class Augmenter:
         mask_token: Of the teacher's tokenizer; with none ("") masked words are dropped.
         words: Words for noise, drawn evenly; one that stands twice is drawn twice as often.
         texts: Texts to mix with.
-        near: The nearest words of each word, in lower case.
+        near: The nearest words of each word; one that is not there is looked up in lower case.
     """
 
     settings: Augment
@@ -82,7 +82,7 @@ def _neighboured(augmenter: Augmenter, words: list[str], chance: random.Random) 
     copy = []
     for word in words:
         before, core, after = WORD.match(word).groups()  # type: ignore[union-attr]
-        near = augmenter.near.get(core.lower())
+        near = augmenter.near.get(core) or augmenter.near.get(core.lower())
         if near and chance.random() < share:
             word = before + chance.choice(near) + after
         copy.append(word)

@@ -96,8 +96,8 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
     from teachers.locate import identity
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    for name, sha256 in recipe.encoders():
-        identity(name, sha256)
+    for name, sha256, start in recipe.encoders():
+        identity(name, sha256, start=start)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "prepared"
         folder.mkdir()
@@ -124,7 +124,7 @@ def _pretrain(options: argparse.Namespace) -> dict[str, Any] | None:
     recipe = load_pretraining(options.recipe, data_root=options.data_root, overrides=options.set)
     from distill.pipeline import run_pretraining
 
-    return run_pretraining(recipe, Path(options.out or f"runs/{recipe.name}")) or None
+    return run_pretraining(recipe, Path(options.out or f"starts/{recipe.name}")) or None
 
 
 def _report(options: argparse.Namespace) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data-root", metavar="DIR", help="folder that data paths are relative to")
         sub.add_argument("--set", action="append", default=[], metavar="K=V", help="override a setting")
         if command is not _check:
-            sub.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME)")
+            sub.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME; starts/NAME)")
     sub.add_argument("--from", dest="first", metavar="STAGE", help="do this stage and the rest anew")
     sub.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
 

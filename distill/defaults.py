@@ -14,7 +14,7 @@ MOST_COPIES, MOST_STUDENT_EPOCHS = 40, 20
 
 
 def teacher_epochs(texts: int, batch: int) -> int:
-    """Epochs of a teacher: 75,000 texts read in 3 to 5 epochs, but 300 steps at least, in 20 at most."""
+    """Epochs of a teacher of so many texts a step: 75,000 read in 3 to 5 epochs, 300 steps to 20 epochs."""
     return min(20, max(3, min(5, 75_000 // texts), math.ceil(300 * batch / texts)))
 
 
@@ -24,11 +24,11 @@ def teacher_lr(hidden: int) -> float:
 
 
 def student_lr(hidden: int, *, learnt: bool) -> float:
-    """Peak rate of a student at BERT-tiny's width of 128, and inversely as the root of the width.
+    """Peak rate of a student at BERT-tiny's width of 128, and inversely as the width.
 
-    2e-3 for fresh layers, 1e-3 for those of a checkpoint, which have learnt already.
+    2e-3 for fresh layers and general starts, 1e-3 for layers of a checkpoint or of the teacher.
     """
-    return (1e-3 if learnt else 2e-3) * math.sqrt(128 / hidden)
+    return (1e-3 if learnt else 2e-3) * 128 / hidden
 
 
 def copies(tokens: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs
 
 from distill.recipe import Job
 from distill.recipe_data import RecipeError
@@ -42,6 +43,8 @@ def make_accelerator(recipe: Job, folder: Path) -> Accelerator:
             cpu=cpu,
             log_with=list(recipe.trackers) or None,
             project_dir=folder / "trackers",
+            # a student's buffers are the same everywhere, and its teacher's words among them
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:
         raise RecipeError(f"precision or trackers: {error}") from None

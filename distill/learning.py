@@ -49,7 +49,9 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
     train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
-    epochs = settings.epochs or defaults.teacher_epochs(len(train.tokens), settings.batch_size)
+    epochs = settings.epochs or defaults.teacher_epochs(
+        len(train.tokens), settings.batch_size * settings.accumulate * run.accelerator.num_processes
+    )
     rate = settings.lr or defaults.teacher_lr(network.config.hidden_size)
     with run.tracked("teacher"):
         figures = fit(
@@ -100,7 +102,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     train = distilled(run, heads, encode, folder)
     epochs = settings.epochs or defaults.student_epochs(int(train.tokens.lengths.sum()))
-    learnt = start.startswith("checkpoint: ")
+    learnt = start.startswith("checkpoint: ") or "layer" in start.split(": ")[-1]
     rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=learnt)
     with run.tracked("student"):
         figures = fit(
@@ -182,7 +184,11 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
         shape = SIZES[student.size or "tiny"]
         # a miniature is on the hub: not for a teacher that is not from there
         teacher = run.recipe.teacher
-        local = student.architecture or locate(teacher.encoder, teacher.sha256).local
+        local = (
+            student.architecture
+            or student.embeddings == "factorized"
+            or locate(teacher.encoder, teacher.sha256).local
+        )
         start = student.start or ("teacher" if local else shape.miniature)
     general = start if is_start(start) else None
     if student.encoder or not (general or start in ("teacher", "random")):
@@ -202,11 +208,16 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
     pad = int(tokenizer.pad_token_id or 0)
     if general:
         if read_about(Path(general))[0] != shape:
-            raise RecipeError(f"student.start: {general} is of another shape (set student.size to its own)")
+            raise RecipeError(f"student.start: {general} is {read_about(Path(general))[0]}, not {shape}")
         try:
             encoder = load_start(Path(general), model, positions=max_length, pad=pad, **rates)
         except ValueError as error:
             raise RecipeError(str(error)) from None
+        taught_by = read_about(Path(general))[1]["teacher"]
+        if taught_by != run.recipe.teacher.encoder:
+            run.say(
+                f"student.start: {general} was taught by {taught_by}, not by {run.recipe.teacher.encoder}"
+            )
         if student.embeddings == "free":
             fold(encoder)
         return encoder, tokenizer, f"general start: {general}"
@@ -223,8 +234,11 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
             start = "teacher: " + ", ".join(start_from_teacher(encoder, model))
         except ValueError as error:
             raise RecipeError(str(error)) from None
-        if student.embeddings != "free" and shape.hidden < model.config.hidden_size:
-            factorize(encoder, model)
+        if shape.hidden < model.get_input_embeddings().weight.shape[1]:
+            if student.embeddings != "free":
+                factorize(encoder, model)
+        elif student.embeddings == "factorized":
+            raise RecipeError("student.embeddings: factorized needs a teacher that is wider than the student")
     return encoder, tokenizer, start
 
 

@@ -57,18 +57,19 @@ def distillation_loss(
     `kl`: `T^2 * KL(teacher || student)` at temperature T, the mean over rows (Hinton et al. 2015,
     arXiv:1503.02531, section 2: T^2 keeps the gradient's scale as T changes). A multi_label head
     takes the KL of a Bernoulli a label, summed over labels, the mean over rows.
-    `mse`: the mean squared difference of the logits (Ba and Caruana 2014, arXiv:1312.6184).
+    `mse`: the mean squared difference of the logits, without temperature (Ba and Caruana 2014,
+    arXiv:1312.6184).
     `dkd`: `kl` parted into that of the target class against the rest and `beta` times that among the rest
     (Zhao et al. 2022, arXiv:2203.08679, eq. 7, alpha 1), with the teacher's choice as the target. A
     multi_label head has no rest, so there it is `kl`.
     `standardized`: `kl` of each row's logits less their mean, over their standard deviation (Sun et al.
     2024, arXiv:2403.01265, eq. 9), so that a small student need not reach the teacher's range; for heads of
-    three labels and more: of two labels it leaves the sign alone. A multi_label head takes `kl`.
+    three labels and more: of two labels it would leave the sign alone, so they and multi_label take `kl`.
     """
     teacher = teacher.to(student.dtype)
     if loss == "mse":
         return F.mse_loss(student, teacher)
-    if loss == "standardized" and kind == "single_label":
+    if loss == "standardized" and kind == "single_label" and student.shape[-1] > 2:
         student, teacher = _standardized(student), _standardized(teacher)
     s, t = student / temperature, teacher / temperature
     if loss == "dkd" and kind == "single_label":

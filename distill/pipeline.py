@@ -139,7 +139,7 @@ def _settings(recipe: Job) -> dict[str, Any]:
 def _digests(recipe: Job, stages: Stages, settings: dict[str, Any]) -> dict[str, str]:
     """The digest of each stage's inputs, in order."""
     # a folder or a package may hold other weights than the last time
-    teacher, *starts = (identity(name, sha256) for name, sha256 in recipe.encoders())
+    teacher, *starts = (identity(n, sha256, start=start) for n, sha256, start in recipe.encoders())
     settings["teacher"]["weights"], settings["student"]["weights"] = teacher, starts
     digests, before = {}, inputs_digest(recipe.data)
     for name, (_, sections, _) in stages.items():

@@ -89,9 +89,12 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
             f"student: a start of width {shape.hidden} is not narrower than its teacher, "
             f"{len(heads[0].labels)} (choose a smaller size)"
         )
+    rates: dict[str, float] = {"dropout": settings.dropout, "attention_dropout": settings.attention_dropout}
     words = teacher.encoder.get_input_embeddings().num_embeddings
     pad = int(tokenizer.pad_token_id or 0)
-    encoder = build_encoder(shape, architecture="bert", vocabulary=words, positions=max_length, pad=pad)
+    encoder = build_encoder(
+        shape, architecture="bert", vocabulary=words, positions=max_length, pad=pad, **rates
+    )
     try:
         start_from_teacher(encoder, teacher.encoder)
     except ValueError as error:

@@ -242,7 +242,8 @@ def _yaml(recipe: Mapping[str, Any], notes: Sequence[str]) -> str:
             lines.append(f"  {key}: {{from: train, fraction: {default}}}")
     lines.append("heads:")
     lines += [f"  {name}: {_flow(head)}" for name, head in recipe["heads"].items()]
-    lines += [f"{key}: {_flow(recipe[key])}" for key in ("teacher",) if key in recipe]
+    if "teacher" in recipe:
+        lines.append(f"teacher: {_flow(recipe['teacher'])}")
     return "\n".join([*lines, *(f"# {' '.join(note.split())}" for note in notes)]) + "\n"
 
 

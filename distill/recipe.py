@@ -41,47 +41,64 @@ class Training(Part):
     train: tuple[str, ...] = Field(("encoder", "heads"), min_length=1)
 
 
-class Teacher(Training):
-    """The model worth imitating; by default the published configuration."""
+class Imitated(Part):
+    """An encoder and how it is read."""
 
     encoder: str = "distilbert/distilbert-base-uncased"  # hub id[@revision] | folder | package:NAME
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
     layers: int | None = Field(None, gt=0)  # keep the first so many
     max_length: int = Field(128, gt=2)
+    pooling: Literal["cls", "mean"] = "mean"
 
 
-class Student(Training):
-    """The model small enough to serve."""
+class Teacher(Training, Imitated):
+    """The model worth imitating; by default the published configuration."""
+
+
+class Small(Training):
+    """The shape of a student, and how it learns."""
 
     size: Literal["tiny", "mini", "small", "medium"] | None = None  # default tiny
-    encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
-    architecture: Literal["bert", "distilbert"] | None = None  # of a fresh encoder; default bert
     layers: int | None = Field(None, gt=0)
     hidden: int | None = Field(None, gt=0)
     attention_heads: int | None = Field(None, gt=0)
-    # checkpoint | general start | teacher | random; by default the BERT miniature of `size` for a teacher
-    # from the hub, and `teacher` for any other
-    start: str | None = None
-    # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
-    # default: factorized where they start from the teacher's
-    embeddings: Literal["factorized", "free"] | None = None
     batch_size: int = Field(128, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _one_shape(self) -> Student:
+    def _whole_shape(self) -> Small:
         numbers = [self.layers, self.hidden, self.attention_heads]
         if any(numbers) and not all(numbers):
             raise ValueError("give all of `layers`, `hidden`, `attention_heads`, or none of them")
-        given = [n for n in ("size", "encoder", "hidden") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise ValueError(f"`{given[0]}` and `{given[1]}` both give the shape; keep one")
+        if self.size and self.hidden:
+            raise ValueError("`size` and `hidden` both give the shape; keep one")
+        if self.hidden and self.attention_heads and self.hidden % self.attention_heads:
+            raise ValueError("`hidden` must be a multiple of `attention_heads`")
+        return self
+
+
+class Student(Small):
+    """The model small enough to serve."""
+
+    encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
+    architecture: Literal["bert", "distilbert"] | None = None  # of a fresh encoder; default bert
+    # checkpoint | general start | teacher | random; by default the BERT miniature of `size` for a teacher
+    # from the hub, and `teacher` for any other
+    start: str | None = None
+    # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
+    # default: factorized where they start from those of a wider teacher
+    embeddings: Literal["factorized", "free"] | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Student:
+        for name in ("size", "hidden", "start"):
+            if self.encoder and getattr(self, name) is not None:
+                what = "start" if name == "start" else "shape"
+                raise ValueError(f"`{name}` and `encoder` both give the {what}; keep one")
         if self.architecture and (self.encoder or self.start not in (None, "teacher", "random")):
             raise ValueError("`architecture` is of a fresh encoder; a checkpoint brings its own")
         if self.embeddings == "factorized" and (self.encoder or self.start == "random"):
             raise ValueError("`embeddings: factorized` projects the teacher's: it needs `start: teacher`")
-        if self.hidden and self.attention_heads and self.hidden % self.attention_heads:
-            raise ValueError("`hidden` must be a multiple of `attention_heads`")
         return self
 
 
@@ -118,6 +135,14 @@ class Augment(Part):
         return self
 
 
+class GentleAugment(Augment):
+    """Copies that stay plain text."""
+
+    copies: int | None = Field(1, ge=0)
+    noise: float = Field(0.0, ge=0)
+    mix: float = Field(0.0, ge=0)
+
+
 class Export(Part):
     """The artefact."""
 
@@ -139,34 +164,33 @@ class Job(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**32)  # numpy takes no larger one
     data: Texts
-    teacher: Teacher = Teacher()
-    student: Student = Student()
-    augment: Augment = Augment()
+    teacher: Imitated
+    student: Small
+    augment: Augment
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"  # auto: bf16 where it is fast
     device: Literal["auto", "cpu"] = "auto"
     trackers: tuple[str, ...] = ("tensorboard",)
 
-    def encoders(self) -> list[tuple[str, str | None]]:
-        """The encoders that the recipe names, the teacher's first, with the sha256 asked of the weights."""
-        starts = [self.student.encoder, self.student.start]
-        named = [name for name in starts if name not in (None, "teacher", "random")]
-        return [(self.teacher.encoder, self.teacher.sha256), *((str(name), None) for name in named)]
+    def encoders(self) -> list[tuple[str, str | None, bool]]:
+        """The encoders named, the teacher's first: name, sha256 asked of it, whether it may be a start."""
+        return [(self.teacher.encoder, self.teacher.sha256, False)]
 
 
 class Pretraining(Job):
     """A general start for students, taught on plain text by an encoder as it is (`distill pretrain`)."""
 
-    augment: Augment = Augment(copies=1, noise=0.0, mix=0.0)
+    teacher: Imitated = Imitated()
+    student: Small = Small()
+    augment: GentleAugment = GentleAugment()
     max_length: int = Field(128, gt=2)  # tokens read, and positions of the start
 
     @model_validator(mode="after")
-    def _fresh(self) -> Pretraining:
-        if self.student.encoder or self.student.start not in (None, "teacher") or self.student.architecture:
-            raise ValueError("`student`: a general start is of a fresh bert encoder: give its size alone")
-        if self.student.embeddings == "free":
-            raise ValueError("`student.embeddings`: a general start is factorized")
+    def _sound(self) -> Pretraining:
+        for key in ("metric", "train"):
+            if key in self.student.model_fields_set:
+                raise ValueError(f"student.{key}: a start is taught no heads (leave it out)")
         if not self.data.unlabeled:
-            raise ValueError("`data.unlabeled`: is required")
+            raise ValueError("data.unlabeled: is required")
         return self
 
 
@@ -175,9 +199,21 @@ class Recipe(Job):
 
     data: Data
     heads: dict[str, HeadRecipe] = Field(min_length=1)
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    augment: Augment = Augment()
     distillation: Distillation = Distillation()
     export: Export = Export()
     gates: Gates = Gates()
+
+    def encoders(self) -> list[tuple[str, str | None, bool]]:
+        """The encoders named, the teacher's first: name, sha256 asked of it, whether it may be a start."""
+        found = super().encoders()
+        if self.student.encoder:
+            found.append((self.student.encoder, None, False))
+        if self.student.start not in (None, "teacher", "random"):
+            found.append((str(self.student.start), None, True))
+        return found
 
     @field_validator("heads")
     @classmethod

@@ -139,14 +139,14 @@ def _served(
         found = classifier.logits(texts)
         logits[variant] = np.concatenate(list(found.values()), -1)
         if variant == "fp32":
-            parity = check_parity(reference, found, tolerance)
+            parity = check_parity(reference, found, tolerance, f"fp32 on {split}")
             alone = _spread_of_lengths(texts)
             single = [classifier.logits([texts[i]]) for i in alone]
             check_parity(
                 {h: v[alone] for h, v in reference.items()},
                 {h: np.concatenate([s[h] for s in single]) for h in found},
                 tolerance,
-                "fp32, one text a batch",
+                f"fp32 on {split}, one text a batch",
             )
     return logits, parity
 

@@ -160,6 +160,7 @@ def fit(
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()
     network.load_state_dict(load_tensors(best_path)[0])
+    accelerator.wait_for_everyone()  # before the main process clears it away
     return {
         "epochs": len(state["epochs"]),
         "steps": state["step"],

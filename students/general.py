@@ -47,6 +47,7 @@ def save_start(folder: Path, encoder: Any, about: dict[str, Any]) -> None:
         "attention_heads": config.num_attention_heads,
     }
     weights = {name: value.detach().cpu().half().contiguous() for name, value in encoder.state_dict().items()}
+    (folder / ABOUT).unlink(missing_ok=True)
     for name in (WEIGHTS, ABOUT):  # the latter last: it says that a start is whole
         temporary = folder / f".{name}.{os.getpid()}.tmp"
         if name == WEIGHTS:
@@ -70,15 +71,15 @@ def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates:
     Raises:
         ValueError: The teacher's width is not that of the encoder the start was taught by.
     """
-    shape, _ = read_about(folder)
+    shape, about = read_about(folder)
     weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
     projection = weights["embeddings.word_embeddings.projection"]
-    if len(projection) != teacher.config.hidden_size:
+    words, width = teacher.get_input_embeddings().weight.shape
+    if len(projection) != width:
         raise ValueError(
-            f"student.start: {folder} was taught by an encoder of width {len(projection)}, the teacher's is "
-            f"{teacher.config.hidden_size} (pretrain one for this teacher, or use start: teacher)"
+            f"student.start: {folder} was taught by {about['teacher']}, whose words are {len(projection)} "
+            f"wide, the teacher's are {width} (pretrain one for this teacher, or use start: teacher)"
         )
-    words = teacher.get_input_embeddings().num_embeddings
     encoder = build_encoder(
         shape, architecture="bert", vocabulary=words, positions=positions, pad=pad, **rates
     )

@@ -73,13 +73,18 @@ def locate(name: str, sha256: str | None = None) -> Location:
     return Location(str(folder), local=True)
 
 
-def identity(name: str, sha256: str | None = None) -> str:
+def identity(name: str, sha256: str | None = None, *, start: bool = False) -> str:
     """What tells an encoder from another of the same name: its weights, or its hub id and revision.
+
+    Args:
+        name: As `locate` takes it.
+        sha256: Of the weights file.
+        start: It may be the folder of a general start too.
 
     Raises:
         EncoderError: As `locate`.
     """
-    if (Path(name) / START[0]).is_file():
+    if start and (Path(name) / START[0]).is_file():
         return "/".join(file_sha256(Path(name, file)) for file in START)
     place = locate(name, sha256)
     if not place.local:

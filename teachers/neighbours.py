@@ -28,7 +28,9 @@ def nearest_words(encoder: Any, tokenizer: Any, count: int) -> dict[str, list[st
     """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     # byte-level and sentencepiece vocabularies mark what begins a word; wordpiece marks what does not
-    mark = next((m for m in ("Ġ", "▁") if any(piece.startswith(m) for piece in vocabulary)), "")
+    begins = {mark: sum(piece.startswith(mark) for piece in vocabulary) for mark in ("##", "Ġ", "▁")}
+    most = max(begins, key=lambda mark: begins[mark])
+    mark = "" if most == "##" else most
     words = {
         piece[len(mark) :]: number
         for piece, number in sorted(vocabulary.items(), key=lambda item: item[1])

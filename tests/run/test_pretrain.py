@@ -66,17 +66,18 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
     start = pretrained["folder"] / "start"
     settings = ["--set", f"student.start={start}", "--set", "student.hidden=24", "--to", "fit_student"]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 2
-    assert "is of another shape" in capfd.readouterr().err
+    assert "Shape(layers=1, hidden=16, attention_heads=2), not" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("data.unlabeled=[]", "`data.unlabeled`: is required"),
+        ("data.unlabeled=[]", "data.unlabeled: is required"),
         ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected 100 at least"),
         ("data.unlabeled=[none.txt]", "none.txt"),
-        ("student.start=random", "a general start is of a fresh bert encoder"),
-        ("student.embeddings=free", "a general start is factorized"),
+        ("student.start=random", "student.start: unknown key"),
+        ("student.metric=cosine", "a start is taught no heads"),
+        ("teacher.epochs=3", "teacher.epochs: unknown key"),
         ("student.hidden=32", "is not narrower than its teacher"),
         ("heads={}", "heads: unknown key"),
     ],

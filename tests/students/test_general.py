@@ -66,7 +66,7 @@ def test_words_are_those_of_the_teacher_at_hand(saved: tuple[Path, Any], teacher
 
 
 def test_another_width_is_refused(saved: tuple[Path, Any]) -> None:
-    with pytest.raises(ValueError, match="was taught by an encoder of width 16, the teacher's is 32"):
+    with pytest.raises(ValueError, match="was taught by it, whose words are 16 wide, the teacher's are 32"):
         load_start(saved[0], encoder(Shape(1, 32, 2)), positions=20, pad=0)
 
 
