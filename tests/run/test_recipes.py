@@ -66,6 +66,7 @@ def test_published_recipe_runs_with_tiny_encoders_of_the_same_architectures(
         "data.id": "null",
         "heads": "{intent: {column: intent}, flags: {column: flags, kind: multi_label, none: none}}",
         "export.max_length": 64,
+        "augment.copies": 1,
         "gates.int8_drop": 0.05,
     }
     settings = [word for key, value in swaps.items() for word in ("--set", f"{key}={value}")]
