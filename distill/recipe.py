@@ -94,7 +94,7 @@ class Student(Small):
         for name in ("size", "hidden", "start"):
             if self.encoder and getattr(self, name) is not None:
                 what = "start" if name == "start" else "shape"
-                raise ValueError(f"`{name}` and `encoder` both give the {what}; keep one")
+                raise ValueError(f"`encoder` and `{name}` both give the {what}; keep one")
         if self.architecture and (self.encoder or self.start not in (None, "teacher", "random")):
             raise ValueError("`architecture` is of a fresh encoder; a checkpoint brings its own")
         if self.embeddings == "factorized" and (self.encoder or self.start == "random"):

@@ -187,7 +187,7 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
         ),
         (
             {"student__size": "mini", "student__encoder": "x"},
-            "student: `size` and `encoder` both give the shape; keep one",
+            "student: `encoder` and `size` both give the shape; keep one",
         ),
         (
             {
