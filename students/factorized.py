@@ -25,7 +25,8 @@ class FactorizedEmbedding(nn.Module):
         super().__init__()
         # not in checkpoints: it is the teacher's, and does not change
         self.register_buffer("table", table, persistent=False)
-        self.projection = nn.Parameter(projection.clone())
+        # in C order, as a checkpoint holds AdamW's moments, which it reads by place: lstsq gives columns
+        self.projection = nn.Parameter(projection.clone(memory_format=torch.contiguous_format))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings `[..., student width]` of token ids `[...]`."""

@@ -379,12 +379,12 @@ def test_a_list_in_a_single_label_column(room: Room) -> None:
 def test_inputs_digest_follows_every_source(room: Room) -> None:
     room.write("inbox.txt", "a")
     recipe = room.recipe(LABEL, unlabeled=["inbox.txt"], **FILES)
-    digests = [inputs_digest(recipe)]
-    assert digests == [inputs_digest(recipe)]
+    digests = [inputs_digest(recipe.data)]
+    assert digests == [inputs_digest(recipe.data)]
     for name in ("train.csv", "validation.csv", "test.csv", "inbox.txt"):
         with (room.root / name).open("a") as file:
             file.write("more\n")
-        digests.append(inputs_digest(recipe))
+        digests.append(inputs_digest(recipe.data))
     assert len(set(digests)) == 5
 
 

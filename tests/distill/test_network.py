@@ -140,10 +140,10 @@ def test_logits_come_in_the_order_of_texts_however_they_are_batched(
     torch.testing.assert_close(torch.from_numpy(together), torch.stack(alone), rtol=1e-4, atol=1e-5)
     backwards = predict_logits(network, encode(texts[::-1]), cpu_accelerator)[::-1].copy()
     torch.testing.assert_close(torch.from_numpy(together), torch.from_numpy(backwards), rtol=1e-4, atol=1e-5)
-    from distill import training
+    from distill import inference
 
-    batches = training.length_sorted_batches
-    monkeypatch.setattr(training, "length_sorted_batches", lambda lengths, _: batches(lengths, 40))
+    batches = inference.length_sorted_batches
+    monkeypatch.setattr(inference, "length_sorted_batches", lambda lengths, _: batches(lengths, 40))
     small = predict_logits(network, tokens, cpu_accelerator)
     torch.testing.assert_close(torch.from_numpy(together), torch.from_numpy(small), rtol=1e-4, atol=1e-5)
 

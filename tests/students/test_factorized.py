@@ -65,3 +65,9 @@ def test_folded_it_is_the_same_function_and_a_plain_table(pair: tuple[Any, Any])
 def test_a_projection_has_the_shapes_it_says() -> None:
     found = FactorizedEmbedding(torch.randn(5, 4), torch.randn(4, 3))
     assert found(torch.tensor([[0, 4]])).shape == (1, 2, 3) and found.folded().weight.shape == (5, 3)
+
+
+def test_the_projection_lies_in_c_order(pair: tuple[Any, Any]) -> None:
+    student, teacher = pair
+    factorize(student, teacher)
+    assert student.get_input_embeddings().projection.is_contiguous()
