@@ -5,7 +5,7 @@
 The recipe is run up to its student once (OUT/base), then anew with one setting changed for each variant;
 what a change does not touch (the data, the teacher, the soft labels of texts in common) is linked, not
 done again. Prints a markdown table; a variant that is done is not run again. `--start` is a general start
-that `distill pretrain` left. The test split is labelled by the teacher, as in any run, and never read.
+that `distill pretrain` left. Every figure is of the validation split.
 """
 
 from __future__ import annotations

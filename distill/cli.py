@@ -93,11 +93,10 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
     from distill.data import prepare
     from distill.recipe_file import load_recipe
-    from teachers.locate import identity
+    from distill.weights import weights_named
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    for name, sha256, start in recipe.encoders():
-        identity(name, sha256, start=start)
+    weights_named(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "prepared"
         folder.mkdir()

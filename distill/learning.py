@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,17 @@ from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.inference import predict_logits
 from distill.network import Network, load_network, save_network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
+from distill.recipe import Distillation, Recipe, Small, Training
 from distill.recipe_data import RecipeError
 from distill.stage import Run
 from distill.tokens import Array, TextTokenizer, chunks
 from distill.training import Examples, fit
 from distill.transfer import transfer_set
-from students.factorized import factorize, fold
-from students.general import is_start, load_start, read_about
+from students.factorized import fold
+from students.general import load_start
 from students.sizes import SIZES, Shape, build_encoder
-from students.start import start_from_teacher
+from students.start import encoder_from_teacher
+from students.start_folder import is_start, read_about
 from teachers.encoders import load_encoder
 from teachers.locate import file_sha256, locate
 from teachers.soft_labels import SoftLabels, text_digests
@@ -49,21 +51,18 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
     train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
-    epochs = settings.epochs or defaults.teacher_epochs(
-        len(train.tokens), settings.batch_size * settings.accumulate * run.accelerator.num_processes
+    batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
+    figures = learn(
+        run,
+        folder,
+        "teacher",
+        network,
+        train,
+        validation,
+        settings,
+        epochs=defaults.teacher_epochs(len(train.tokens), batch),
+        lr=defaults.teacher_lr(network.config.hidden_size),
     )
-    rate = settings.lr or defaults.teacher_lr(network.config.hidden_size)
-    with run.tracked("teacher"):
-        figures = fit(
-            network,
-            train,
-            validation,
-            settings.model_copy(update={"epochs": epochs, "lr": rate}),
-            accelerator=run.accelerator,
-            folder=folder / "scratch",
-            seed=run.recipe.seed,
-            name="teacher",
-        )
     return figures | _finish(run, network, tokenizer, folder)
 
 
@@ -100,22 +99,19 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
-    train = distilled(run, heads, encode, folder)
-    epochs = settings.epochs or defaults.student_epochs(int(train.tokens.lengths.sum()))
-    learnt = start.startswith("checkpoint: ") or "layer" in start.split(": ")[-1]
-    rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=learnt)
-    with run.tracked("student"):
-        figures = fit(
-            network,
-            train,
-            _labelled(run, "validation", heads, encode),
-            settings.model_copy(update={"epochs": epochs, "lr": rate}),
-            accelerator=run.accelerator,
-            folder=folder / "scratch",
-            seed=run.recipe.seed,
-            name="student",
-            distillation=run.recipe.distillation,
-        )
+    train, validation = distilled(run, heads, encode, folder), _labelled(run, "validation", heads, encode)
+    figures = learn(
+        run,
+        folder,
+        "student",
+        network,
+        train,
+        validation,
+        settings,
+        epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
+        lr=defaults.student_lr(network.config.hidden_size, learnt=start.learnt),
+        distillation=run.recipe.distillation,
+    )
     fold(network.encoder)
     # what calibrate and check compare with; here, where every process takes part
     logits = {
@@ -126,7 +122,36 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     }
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", {k: torch.from_numpy(v) for k, v in logits.items()}, {})
-    return figures | {"start": start} | _finish(run, network, tokenizer, folder)
+    return figures | {"start": start.said} | _finish(run, network, tokenizer, folder)
+
+
+def learn(
+    run: Run,
+    folder: Path,
+    name: str,
+    network: Network,
+    train: Examples,
+    validation: Examples,
+    settings: Training,
+    *,
+    epochs: int,
+    lr: float,
+    distillation: Distillation | None = None,
+) -> dict[str, Any]:
+    """Fit a network in a stage's folder, `epochs` and `lr` where the recipe leaves them open."""
+    found = {"epochs": settings.epochs or epochs, "lr": settings.lr or lr}
+    with run.tracked(name):
+        return fit(
+            network,
+            train,
+            validation,
+            settings.model_copy(update=found),
+            accelerator=run.accelerator,
+            folder=folder / "scratch",
+            seed=run.recipe.seed,
+            name=name,
+            distillation=distillation,
+        )
 
 
 def open_soft_labels(run: Run) -> SoftLabels:
@@ -173,28 +198,29 @@ def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: 
     return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
 
 
-def _student_encoder(run: Run) -> tuple[Any, Any, str]:
-    """The student's encoder, its tokenizer, and a word on how it starts."""
-    student, max_length = run.recipe.student, run.recipe.export.max_length
+class Start(NamedTuple):
+    """How a student starts, in words, and whether its layers have learnt already."""
+
+    said: str
+    learnt: bool
+
+
+def shape_of(settings: Small) -> Shape:
+    """The shape asked for, by name or by numbers."""
+    if settings.layers and settings.hidden and settings.attention_heads:
+        return Shape(settings.layers, settings.hidden, settings.attention_heads)
+    return SIZES[settings.size or "tiny"]
+
+
+def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
+    """The student's encoder, its tokenizer, and how it starts."""
+    student, shape = run.recipe.student, shape_of(run.recipe.student)
     rates: dict[str, Any] = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
-    if student.layers and student.hidden and student.attention_heads:
-        shape = Shape(student.layers, student.hidden, student.attention_heads)
-        start = student.start or "teacher"
-    else:
-        shape = SIZES[student.size or "tiny"]
-        # a miniature is on the hub: not for a teacher that is not from there
-        teacher = run.recipe.teacher
-        local = (
-            student.architecture
-            or student.embeddings == "factorized"
-            or locate(teacher.encoder, teacher.sha256).local
-        )
-        start = student.start or ("teacher" if local else shape.miniature)
-    general = start if is_start(start) else None
-    if student.encoder or not (general or start in ("teacher", "random")):
+    start = student.encoder or student.start or _usual_start(run.recipe, shape)
+    if student.encoder or not (is_start(start) or start in ("teacher", "random")):
         if student.embeddings == "factorized":
             raise RecipeError("student.embeddings: factorized needs start: teacher, or a general start")
-        encoder, tokenizer = load_encoder(student.encoder or start, **rates)
+        encoder, tokenizer = load_encoder(start, **rates)
         config = encoder.config
         found = Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
         if student.encoder is None and found != shape:
@@ -202,44 +228,46 @@ def _student_encoder(run: Run) -> tuple[Any, Any, str]:
                 f"student.start: {start} has {found.layers} layers of width {found.hidden}, the recipe asks "
                 f"for {shape.layers} of {shape.hidden} (set student.size, or student.encoder: {start})"
             )
-        return encoder, tokenizer, f"checkpoint: {student.encoder or start}"
-    teacher_network, tokenizer = load_network(run.stage("fit_teacher"))
-    model = teacher_network.encoder
-    pad = int(tokenizer.pad_token_id or 0)
-    if general:
-        if read_about(Path(general))[0] != shape:
-            raise RecipeError(f"student.start: {general} is {read_about(Path(general))[0]}, not {shape}")
-        try:
-            encoder = load_start(Path(general), model, positions=max_length, pad=pad, **rates)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-        taught_by = read_about(Path(general))[1]["teacher"]
-        if taught_by != run.recipe.teacher.encoder:
-            run.say(
-                f"student.start: {general} was taught by {taught_by}, not by {run.recipe.teacher.encoder}"
-            )
-        if student.embeddings == "free":
-            fold(encoder)
-        return encoder, tokenizer, f"general start: {general}"
-    encoder = build_encoder(
-        shape,
-        architecture=student.architecture or "bert",
-        vocabulary=model.get_input_embeddings().num_embeddings,
-        positions=max_length,
-        pad=pad,
-        **rates,
-    )
-    if start == "teacher":
-        try:
-            start = "teacher: " + ", ".join(start_from_teacher(encoder, model))
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-        if shape.hidden < model.get_input_embeddings().weight.shape[1]:
-            if student.embeddings != "free":
-                factorize(encoder, model)
-        elif student.embeddings == "factorized":
-            raise RecipeError("student.embeddings: factorized needs a teacher that is wider than the student")
-    return encoder, tokenizer, start
+        return encoder, tokenizer, Start(f"checkpoint: {start}", learnt=True)
+    network, tokenizer = load_network(run.stage("fit_teacher"))
+    teacher, pad = network.encoder, int(tokenizer.pad_token_id or 0)
+    fresh: dict[str, Any] = {"positions": run.recipe.export.max_length, "pad": pad, **rates}
+    kind = student.architecture or "bert"
+    factorized = None if student.embeddings is None else student.embeddings == "factorized"
+    try:
+        if start == "random":
+            words = teacher.get_input_embeddings().num_embeddings
+            encoder = build_encoder(shape, architecture=kind, vocabulary=words, **fresh)
+            return encoder, tokenizer, Start("random", learnt=False)
+        if start == "teacher":
+            fresh |= {"architecture": kind, "factorized": factorized}
+            encoder, taken = encoder_from_teacher(shape, teacher, **fresh)
+            learnt = any(piece.startswith("layer") for piece in taken)
+            return encoder, tokenizer, Start("teacher: " + ", ".join(taken), learnt)
+        encoder = _general_start(run, Path(start), shape, teacher, fresh)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    if factorized is False:
+        fold(encoder)
+    return encoder, tokenizer, Start(f"general start: {start}", learnt=False)
+
+
+def _usual_start(recipe: Recipe, shape: Shape) -> str:
+    """The miniature of a published size for a teacher from the hub, where both are; else the teacher."""
+    student, teacher = recipe.student, recipe.teacher
+    fresh = student.layers or student.architecture or student.embeddings == "factorized"
+    return "teacher" if fresh or locate(teacher.encoder, teacher.sha256).local else shape.miniature
+
+
+def _general_start(run: Run, folder: Path, shape: Shape, teacher: Any, fresh: dict[str, Any]) -> Any:
+    found, about = read_about(folder)
+    if found != shape:
+        raise RecipeError(
+            f"student.start: {folder} is {found}, the recipe asks for {shape} (set student.size)"
+        )
+    if about["teacher"] != (named := run.recipe.teacher.encoder):
+        run.say(f"student.start: {folder} was taught by {about['teacher']}, the teacher is {named}")
+    return load_start(folder, teacher, **fresh)
 
 
 def _finish(run: Run, network: Network, tokenizer: Any, folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from distill.recipe_data import digest_of
 from distill.report import summary, write_report
 from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
-from teachers.locate import identity
+from distill.weights import weights_named
 
 Work = Callable[[Run, Path], Mapping[str, Any]]
 Stages = Mapping[str, tuple[Work, tuple[str, ...], bool]]
@@ -139,8 +139,8 @@ def _settings(recipe: Job) -> dict[str, Any]:
 def _digests(recipe: Job, stages: Stages, settings: dict[str, Any]) -> dict[str, str]:
     """The digest of each stage's inputs, in order."""
     # a folder or a package may hold other weights than the last time
-    teacher, *starts = (identity(n, sha256, start=start) for n, sha256, start in recipe.encoders())
-    settings["teacher"]["weights"], settings["student"]["weights"] = teacher, starts
+    for side, weights in weights_named(recipe).items():
+        settings[side]["weights"] = weights
     digests, before = {}, inputs_digest(recipe.data)
     for name, (_, sections, _) in stages.items():
         before = digest_of([name, before, {section: settings[section] for section in sections}])

@@ -16,7 +16,7 @@ import torch
 from distill import defaults
 from distill.data import unlabelled
 from distill.heads import Head
-from distill.learning import distilled, teacher_logits
+from distill.learning import distilled, learn, shape_of, teacher_logits
 from distill.network import Network, load_network, save_network
 from distill.prepared import load_split, write_texts
 from distill.recipe import Distillation
@@ -25,11 +25,9 @@ from distill.sources import DataError
 from distill.splits import Faults
 from distill.stage import Run, write_json
 from distill.tokens import TextTokenizer
-from distill.training import Examples, fit
-from students.factorized import factorize
+from distill.training import Examples
 from students.general import save_start
-from students.sizes import SIZES, Shape, build_encoder
-from students.start import start_from_teacher
+from students.start import encoder_from_teacher
 from teachers.encoders import load_encoder
 
 HELD_OUT = 50  # one text in so many is validation
@@ -80,51 +78,44 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     settings, max_length = run.recipe.student, run.recipe.max_length
     run.seed_everything()
     teacher, tokenizer = load_network(run.stage("fit_teacher"))
-    heads = teacher.heads
-    shape = SIZES[settings.size or "tiny"]
-    if settings.layers:
-        shape = Shape(settings.layers, settings.hidden, settings.attention_heads)
-    if shape.hidden >= len(heads[0].labels):
-        raise RecipeError(
-            f"student: a start of width {shape.hidden} is not narrower than its teacher, "
-            f"{len(heads[0].labels)} (choose a smaller size)"
-        )
-    rates: dict[str, float] = {"dropout": settings.dropout, "attention_dropout": settings.attention_dropout}
-    words = teacher.encoder.get_input_embeddings().num_embeddings
-    pad = int(tokenizer.pad_token_id or 0)
-    encoder = build_encoder(
-        shape, architecture="bert", vocabulary=words, positions=max_length, pad=pad, **rates
-    )
+    heads, shape = teacher.heads, shape_of(settings)
     try:
-        start_from_teacher(encoder, teacher.encoder)
+        encoder, _ = encoder_from_teacher(
+            shape,
+            teacher.encoder,
+            positions=max_length,
+            pad=int(tokenizer.pad_token_id or 0),
+            factorized=True,
+            dropout=settings.dropout,
+            attention_dropout=settings.attention_dropout,
+        )
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    factorize(encoder, teacher.encoder)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
     encode = TextTokenizer(tokenizer, max_length)
     held_out = encode(load_split(run.stage("prepare"), "validation")["text"])
     train = distilled(run, heads, encode, folder)
-    epochs = settings.epochs or defaults.student_epochs(int(train.tokens.lengths.sum()))
-    rate = settings.lr or defaults.student_lr(shape.hidden, learnt=False)
-    with run.tracked("student"):
-        figures = fit(
-            network,
-            train,
-            Examples(held_out, {"embedding": teacher_logits(run, "validation")}),
-            settings.model_copy(update={"epochs": epochs, "lr": rate}),
-            accelerator=run.accelerator,
-            folder=folder / "scratch",
-            seed=run.recipe.seed,
-            name="student",
-            distillation=MSE,
-        )
+    figures = learn(
+        run,
+        folder,
+        "student",
+        network,
+        train,
+        Examples(held_out, {"embedding": teacher_logits(run, "validation")}),
+        settings,
+        epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
+        lr=defaults.student_lr(shape.hidden, learnt=False),
+        distillation=MSE,
+    )
     if run.accelerator.is_main_process:
-        start = run.folder / "start"
-        start.mkdir(exist_ok=True)
+        made, start = folder / "start", run.folder / "start"
+        made.mkdir(exist_ok=True)
         taught = {
             "teacher": run.recipe.teacher.encoder,
             "pooling": settings.pooling,
             "max_length": max_length,
         }
-        save_start(start, encoder, {**taught, "validation": figures["validation"]})
+        save_start(made, encoder, {**taught, "validation": figures["validation"]})
+        shutil.rmtree(start, ignore_errors=True)
+        made.rename(start)
     return figures

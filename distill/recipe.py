@@ -171,10 +171,6 @@ class Job(Part):
     device: Literal["auto", "cpu"] = "auto"
     trackers: tuple[str, ...] = ("tensorboard",)
 
-    def encoders(self) -> list[tuple[str, str | None, bool]]:
-        """The encoders named, the teacher's first: name, sha256 asked of it, whether it may be a start."""
-        return [(self.teacher.encoder, self.teacher.sha256, False)]
-
 
 class Pretraining(Job):
     """A general start for students, taught on plain text by an encoder as it is (`distill pretrain`)."""
@@ -205,15 +201,6 @@ class Recipe(Job):
     distillation: Distillation = Distillation()
     export: Export = Export()
     gates: Gates = Gates()
-
-    def encoders(self) -> list[tuple[str, str | None, bool]]:
-        """The encoders named, the teacher's first: name, sha256 asked of it, whether it may be a start."""
-        found = super().encoders()
-        if self.student.encoder:
-            found.append((self.student.encoder, None, False))
-        if self.student.start not in (None, "teacher", "random"):
-            found.append((str(self.student.start), None, True))
-        return found
 
     @field_validator("heads")
     @classmethod

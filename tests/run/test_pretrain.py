@@ -66,7 +66,7 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
     start = pretrained["folder"] / "start"
     settings = ["--set", f"student.start={start}", "--set", "student.hidden=24", "--to", "fit_student"]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 2
-    assert "Shape(layers=1, hidden=16, attention_heads=2), not" in capfd.readouterr().err
+    assert "is Shape(layers=1, hidden=16, attention_heads=2), the recipe asks for" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
         ("student.start=random", "student.start: unknown key"),
         ("student.metric=cosine", "a start is taught no heads"),
         ("teacher.epochs=3", "teacher.epochs: unknown key"),
-        ("student.hidden=32", "is not narrower than its teacher"),
+        ("student.hidden=32", "the student is 32 wide, the teacher"),
         ("heads={}", "heads: unknown key"),
     ],
 )

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from students.factorized import factorize, fold
-from students.general import is_start, load_start, read_about, save_start
+from students.general import load_start, save_start
 from students.sizes import Shape, build_encoder
 from students.start import start_from_teacher
+from students.start_folder import is_start, read_about
 
 IDS = torch.randint(1, 60, (2, 12), generator=torch.Generator().manual_seed(0))
 SHAPE = Shape(1, 8, 2)
