@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from distill import defaults
+from distill import defaults, metrics
 from distill.checkpoint import load_tensors, save_tensors
+from distill.ensemble import adopt, load_members, mean_logits, members_digest
 from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.inference import predict_logits
 from distill.network import Network, load_network, save_network, saved_heads
@@ -32,13 +33,16 @@ from students.sizes import SIZES, Shape, build_encoder
 from students.start import encoder_from_teacher
 from students.start_folder import is_start, read_about
 from teachers.encoders import load_encoder
-from teachers.locate import file_sha256, locate
+from teachers.locate import locate
 from teachers.soft_labels import SoftLabels, text_digests
 
 
 def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     """Fine-tune the teacher on the labelled texts."""
     settings = run.recipe.teacher
+    heads = load_heads(run.stage("prepare"))
+    if settings.networks:
+        return _adopted(run, heads, folder)
     run.seed_everything()
     encoder, tokenizer = load_encoder(
         settings.encoder,
@@ -47,7 +51,6 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,
     )
-    heads = load_heads(run.stage("prepare"))
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
     train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
@@ -68,9 +71,8 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
 
 def label(run: Run, folder: Path) -> dict[str, Any]:
     """Write the teacher's logits for validation, test, and the whole transfer set."""
-    network, tokenizer = load_network(run.stage("fit_teacher"))
-    encode = TextTokenizer(tokenizer, network.reads(run.recipe.teacher.max_length))
-    transfer = transfer_set(run, folder, network, tokenizer, encode)
+    teachers = load_members(run.stage("fit_teacher"), run.recipe.teacher.max_length)
+    transfer = transfer_set(run, folder, *teachers[0])
     soft = open_soft_labels(run)
     splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
     total, new = sum(map(len, [*splits, transfer])), 0
@@ -80,7 +82,7 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
             digests, first = np.unique(text_digests(texts), return_index=True)
             wanted = soft.missing(digests)
             if wanted.any():
-                logits = predict_logits(network, encode([texts[i] for i in first[wanted]]), run.accelerator)
+                logits = mean_logits(teachers, [texts[i] for i in first[wanted]], run.accelerator)
                 if run.accelerator.is_main_process:
                     soft.add(digests[wanted], logits)
                 run.accelerator.wait_for_everyone()
@@ -156,7 +158,7 @@ def learn(
 
 def open_soft_labels(run: Run) -> SoftLabels:
     """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
-    weights = file_sha256(run.stage("fit_teacher") / "model.safetensors")
+    weights = members_digest(run.stage("fit_teacher"))
     key = f"{weights}/{run.recipe.teacher.max_length}"
     heads = saved_heads(run.stage("fit_teacher"))
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -174,6 +176,18 @@ def student_logits(run: Run, split: str) -> Array:
     """The student's logits of validation or test, float32 `[texts, sum of labels]`, computed in float32."""
     found: Array = load_tensors(run.stage("fit_student") / "logits.safetensors")[0][split].numpy()
     return found
+
+
+def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
+    """The networks of earlier runs as the teacher, and what they reach together on validation."""
+    teacher = run.recipe.teacher
+    if run.accelerator.is_main_process:
+        adopt(teacher.networks, heads, folder)
+    run.accelerator.wait_for_everyone()
+    rows = load_split(run.stage("prepare"), "validation")
+    logits = mean_logits(load_members(folder, teacher.max_length), rows["text"], run.accelerator)
+    quality = metrics.head_quality(heads, logits, hard_labels(rows, heads))
+    return {"networks": len(teacher.networks), "validation": metrics.without_nan(quality)}
 
 
 def _labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:
@@ -256,7 +270,11 @@ def _usual_start(recipe: Recipe, shape: Shape) -> str:
     """The miniature of a published size for a teacher from the hub, where both are; else the teacher."""
     student, teacher = recipe.student, recipe.teacher
     fresh = student.layers or student.architecture or student.embeddings == "factorized"
-    return "teacher" if fresh or locate(teacher.encoder, teacher.sha256).local else shape.miniature
+    return (
+        "teacher"
+        if fresh or teacher.networks or locate(teacher.encoder, teacher.sha256).local
+        else shape.miniature
+    )
 
 
 def _general_start(run: Run, folder: Path, shape: Shape, teacher: Any, fresh: dict[str, Any]) -> Any:

@@ -44,7 +44,7 @@ def model_card(
         *("", "```python", "from export import Classifier", ""),
         *('classifier = Classifier.load("bundle/")', 'classifier("...")', "```", ""),
         *("## Training", ""),
-        f"Distilled from `{recipe.teacher.encoder}`, fine-tuned on {rows['train']} labelled texts of "
+        f"Distilled from {_taught_by(recipe)} on {rows['train']} labelled texts of "
         f"{named}; {rows['unlabeled']} unlabelled texts. "
         f"Licence of the data: {recipe.data.licence or 'not given'}.",
         *("", "## Measured", "", f"On {rows['test']} test texts.", ""),
@@ -59,3 +59,9 @@ def model_card(
     lines.append(f"Largest difference of a logit between torch and ONNX fp32: {worst:.1e}.")
     sized = ", ".join(f"{n.removesuffix('_bytes')} {b / 1e6:.2f} MB" for n, b in sizes.items())
     return "\n".join([*lines, f"Size of the model file: {sized}.", ""])
+
+
+def _taught_by(recipe: Recipe) -> str:
+    if networks := recipe.teacher.networks:
+        return "the networks " + ", ".join(f"`{folder}`" for folder in networks)
+    return f"`{recipe.teacher.encoder}`, fine-tuned"

@@ -118,7 +118,7 @@ def _carry_out(
         for name in names[names.index(first) :] if first else ():
             shutil.rmtree(run.stage(name), ignore_errors=True)
         for name, place in kept.items():
-            if not (folder / place).exists():
+            if run.done(name) and not (folder / place).exists():
                 shutil.rmtree(run.stage(name), ignore_errors=True)
     run.accelerator.wait_for_everyone()
     for name, (work, _, long) in stages.items():

@@ -54,6 +54,17 @@ class Imitated(Part):
 class Teacher(Training, Imitated):
     """The model worth imitating; by default the published configuration."""
 
+    # networks of earlier runs instead, as they are (RUN/stages/fit_teacher or fit_student): one is an
+    # assistant, the mean of several an ensemble
+    networks: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Teacher:
+        told = self.model_fields_set - {"networks", "max_length"}
+        if self.networks and told:
+            raise ValueError(f"`networks` are taken as they are; leave out {', '.join(sorted(told))}")
+        return self
+
 
 class Small(Training):
     """The shape of a student, and how it learns."""

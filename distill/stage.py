@@ -84,6 +84,10 @@ class Run:
         """The folder of a stage."""
         return self.folder / "stages" / name
 
+    def done(self, name: str) -> bool:
+        """Whether a stage was finished, of whatever inputs."""
+        return (self.stage(name) / "stage.json").exists()
+
     def figures(self, name: str) -> dict[str, Any]:
         """The figures of a finished stage."""
         return dict(read_json(self.stage(name) / "stage.json")["figures"])

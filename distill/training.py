@@ -21,7 +21,7 @@ from tqdm import tqdm
 from distill import metrics
 from distill.averaging import WeightAverage
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from distill.heads import Head, columns
+from distill.heads import Head
 from distill.inference import predict_logits
 from distill.losses import total_loss
 from distill.network import Network
@@ -55,12 +55,7 @@ def evaluate_network(network: Network, examples: Examples, accelerator: Accelera
     logits = predict_logits(network, examples.tokens, accelerator)
     if not np.isfinite(logits).all():
         raise TrainingError("validation: the logits are not finite (lower lr, or set precision: no)")
-    found: dict[str, float] = {}
-    for head, part in columns(network.heads):
-        quality = metrics.quality(head, logits[:, part], examples.hard[head.name])
-        found |= {f"{head.name}.{metric}": value for metric, value in quality.items()}
-    firsts = [found[f"{h.name}.{h.first_metric}"] for h in network.heads]
-    return found | {"mean": float(np.nanmean(firsts))}
+    return metrics.head_quality(network.heads, logits, examples.hard)
 
 
 def fit(

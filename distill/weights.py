@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distill.recipe import Job, Recipe
 from students.start_folder import is_start, start_identity
-from teachers.locate import identity
+from teachers.locate import EncoderError, file_sha256, identity
 
 
 def weights_named(recipe: Job) -> dict[str, list[str]]:
@@ -15,7 +15,10 @@ def weights_named(recipe: Job) -> dict[str, list[str]]:
     Raises:
         EncoderError: One is not there, not whole, or not as pinned.
     """
-    named = {"teacher": [identity(recipe.teacher.encoder, recipe.teacher.sha256)], "student": []}
+    networks = recipe.teacher.networks if isinstance(recipe, Recipe) else ()
+    named = {"teacher": [_network_identity(folder) for folder in networks], "student": []}
+    if not networks:
+        named["teacher"].append(identity(recipe.teacher.encoder, recipe.teacher.sha256))
     if isinstance(recipe, Recipe):
         encoder, start = recipe.student.encoder, recipe.student.start
         if encoder:
@@ -23,3 +26,11 @@ def weights_named(recipe: Job) -> dict[str, list[str]]:
         elif start not in (None, "teacher", "random"):
             named["student"].append(start_identity(Path(start)) if is_start(start) else identity(start))
     return named
+
+
+def _network_identity(folder: str) -> str:
+    if not all(Path(folder, name).is_file() for name in ("heads.json", "model.safetensors")):
+        raise EncoderError(
+            f"teacher.networks: {folder} holds no network (give RUN/stages/fit_teacher or fit_student)"
+        )
+    return f"{identity(folder)}/{file_sha256(Path(folder, 'heads.json'))}"

@@ -47,7 +47,9 @@ def test_killed_and_run_again_it_ends_alike(recipe, pretrained, kill_when, run_d
     run = tmp_path / "run"
     pattern = "stages/fit_student/scratch/checkpoint.safetensors"
     assert kill_when(pattern, run, "pretrain", recipe, "--out", run)
-    assert run_distill("pretrain", recipe, "--out", run).returncode == 0
+    again = run_distill("pretrain", recipe, "--out", run)
+    assert again.returncode == 0, again.stderr
+    assert "fit_student: goes on where it was stopped" in again.stderr
     weights = [(f / "start" / "start.safetensors").read_bytes() for f in (run, pretrained["folder"])]
     assert weights[0] == weights[1]
 

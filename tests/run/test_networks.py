@@ -1,0 +1,82 @@
+"""A teacher made of networks that earlier runs left: an assistant, an ensemble."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from accelerate import Accelerator
+
+from distill.cli import main
+from distill.ensemble import load_members, mean_logits
+from distill.inference import predict_logits
+from distill.prepared import load_split
+from teachers.soft_labels import SoftLabels, text_digests
+
+
+@pytest.fixture(scope="module")
+def taught_by(job, finished):
+    """A function that writes the small job's recipe beside it, its teacher the named stages' networks."""
+
+    def write(*stages: str, **changes):
+        settings = yaml.safe_load(job.read_text("utf-8"))
+        networks = [str(finished["folder"] / "stages" / stage) for stage in stages]
+        settings |= {"teacher": {"networks": networks}, **changes}
+        recipe = job.parent / "networks.yaml"
+        recipe.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+        return recipe
+
+    return write
+
+
+def test_an_ensemble_labels_by_the_mean(taught_by, finished, tmp_path, capfd):
+    recipe = taught_by("fit_teacher", "fit_student")
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--to", "label"]) == 0, (
+        capfd.readouterr()
+    )
+    stages = finished["folder"] / "stages"
+    texts = load_split(stages / "prepare", "test")["text"]
+    alone = []
+    for stage in ("fit_teacher", "fit_student"):
+        ((network, _, encode),) = load_members(stages / stage, 32)
+        alone.append(predict_logits(network, encode(texts), Accelerator(cpu=True)))
+    (folder,) = (tmp_path / "run/soft_labels").iterdir()
+    soft = SoftLabels(folder, alone[0].shape[1])
+    found = soft.logits(soft.rows(text_digests(texts)))
+    np.testing.assert_allclose(found, (alone[0] + alone[1]) / 2, atol=2e-2)
+    members = load_members(tmp_path / "run/stages/fit_teacher", 32)
+    assert len(members) == 2
+    np.testing.assert_allclose(mean_logits(members, texts, Accelerator(cpu=True)), found, atol=2e-2)
+    record = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+    assert record["networks"] == 2
+    assert record["validation"]["mean"] > 0.9
+
+
+@pytest.mark.exporting
+def test_an_assistant_teaches_to_the_bundle(taught_by, tmp_path, capfd):
+    recipe = taught_by("fit_student")
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0, capfd.readouterr()
+    card = (tmp_path / "run/bundle/README.md").read_text("utf-8")
+    assert "Distilled from the networks `" in card
+    report = json.loads((tmp_path / "run/report.json").read_text("utf-8"))
+    assert report["heads"]["intent"]["test"]["student"]["accuracy"] > 0.9
+
+
+FLAGS = {"flags": {"column": "flags", "kind": "multi_label", "none": "none"}}
+INTENT = {"intent": {"column": "intent"}}
+
+
+@pytest.mark.parametrize(
+    "stage, heads, settings, message",
+    [
+        ("prepare", None, [], "prepare holds no network (give RUN/stages/fit_teacher or fit_student)"),
+        ("fit_teacher", FLAGS, [], "its head 'intent' has 3 labels, expected 'flags' with 2"),
+        ("fit_teacher", INTENT, [], "has 2 heads, the data 1 (run both on the same heads)"),
+        ("fit_teacher", None, ["--set", "teacher.epochs=3"], "taken as they are; leave out epochs"),
+    ],
+)
+def test_faults_are_told_in_a_line(taught_by, tmp_path, capfd, stage, heads, settings, message):
+    recipe = taught_by(stage, **({"heads": heads} if heads else {}))
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), *settings]) == 2
+    error = capfd.readouterr().err
+    assert message in error and "Traceback" not in error
