@@ -21,19 +21,19 @@ from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.inference import predict_logits
 from distill.network import Network, load_network, save_network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
-from distill.recipe import Distillation, Recipe, Small, Training
+from distill.recipe import Distillation, Training
 from distill.recipe_data import RecipeError
 from distill.stage import Run
 from distill.tokens import Array, TextTokenizer, chunks
 from distill.training import Examples, fit
 from distill.transfer import transfer_set
+from distill.weights import shape_of, usual_start
 from students.factorized import fold
 from students.general import load_start
-from students.sizes import SIZES, Shape, build_encoder
+from students.sizes import Shape, build_encoder
 from students.start import encoder_from_teacher
 from students.start_folder import is_start, read_about
 from teachers.encoders import load_encoder
-from teachers.locate import locate
 from teachers.soft_labels import SoftLabels, text_digests
 
 
@@ -219,18 +219,11 @@ class Start(NamedTuple):
     learnt: bool
 
 
-def shape_of(settings: Small) -> Shape:
-    """The shape asked for, by name or by numbers."""
-    if settings.layers and settings.hidden and settings.attention_heads:
-        return Shape(settings.layers, settings.hidden, settings.attention_heads)
-    return SIZES[settings.size or "tiny"]
-
-
 def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
     """The student's encoder, its tokenizer, and how it starts."""
     student, shape = run.recipe.student, shape_of(run.recipe.student)
     rates: dict[str, Any] = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
-    start = student.encoder or student.start or _usual_start(run.recipe, shape)
+    start = student.encoder or student.start or usual_start(run.recipe)
     if student.encoder or not (is_start(start) or start in ("teacher", "random")):
         if student.embeddings == "factorized":
             raise RecipeError("student.embeddings: factorized needs start: teacher, or a general start")
@@ -266,25 +259,14 @@ def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
     return encoder, tokenizer, Start(f"general start: {start}", learnt=False)
 
 
-def _usual_start(recipe: Recipe, shape: Shape) -> str:
-    """The miniature of a published size for a teacher from the hub, where both are; else the teacher."""
-    student, teacher = recipe.student, recipe.teacher
-    fresh = student.layers or student.architecture or student.embeddings == "factorized"
-    return (
-        "teacher"
-        if fresh or teacher.networks or locate(teacher.encoder, teacher.sha256).local
-        else shape.miniature
-    )
-
-
 def _general_start(run: Run, folder: Path, shape: Shape, teacher: Any, fresh: dict[str, Any]) -> Any:
     found, about = read_about(folder)
     if found != shape:
         raise RecipeError(
             f"student.start: {folder} is {found}, the recipe asks for {shape} (set student.size)"
         )
-    if about["teacher"] != (named := run.recipe.teacher.encoder):
-        run.say(f"student.start: {folder} was taught by {about['teacher']}, the teacher is {named}")
+    if about.get("teacher") != (named := run.recipe.teacher.encoder):
+        run.say(f"student.start: {folder} was taught by {about.get('teacher')}, the teacher is {named}")
     return load_start(folder, teacher, **fresh)
 
 

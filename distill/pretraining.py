@@ -16,7 +16,7 @@ import torch
 from distill import defaults
 from distill.data import unlabelled
 from distill.heads import Head
-from distill.learning import distilled, learn, shape_of, teacher_logits
+from distill.learning import distilled, learn, teacher_logits
 from distill.network import Network, load_network, save_network
 from distill.prepared import load_split, write_texts
 from distill.recipe import Distillation
@@ -26,9 +26,11 @@ from distill.splits import Faults
 from distill.stage import Run, write_json
 from distill.tokens import TextTokenizer
 from distill.training import Examples
+from distill.weights import shape_of
 from students.general import save_start
 from students.start import encoder_from_teacher
 from teachers.encoders import load_encoder
+from teachers.locate import weights_sha256
 
 HELD_OUT = 50  # one text in so many is validation
 MSE = Distillation(soft_weight=1.0, loss="mse")
@@ -112,6 +114,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
         made.mkdir(exist_ok=True)
         taught = {
             "teacher": run.recipe.teacher.encoder,
+            "teacher_sha256": weights_sha256(run.recipe.teacher.encoder, run.recipe.teacher.sha256),
             "pooling": settings.pooling,
             "max_length": max_length,
         }

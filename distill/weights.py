@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.recipe import Job, Recipe
-from students.start_folder import is_start, start_identity
-from teachers.locate import EncoderError, file_sha256, identity
+from distill.recipe import Job, Recipe, Small
+from students.sizes import SIZES, Shape
+from students.start_folder import is_start, shipped_start, start_identity
+from teachers.locate import EncoderError, file_sha256, identity, weights_sha256
 
 
 def weights_named(recipe: Job) -> dict[str, list[str]]:
@@ -23,9 +24,35 @@ def weights_named(recipe: Job) -> dict[str, list[str]]:
         encoder, start = recipe.student.encoder, recipe.student.start
         if encoder:
             named["student"].append(identity(encoder))
-        elif start not in (None, "teacher", "random"):
+        elif (start := start or usual_start(recipe)) not in ("teacher", "random"):
             named["student"].append(start_identity(Path(start)) if is_start(start) else identity(start))
     return named
+
+
+def shape_of(settings: Small) -> Shape:
+    """The shape asked for, by name or by numbers."""
+    if settings.layers and settings.hidden and settings.attention_heads:
+        return Shape(settings.layers, settings.hidden, settings.attention_heads)
+    return SIZES[settings.size or "tiny"]
+
+
+def usual_start(recipe: Recipe) -> str:
+    """What a student starts from where the recipe does not say.
+
+    For a teacher from the hub the miniature of the student's size, where there is one. For any other the
+    general start that is shipped for its weights and the student's shape, and else the teacher.
+
+    Raises:
+        EncoderError: The teacher is not there, not whole, or not as pinned.
+    """
+    student, teacher, shape = recipe.student, recipe.teacher, shape_of(recipe.student)
+    if teacher.networks or student.architecture == "distilbert":
+        return "teacher"
+    weights = weights_sha256(teacher.encoder, teacher.sha256)
+    if weights is None:
+        fresh = student.layers or student.architecture or student.embeddings == "factorized"
+        return "teacher" if fresh else shape.miniature
+    return str(shipped_start(shape, weights) or "teacher")
 
 
 def _network_identity(folder: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from students.start import encoder_from_teacher
@@ -48,11 +49,14 @@ def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates:
         rates: `dropout` and `attention_dropout`.
 
     Raises:
-        ValueError: The teacher's width is not that of the encoder the start was taught by.
+        ValueError: The start is not whole, or the teacher's width not that of the encoder it was taught by.
     """
     shape, about = read_about(folder)
-    weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
-    projection = weights["embeddings.word_embeddings.projection"]
+    try:
+        weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+        projection = weights["embeddings.word_embeddings.projection"]
+    except (SafetensorError, KeyError):
+        raise ValueError(f"student.start: {folder / WEIGHTS}: is not whole (pretrain it anew)") from None
     width = teacher.get_input_embeddings().weight.shape[1]
     if len(projection) != width:
         raise ValueError(

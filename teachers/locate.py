@@ -84,6 +84,16 @@ def identity(name: str, sha256: str | None = None) -> str:
     return "/".join(file_sha256(Path(place.path, file)) for file in ("config.json", WEIGHTS))
 
 
+def weights_sha256(name: str, sha256: str | None = None) -> str | None:
+    """The sha256 of a local encoder's weights file; None of a hub id.
+
+    Raises:
+        EncoderError: As `locate`.
+    """
+    place = locate(name, sha256)
+    return file_sha256(Path(place.path, WEIGHTS)) if place.local else None
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

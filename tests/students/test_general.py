@@ -74,3 +74,12 @@ def test_another_width_is_refused(saved: tuple[Path, Any]) -> None:
 def test_a_folder_of_an_encoder_is_no_start(tmp_path: Path) -> None:
     encoder(SHAPE).save_pretrained(tmp_path)
     assert not is_start(tmp_path) and not is_start("google/bert_uncased_L-2_H-128_A-2")
+
+
+@pytest.mark.parametrize(
+    "file, content", [("start.json", b"{}"), ("start.json", b"{"), ("start.safetensors", b"x")]
+)
+def test_a_start_that_is_not_whole(saved: tuple[Path, Any], teacher: Any, file: str, content: bytes) -> None:
+    (saved[0] / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"student.start: .*pretrain it anew"):
+        load_start(saved[0], teacher, positions=20, pad=0)
