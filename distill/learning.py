@@ -151,6 +151,7 @@ def learn(
             seed=run.recipe.seed,
             name=name,
             distillation=distillation,
+            until=run.recipe.augment.until,
         )
 
 
@@ -195,7 +196,8 @@ def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: 
     tokens = encode.to_disk(
         chunks(transfer["text"]), folder / "scratch" / f"tokens-{run.accelerator.process_index}.bin"
     )
-    return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
+    copies = transfer.select_columns("copy").with_format("numpy")[:]["copy"]
+    return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]), np.flatnonzero(~copies))
 
 
 class Start(NamedTuple):

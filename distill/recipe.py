@@ -119,6 +119,7 @@ class Augment(Part):
     noise: float = Field(1.0, ge=0)
     neighbours: float = Field(1.0, ge=0)
     mix: float = Field(0.5, ge=0)
+    until: float = Field(1.0, gt=0, le=1)  # share of the student's epochs that read copies, the first ones
     # of neighbours
     near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
     nearest: int = Field(15, gt=0)  # near words a word

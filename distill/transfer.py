@@ -23,7 +23,7 @@ from teachers.soft_labels import text_digests
 
 
 def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encode: TextTokenizer) -> Any:
-    """The transfer set, a memory-mapped column `text`; written to `folder` if it is not there yet.
+    """The transfer set, memory-mapped columns `text` and `copy`; written to `folder` if it is not there yet.
 
     Args:
         run: Whose training and unlabelled texts.
@@ -49,19 +49,20 @@ def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encod
             if count and settings.neighbours
             else {},
         )
-        write_texts(folder / "transfer", ({"text": t} for t in _texts(run, texts, augmenter, count)))
+        write_texts(folder / "transfer", _rows(run, texts, augmenter, count), marks=["copy"])
     run.accelerator.wait_for_everyone()
     return load_split(folder, "transfer")
 
 
-def _texts(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
-    yield from clean
+def _rows(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[dict[str, Any]]:
+    yield from ({"text": text, "copy": False} for text in clean)
     # a copy that stands in validation or test would carry its teacher's answer over
     held = (load_split(run.stage("prepare"), name)["text"] for name in ("validation", "test"))
     seen = {digest for texts in (clean, *held) for digest in text_digests(list(texts))}
-    copies = (copy for text in clean for copy in augmenter.copies(text, count))
-    for text in itertools.chain(copies, load_split(run.stage("prepare"), "unlabeled")["text"]):
+    copies = ((copy, True) for text in clean for copy in augmenter.copies(text, count))
+    unlabelled = ((text, False) for text in load_split(run.stage("prepare"), "unlabeled")["text"])
+    for text, copied in itertools.chain(copies, unlabelled):
         digest = text_digests([text])[0]
         if digest not in seen:
             seen.add(digest)
-            yield text
+            yield {"text": text, "copy": copied}

@@ -162,6 +162,7 @@ def test_what_is_required() -> None:
         ("distillation__temperature", 0, "distillation.temperature: must be > 0"),
         ("augment__mask", 2, "augment.mask: must be <= 1"),
         ("augment__copies", -1, "augment.copies: must be >= 0"),
+        ("augment__until", 0, "augment.until: must be > 0"),
         ("export__opset", 19, "export.opset: must be <= 18"),
         ("gates__parity", 0, "gates.parity: must be > 0"),
     ],
