@@ -120,6 +120,9 @@ class Augment(Part):
     neighbours: float = Field(1.0, ge=0)
     mix: float = Field(0.5, ge=0)
     until: float = Field(1.0, gt=0, le=1)  # share of the student's epochs that read copies, the first ones
+    # of copies and unlabelled texts, what the student reads; see `selection`
+    keep: float = Field(1.0, gt=0, le=1)  # share that the teacher is surest of
+    balance: bool = False  # no class over twice the median, as the first single_label head has them
     # of neighbours
     near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
     nearest: int = Field(15, gt=0)  # near words a word
@@ -142,6 +145,14 @@ class GentleAugment(Augment):
     copies: int | None = Field(1, ge=0)
     noise: float = Field(0.0, ge=0)
     mix: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _no_confidence(self) -> GentleAugment:
+        if self.keep < 1 or self.balance:
+            raise ValueError(
+                "`keep` and `balance` go by a confidence that embeddings have not (leave them out)"
+            )
+        return self
 
 
 class Export(Part):
@@ -226,6 +237,8 @@ class Recipe(Job):
                 raise ValueError(
                     f"{side}.metric: {training.metric!r} is no HEAD.METRIC{near(training.metric, metrics)}"
                 )
+        if self.augment.balance and all(head.kind != "single_label" for head in self.heads.values()):
+            raise ValueError("augment.balance: needs a single_label head, whose classes it balances")
         return self
 
     def digest(self) -> str:

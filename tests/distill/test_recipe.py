@@ -163,6 +163,9 @@ def test_what_is_required() -> None:
         ("augment__mask", 2, "augment.mask: must be <= 1"),
         ("augment__copies", -1, "augment.copies: must be >= 0"),
         ("augment__until", 0, "augment.until: must be > 0"),
+        ("augment__keep", 0, "augment.keep: must be > 0"),
+        ("augment__keep", 1.5, "augment.keep: must be <= 1"),
+        ("augment__balance", "often", "augment.balance: "),
         ("export__opset", 19, "export.opset: must be <= 18"),
         ("gates__parity", 0, "gates.parity: must be > 0"),
     ],
@@ -217,6 +220,12 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
 def test_what_does_not_go_together(changes: dict[str, Any], expected: str) -> None:
     (line,) = faults(**changes)
     assert line.startswith(f"recipe: {expected}")
+
+
+def test_balance_is_of_classes() -> None:
+    assert made(augment__balance=True).augment.balance
+    (line,) = faults(augment__balance=True, heads={"flags": {"column": "f", "kind": "multi_label"}})
+    assert line == "recipe: augment.balance: needs a single_label head, whose classes it balances"
 
 
 @pytest.mark.parametrize("name", ["1st", "a-b", "a b", "", "späte", "a.b", "_a", "a\n", "encoder", "heads"])
