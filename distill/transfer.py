@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from distill import defaults
-from distill.augment import Augmenter
+from distill.augment import Augmenter, Gapped
 from distill.network import Network
 from distill.prepared import load_split, write_texts
 from distill.stage import Run
 from distill.tokens import TextTokenizer, chunks
+from teachers.masked_words import MaskedWords
 from teachers.neighbours import nearest_words
 from teachers.soft_labels import text_digests
+
+FILLED = 256  # texts whose copies are filled at once
 
 
 def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encode: TextTokenizer) -> Any:
@@ -49,20 +52,44 @@ def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encod
             if count and settings.neighbours
             else {},
         )
-        write_texts(folder / "transfer", _rows(run, texts, augmenter, count), marks=["copy"])
+        copies = _copies(run, texts, augmenter, count) if count else iter(())
+        write_texts(folder / "transfer", _rows(run, texts, copies), marks=["copy"])
     run.accelerator.wait_for_everyone()
     return load_split(folder, "transfer")
 
 
-def _rows(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[dict[str, Any]]:
+def _copies(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
+    """The copies of the texts in order, their gaps filled; those of a few hundred texts are in memory."""
+    settings, fill = augmenter.settings, None
+    if settings.masked and settings.masked_lm:
+        fill = MaskedWords(
+            settings.masked_lm,
+            sha256=settings.masked_sha256,
+            top=settings.masked_top,
+            max_length=run.recipe.teacher.max_length,
+            device=run.accelerator.device,
+        ).fill
+    with run.progress(len(clean), "copies", "text") as bar:
+        for texts in chunks(clean, FILLED):
+            made = [copy for text in texts for copy in augmenter.copies(text, count)]
+            words = iter(fill([copy for copy in made if isinstance(copy, Gapped)]) if fill else ())
+            for copy in made:
+                if not isinstance(copy, Gapped):
+                    yield copy
+                elif (found := next(words)) != copy.words:
+                    yield copy.filled(found)
+            bar.update(len(texts))
+
+
+def _rows(run: Run, clean: list[str], copies: Iterator[str]) -> Iterator[dict[str, Any]]:
     yield from ({"text": text, "copy": False} for text in clean)
     # a copy that stands in validation or test would carry its teacher's answer over
     held = (load_split(run.stage("prepare"), name)["text"] for name in ("validation", "test"))
     seen = {digest for texts in (clean, *held) for digest in text_digests(list(texts))}
-    copies = ((copy, True) for text in clean for copy in augmenter.copies(text, count))
+    copied = ((copy, True) for copy in copies)
     unlabelled = ((text, False) for text in load_split(run.stage("prepare"), "unlabeled")["text"])
-    for text, copied in itertools.chain(copies, unlabelled):
+    for text, is_copy in itertools.chain(copied, unlabelled):
         digest = text_digests([text])[0]
         if digest not in seen:
             seen.add(digest)
-            yield {"text": text, "copy": copied}
+            yield {"text": text, "copy": is_copy}

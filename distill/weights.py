@@ -10,12 +10,15 @@ from teachers.locate import identity
 
 
 def weights_named(recipe: Job) -> dict[str, list[str]]:
-    """The identity of each encoder and start that a recipe names, by side.
+    """The identity of each encoder and start that a recipe names, by section.
 
     Raises:
         EncoderError: One is not there, not whole, or not as pinned.
     """
-    named = {"teacher": [identity(recipe.teacher.encoder, recipe.teacher.sha256)], "student": []}
+    teacher, augment = recipe.teacher, recipe.augment
+    named = {"teacher": [identity(teacher.encoder, teacher.sha256)], "student": [], "augment": []}
+    if augment.masked and augment.masked_lm:
+        named["augment"].append(identity(augment.masked_lm, augment.masked_sha256))
     if isinstance(recipe, Recipe):
         encoder, start = recipe.student.encoder, recipe.student.start
         if encoder:
