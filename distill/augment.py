@@ -125,7 +125,10 @@ def _mixed(augmenter: Augmenter, words: list[str], chance: random.Random) -> lis
 
 
 def _masked(augmenter: Augmenter, words: list[str], chance: random.Random) -> list[str] | Gapped:
-    """Gaps in place of the share `masked_words` of the words, one at least; punctuation stays."""
+    """Gaps in place of the share `masked_words` of the words, one at least; punctuation stays.
+
+    What fills them, and where it differs from TinyBERT, stands in `teachers.masked_words`.
+    """
     parts = [_parted(word) for word in words]
     places = [place for place, (_, core, _) in enumerate(parts) if core]
     if not places:

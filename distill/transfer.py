@@ -16,7 +16,7 @@ from distill import defaults
 from distill.augment import Augmenter, Gapped
 from distill.network import Network
 from distill.prepared import load_split, write_texts
-from distill.stage import Run
+from distill.stage import Run, read_json, write_json
 from distill.tokens import TextTokenizer, chunks
 from teachers.masked_words import MaskedWords
 from teachers.neighbours import nearest_words
@@ -52,14 +52,17 @@ def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encod
             if count and settings.neighbours
             else {},
         )
-        copies = _copies(run, texts, augmenter, count) if count else iter(())
+        copies = _copies(run, folder / "scratch", texts, augmenter, count) if count else iter(())
         write_texts(folder / "transfer", _rows(run, texts, copies), marks=["copy"])
     run.accelerator.wait_for_everyone()
     return load_split(folder, "transfer")
 
 
-def _copies(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
-    """The copies of the texts in order, their gaps filled; those of a few hundred texts are in memory."""
+def _copies(run: Run, scratch: Path, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
+    """The copies of the texts in order, their gaps filled; those of a few hundred texts are in memory.
+
+    What fills the gaps lies in `scratch`, so that a run that was stopped does not predict it again.
+    """
     settings, fill = augmenter.settings, None
     if settings.masked and settings.masked_lm:
         fill = MaskedWords(
@@ -70,13 +73,20 @@ def _copies(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Ite
             device=run.accelerator.device,
         ).fill
     with run.progress(len(clean), "copies", "text") as bar:
-        for texts in chunks(clean, FILLED):
+        for number, texts in enumerate(chunks(clean, FILLED)):
             made = [copy for text in texts for copy in augmenter.copies(text, count)]
-            words = iter(fill([copy for copy in made if isinstance(copy, Gapped)]) if fill else ())
+            words: list[list[str]] = []
+            if fill:
+                scratch.mkdir(exist_ok=True)
+                path = scratch / f"filled-{number}.json"
+                if not path.exists():
+                    write_json(path, fill([copy for copy in made if isinstance(copy, Gapped)]))
+                words = read_json(path)
+            rest = iter(words)
             for copy in made:
                 if not isinstance(copy, Gapped):
                     yield copy
-                elif (found := next(words)) != copy.words:
+                elif (found := next(rest)) != copy.words:
                     yield copy.filled(found)
             bar.update(len(texts))
 

@@ -54,9 +54,10 @@ class MaskedWords:
         if self.tokenizer.mask_token is None:
             raise EncoderError(f"{name}: its tokenizer has no mask token (name a masked-language model)")
         self.model, self.device, self.top = model.to(device).eval(), device, top
-        # roberta counts positions from behind the padding
+        # two fewer than there are: roberta counts them from behind the padding
         positions = getattr(model.config, "max_position_embeddings", max_length + 2) - 2
         self.max_length = min(max_length, positions)
+        self.tokenizer.truncation_side = self.tokenizer.padding_side = "right"
         ids = list(whole_words(self.tokenizer).values())
         self._ids = torch.tensor(ids, dtype=torch.long, device=device)
         self._names = [self.tokenizer.decode([number]).strip() for number in ids]

@@ -113,6 +113,33 @@ def test_drawn_and_chosen_again_they_are_the_same(job, settings, chosen, tmp_pat
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_what_was_filled_before_a_kill_is_not_filled_again(job, settings, chosen, tmp_path, monkeypatch):
+    from teachers.masked_words import MaskedWords
+
+    class Killed(Exception):
+        pass
+
+    fill, calls = MaskedWords.fill, []
+
+    def dying(self, texts):
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise Killed
+        return fill(self, texts)
+
+    run = tmp_path / "run"
+    shutil.copytree(chosen, run)
+    monkeypatch.setattr(MaskedWords, "fill", dying)
+    command = ["run", str(job), "--out", str(run), *settings, "--to", "label"]
+    with pytest.raises(Killed):
+        main([*command, "--from", "label"])
+    assert not (run / "stages/label/transfer").exists()
+    assert main(command) == 0
+    assert len(calls) == 3 and calls[1] == calls[2]  # 480 texts in two parts
+    assert transfer(run)[:] == transfer(chosen)[:]
+    assert not (run / "stages/label/scratch").exists()
+
+
 def test_other_weights_of_the_model_make_other_copies(
     job, settings, chosen, masked_lm, tiny_masked_lm_folder, tmp_path, capfd
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -134,6 +135,15 @@ def test_gaps_that_are_not_read_keep_their_words(folder: Path) -> None:
     cut = MaskedWords(str(folder), max_length=10).fill([text])[0]  # type: ignore[list-item]
     assert "where" not in whole
     assert "where" not in cut[:4] and cut[4:] == ["where"] * 16
+
+
+def test_texts_are_cut_behind_whatever_the_tokenizer_says(folder: Path) -> None:
+    text = (["", *[" parcel "] * 19, ""], ["where"] * 20, 7)
+    expected = MaskedWords(str(folder), max_length=10).fill([text])
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    about |= {"truncation_side": "left", "padding_side": "left"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    assert MaskedWords(str(folder), max_length=10).fill([text]) == expected
 
 
 def test_a_text_longer_than_the_positions_is_cut(folder: Path) -> None:
