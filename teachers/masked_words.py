@@ -58,7 +58,8 @@ class MaskedWords:
         positions = getattr(model.config, "max_position_embeddings", max_length + 2) - 2
         self.max_length = min(max_length, positions)
         self.tokenizer.truncation_side = self.tokenizer.padding_side = "right"
-        ids = list(whole_words(self.tokenizer).values())
+        special = set(self.tokenizer.all_special_ids)
+        ids = [number for number in whole_words(self.tokenizer).values() if number not in special]
         self._ids = torch.tensor(ids, dtype=torch.long, device=device)
         self._names = [self.tokenizer.decode([number]).strip() for number in ids]
         # the product with the vocabulary, the widest by far, is of the gaps alone
