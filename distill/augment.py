@@ -1,4 +1,4 @@
-"""Copies of a text for the teacher to label: noised, with near words, or mixed with another text.
+"""Copies of a text for the teacher to label: noised, with near or masked words, or mixed with another text.
 
 Each copy comes of one source, drawn by the sources' shares. A copy depends on the seed, the text and
 its number alone, so that it is the same after a crash and in any order.
@@ -11,10 +11,30 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import NamedTuple
 
 from distill.recipe import Augment
 
 WORD = re.compile(r"(\W*)(.*?)(\W*)\Z", re.DOTALL)  # a word between its punctuation
+
+
+class Gapped(NamedTuple):
+    """A copy with gaps, for a masked-language model to fill.
+
+    Attributes:
+        between: What stands before, between and behind the gaps.
+        words: That stood in them, one fewer.
+        seed: Of the draw among what the model predicts.
+    """
+
+    between: list[str]
+    words: list[str]
+    seed: int
+
+    def filled(self, words: Sequence[str]) -> str:
+        """The text with these words in its gaps."""
+        return "".join(part + word for part, word in zip_longest(self.between, words, fillvalue=""))
 
 
 @dataclass(frozen=True)
@@ -37,8 +57,11 @@ class Augmenter:
     texts: Sequence[str] = ()
     near: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def copies(self, text: str, count: int) -> Iterator[str]:
-        """The copies of a text, `count` at most: those that changed nothing are left out."""
+    def copies(self, text: str, count: int) -> Iterator[str | Gapped]:
+        """The copies of a text, `count` at most: those that changed nothing are left out.
+
+        Copies of the source `masked` have gaps yet.
+        """
         words = text.split()
         clean = " ".join(words)
         shares = [getattr(self.settings, name) for name in SOURCES]
@@ -46,7 +69,8 @@ class Augmenter:
             key = hashlib.blake2b(f"{self.seed}/{number}/{text}".encode(), digest_size=8).digest()
             chance = random.Random(int.from_bytes(key, "big"))
             source = chance.choices(list(SOURCES.values()), shares)[0]
-            copy = " ".join(word for word in source(self, words, chance) if word)
+            made = source(self, words, chance)
+            copy = made if isinstance(made, Gapped) else " ".join(word for word in made if word)
             if copy and copy != clean:
                 yield copy
 
@@ -81,7 +105,7 @@ def _neighboured(augmenter: Augmenter, words: list[str], chance: random.Random) 
     share = 2 * augmenter.settings.near_words * chance.random()
     copy = []
     for word in words:
-        before, core, after = WORD.match(word).groups()  # type: ignore[union-attr]
+        before, core, after = _parted(word)
         near = augmenter.near.get(core) or augmenter.near.get(core.lower())
         if near and chance.random() < share:
             word = before + chance.choice(near) + after
@@ -100,9 +124,38 @@ def _mixed(augmenter: Augmenter, words: list[str], chance: random.Random) -> lis
     return mine + theirs if chance.random() < 0.5 else theirs + mine
 
 
+def _masked(augmenter: Augmenter, words: list[str], chance: random.Random) -> list[str] | Gapped:
+    """Gaps in place of the share `masked_words` of the words, one at least; punctuation stays.
+
+    What fills them, and where it differs from TinyBERT, stands in `teachers.masked_words`.
+    """
+    parts = [_parted(word) for word in words]
+    places = [place for place, (_, core, _) in enumerate(parts) if core]
+    if not places:
+        return words
+    chosen = set(chance.sample(places, max(1, round(augmenter.settings.masked_words * len(places)))))
+    between, gone = [""], []
+    for place, (before, core, after) in enumerate(parts):
+        between[-1] += " " if place else ""
+        if place in chosen:
+            between[-1] += before
+            between.append(after)
+            gone.append(core)
+        else:
+            between[-1] += words[place]
+    return Gapped(between, gone, chance.getrandbits(64))
+
+
+def _parted(word: str) -> tuple[str, str, str]:
+    """What stands before a word, the word, and what stands behind it."""
+    before, core, after = WORD.match(word).groups()  # type: ignore[union-attr]
+    return before, core, after
+
+
 # by the name of their share in the recipe
-SOURCES: dict[str, Callable[[Augmenter, list[str], random.Random], list[str]]] = {
+SOURCES: dict[str, Callable[[Augmenter, list[str], random.Random], list[str] | Gapped]] = {
     "noise": _noised,
     "neighbours": _neighboured,
     "mix": _mixed,
+    "masked": _masked,
 }

@@ -23,6 +23,7 @@ from distill.network import Network, load_network, save_network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.recipe import Distillation, Training
 from distill.recipe_data import RecipeError
+from distill.selection import kept_rows, select
 from distill.stage import Run
 from distill.tokens import Array, TextTokenizer, chunks
 from distill.training import Examples, fit
@@ -70,7 +71,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def label(run: Run, folder: Path) -> dict[str, Any]:
-    """Write the teacher's logits for validation, test, and the whole transfer set."""
+    """Write the teacher's logits for validation, test, and the whole transfer set, and what is kept of it."""
     teachers = load_members(run.stage("fit_teacher"), run.recipe.teacher.max_length)
     transfer = transfer_set(run, folder, *teachers[0])
     soft = open_soft_labels(run)
@@ -89,7 +90,12 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
                 soft.refresh()  # what another process wrote
                 new += int(wanted.sum())
             bar.update(len(texts))
-    return {"transfer_texts": len(transfer), "labelled_texts": new}
+    figures = {"transfer_texts": len(transfer), "labelled_texts": new}
+    if run.accelerator.is_main_process:
+        found = (soft.logits(soft.rows(text_digests(texts))) for texts in chunks(transfer["text"]))
+        labelled = len(load_split(run.stage("prepare"), "train"))
+        figures |= select(folder, run.recipe.augment, teachers[0].network.heads, found, labelled)
+    return figures
 
 
 def fit_student(run: Run, folder: Path) -> dict[str, Any]:
@@ -153,6 +159,7 @@ def learn(
             seed=run.recipe.seed,
             name=name,
             distillation=distillation,
+            until=run.recipe.augment.until,
         )
 
 
@@ -196,8 +203,10 @@ def _labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokeniz
 
 
 def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: Path) -> Examples:
-    """The transfer set as examples: hard labels where there are any, soft labels everywhere."""
+    """What is kept of the transfer set as examples: hard labels where there are any, soft ones everywhere."""
     transfer = load_split(run.stage("label"), "transfer")
+    if (kept := kept_rows(run.stage("label"))) is not None:
+        transfer = transfer.select(kept)
     soft = open_soft_labels(run)
     rows = np.concatenate([soft.rows(text_digests(texts)) for texts in chunks(transfer["text"])])
     hard: dict[str, Array] = {}
@@ -209,7 +218,8 @@ def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: 
     tokens = encode.to_disk(
         chunks(transfer["text"]), folder / "scratch" / f"tokens-{run.accelerator.process_index}.bin"
     )
-    return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]))
+    copies = transfer.select_columns("copy").with_format("numpy")[:]["copy"]
+    return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]), np.flatnonzero(~copies))
 
 
 class Start(NamedTuple):

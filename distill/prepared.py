@@ -23,18 +23,22 @@ from distill.heads import Head
 CHUNK = 10_000  # rows written at a time
 
 
-def write_texts(folder: Path, rows: Iterable[dict[str, Any]], heads: Sequence[Head] = ()) -> int:
+def write_texts(
+    folder: Path, rows: Iterable[dict[str, Any]], heads: Sequence[Head] = (), *, marks: Sequence[str] = ()
+) -> int:
     """The number of rows written to a new folder, which appears whole or not at all.
 
     Args:
         folder: To make; its parent exists.
         rows: `text`, and a `head_NAME` a head, streamed a few thousand at a time.
         heads: Whose labels the rows carry.
+        marks: Names of what is true or false of a row, which the rows carry too.
     """
     types = {
         head.column: pa.int32() if head.kind == "single_label" else pa.list_(pa.int8(), len(head.labels))
         for head in heads
     }
+    types |= dict.fromkeys(marks, pa.bool_())
     schema, count, rest = pa.schema({"text": pa.string(), **types}), 0, iter(rows)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch, _quiet():
         table = Path(scratch, "table.arrow")

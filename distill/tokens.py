@@ -6,6 +6,7 @@ a transfer set of millions of texts costs no memory. Batches hold texts of like 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,20 +72,34 @@ def chunks(texts: Sequence[str] | Any, size: int = CHUNK) -> Iterable[Sequence[s
         yield texts[start : start + size]
 
 
-def shuffled_batches(lengths: Array, size: int, seed: int, epoch: int) -> list[Array]:
+def shuffled_batches(
+    lengths: Array, size: int, seed: int, epoch: int, only: Array | None = None
+) -> list[Array]:
     """An epoch's batches of row numbers, each of like lengths, in an order that (seed, epoch) fixes.
 
     Rows are shuffled, sorted by length within pools of 50 batches, and the batches shuffled: padding
     stays low and every epoch mixes anew.
+
+    Args:
+        lengths: Of every row.
+        size: Rows a batch.
+        seed: Of the order.
+        epoch: Likewise.
+        only: The rows to read, some at least; they are shuffled and read over and over, until there are
+            as many batches as all rows make. By default all rows, once.
     """
     random = np.random.default_rng([seed, epoch])
-    rows = random.permutation(len(lengths))
-    batches = []
-    for start in range(0, len(rows), 50 * size):
-        pool = rows[start : start + 50 * size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-    return [batches[i] for i in random.permutation(len(batches))]
+    wanted = np.arange(len(lengths)) if only is None else only
+    count, found = math.ceil(len(lengths) / size), list[Array]()
+    while len(found) < count:
+        rows = wanted[random.permutation(len(wanted))]
+        batches = []
+        for start in range(0, len(rows), 50 * size):
+            pool = rows[start : start + 50 * size]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        found += [batches[i] for i in random.permutation(len(batches))]
+    return found[:count]
 
 
 def length_sorted_batches(lengths: Array, tokens: int) -> list[Array]:

@@ -43,11 +43,13 @@ class Examples:
         tokens: Of each text.
         hard: Labels a head, as `losses.hard_loss` takes them, a row a text.
         soft: The teacher's logits of given rows, `[rows, sum of labels]`; None without a teacher.
+        clean: Numbers of the rows that are no copies; None where there are no copies.
     """
 
     tokens: Tokens
     hard: Mapping[str, Array]
     soft: Callable[[Array], Array] | None = None
+    clean: Array | None = None
 
 
 def evaluate_network(network: Network, examples: Examples, accelerator: Accelerator) -> dict[str, float]:
@@ -69,6 +71,7 @@ def fit(
     seed: int,
     name: str,
     distillation: Distillation | None = None,
+    until: float = 1.0,
 ) -> dict[str, Any]:
     """Train a network in place to its best epoch on validation; returns the figures.
 
@@ -84,6 +87,8 @@ def fit(
         seed: Of order and dropout.
         name: Before each tracked figure, and on the progress bar.
         distillation: Temperature and weight where `train.soft` is given.
+        until: Share of the epochs, rounded to whole ones, that read copies; those after it have as many
+            steps, of `train.clean` alone.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -116,7 +121,8 @@ def fit(
             step = state["step"]
             epoch, index = divmod(step, steps_an_epoch)
             if index == 0 or not batches:
-                batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch)
+                only = None if epoch < round(until * settings.epochs) else train.clean
+                batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch, only)
             torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * _rate(step, steps, settings)

@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from distill import defaults
-from distill.augment import Augmenter
+from distill.augment import Augmenter, Gapped
 from distill.network import Network
 from distill.prepared import load_split, write_texts
-from distill.stage import Run
+from distill.stage import Run, read_json, write_json
 from distill.tokens import TextTokenizer, chunks
+from teachers.masked_words import MaskedWords
 from teachers.neighbours import nearest_words
 from teachers.soft_labels import text_digests
 
+FILLED = 256  # texts whose copies are filled at once
+
 
 def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encode: TextTokenizer) -> Any:
-    """The transfer set, a memory-mapped column `text`; written to `folder` if it is not there yet.
+    """The transfer set, memory-mapped columns `text` and `copy`; written to `folder` if it is not there yet.
 
     Args:
         run: Whose training and unlabelled texts.
@@ -49,19 +52,54 @@ def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encod
             if count and settings.neighbours
             else {},
         )
-        write_texts(folder / "transfer", ({"text": t} for t in _texts(run, texts, augmenter, count)))
+        copies = _copies(run, folder / "scratch", texts, augmenter, count) if count else iter(())
+        write_texts(folder / "transfer", _rows(run, texts, copies), marks=["copy"])
     run.accelerator.wait_for_everyone()
     return load_split(folder, "transfer")
 
 
-def _texts(run: Run, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
-    yield from clean
+def _copies(run: Run, scratch: Path, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
+    """The copies of the texts in order, their gaps filled; those of a few hundred texts are in memory.
+
+    What fills the gaps lies in `scratch`, so that a run that was stopped does not predict it again.
+    """
+    settings, fill = augmenter.settings, None
+    if settings.masked and settings.masked_lm:
+        fill = MaskedWords(
+            settings.masked_lm,
+            sha256=settings.masked_sha256,
+            top=settings.masked_top,
+            max_length=run.recipe.teacher.max_length,
+            device=run.accelerator.device,
+        ).fill
+    with run.progress(len(clean), "copies", "text") as bar:
+        for number, texts in enumerate(chunks(clean, FILLED)):
+            made = [copy for text in texts for copy in augmenter.copies(text, count)]
+            words: list[list[str]] = []
+            if fill:
+                scratch.mkdir(exist_ok=True)
+                path = scratch / f"filled-{number}.json"
+                if not path.exists():
+                    write_json(path, fill([copy for copy in made if isinstance(copy, Gapped)]))
+                words = read_json(path)
+            rest = iter(words)
+            for copy in made:
+                if not isinstance(copy, Gapped):
+                    yield copy
+                elif (found := next(rest)) != copy.words:
+                    yield copy.filled(found)
+            bar.update(len(texts))
+
+
+def _rows(run: Run, clean: list[str], copies: Iterator[str]) -> Iterator[dict[str, Any]]:
+    yield from ({"text": text, "copy": False} for text in clean)
     # a copy that stands in validation or test would carry its teacher's answer over
     held = (load_split(run.stage("prepare"), name)["text"] for name in ("validation", "test"))
     seen = {digest for texts in (clean, *held) for digest in text_digests(list(texts))}
-    copies = (copy for text in clean for copy in augmenter.copies(text, count))
-    for text in itertools.chain(copies, load_split(run.stage("prepare"), "unlabeled")["text"]):
+    copied = ((copy, True) for copy in copies)
+    unlabelled = ((text, False) for text in load_split(run.stage("prepare"), "unlabeled")["text"])
+    for text, is_copy in itertools.chain(copied, unlabelled):
         digest = text_digests([text])[0]
         if digest not in seen:
             seen.add(digest)
-            yield text
+            yield {"text": text, "copy": is_copy}

@@ -11,15 +11,17 @@ from teachers.locate import EncoderError, file_sha256, identity, weights_sha256
 
 
 def weights_named(recipe: Job) -> dict[str, list[str]]:
-    """The identity of each encoder and start that a recipe names, by side.
+    """The identity of each encoder and start that a recipe names, by section.
 
     Raises:
         EncoderError: One is not there, not whole, or not as pinned.
     """
     networks = recipe.teacher.networks if isinstance(recipe, Recipe) else ()
-    named = {"teacher": [_network_identity(folder) for folder in networks], "student": []}
+    named = {"teacher": [_network_identity(folder) for folder in networks], "student": [], "augment": []}
     if not networks:
         named["teacher"].append(identity(recipe.teacher.encoder, recipe.teacher.sha256))
+    if recipe.augment.masked and recipe.augment.masked_lm:
+        named["augment"].append(identity(recipe.augment.masked_lm, recipe.augment.masked_sha256))
     if isinstance(recipe, Recipe):
         encoder, start = recipe.student.encoder, recipe.student.start
         if encoder:

@@ -30,14 +30,42 @@ def load_encoder(
     Raises:
         EncoderError: It cannot be had, or has too few layers, or no fast tokenizer.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
+
+    encoder, tokenizer, lacking = load_pretrained(AutoModel, name, sha256)
+    if lacking:
+        raise EncoderError(
+            f"{name}: cannot be loaded: its weights lack {lacking[0]}, {len(lacking)} such in all "
+            "(name a folder of an encoder alone)"
+        )
+    encoder.pooler = None
+    set_dropout(encoder, dropout, attention_dropout)
+    if layers is not None:
+        keep_layers(encoder, layers, name)
+    return encoder, tokenizer
+
+
+def load_pretrained(auto: Any, name: str, sha256: str | None = None) -> tuple[Any, Any, list[str]]:
+    """A model in float32, its fast tokenizer, and the names of the weights that its file lacks.
+
+    transformers fills what a file lacks with random weights; a pooler is not missed.
+
+    Args:
+        auto: The class of transformers that makes the model, such as `AutoModel`.
+        name: As `locate` takes it.
+        sha256: Of the weights file.
+
+    Raises:
+        EncoderError: It cannot be had, or has no fast tokenizer.
+    """
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     place = locate(name, sha256)
     logging.set_verbosity_error()  # a pooler without use is not worth a page of warnings
     logging.disable_progress_bar()
     try:
-        encoder, read = AutoModel.from_pretrained(
+        model, read = auto.from_pretrained(
             place.path,
             revision=place.revision,
             # bert's eager attention trains fastest on a CPU and is what ONNX export reads
@@ -49,19 +77,9 @@ def load_encoder(
         tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.revision, use_fast=True)
     except Exception as error:  # of transformers, of safetensors, of whatever fetches from the hub
         raise EncoderError(_why(name, place, error)) from None
-    # transformers fills what a file lacks with random weights
-    if lacking := sorted(key for key in read["missing_keys"] if not key.startswith("pooler.")):
-        raise EncoderError(
-            f"{name}: cannot be loaded: its weights lack {lacking[0]}, {len(lacking)} such in all "
-            "(name a folder of an encoder alone)"
-        )
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"{name}: has no fast tokenizer (save a tokenizer.json beside it)")
-    encoder.pooler = None
-    set_dropout(encoder, dropout, attention_dropout)
-    if layers is not None:
-        keep_layers(encoder, layers, name)
-    return encoder, tokenizer
+    return model, tokenizer, sorted(key for key in read["missing_keys"] if not key.startswith("pooler."))
 
 
 def keep_layers(encoder: Any, layers: int, name: str = "encoder") -> None:

@@ -48,7 +48,7 @@ def locate(name: str, sha256: str | None = None) -> Location:
         package = name.removeprefix("package:")
         pinned = {WEIGHTS: sha256} if sha256 else PINNED.get(package)
         if pinned is None:
-            raise EncoderError(f"{name}: its weights are not pinned (give teacher.sha256)")
+            raise EncoderError(f"{name}: its weights are not pinned (give their sha256)")
         folder = _package_folder(name, package)
     elif Path(name).is_dir():
         folder, pinned = Path(name), {WEIGHTS: sha256} if sha256 else {}

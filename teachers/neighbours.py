@@ -18,24 +18,14 @@ BATCH = 1024  # words compared with all others at once
 def nearest_words(encoder: Any, tokenizer: Any, count: int) -> dict[str, list[str]]:
     """The `count` nearest words of each whole word of the vocabulary, nearest first.
 
-    Near is by the cosine of the embeddings less their mean. Only pieces that are words of two letters
-    or more take part, and only as the tokenizer writes the start of a word.
+    Near is by the cosine of the embeddings less their mean.
 
     Args:
         encoder: A transformers model.
         tokenizer: Its tokenizer.
         count: Neighbours a word.
     """
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    # byte-level and sentencepiece vocabularies mark what begins a word; wordpiece marks what does not
-    begins = {mark: sum(piece.startswith(mark) for piece in vocabulary) for mark in ("##", "Ġ", "▁")}
-    most = max(begins, key=lambda mark: begins[mark])
-    mark = "" if most == "##" else most
-    words = {
-        piece[len(mark) :]: number
-        for piece, number in sorted(vocabulary.items(), key=lambda item: item[1])
-        if piece.startswith(mark) and len(piece) > len(mark) + 1 and piece[len(mark) :].isalpha()
-    }
+    words = whole_words(tokenizer)
     if len(words) < 2:
         return {}
     names = list(words)
@@ -52,3 +42,20 @@ def nearest_words(encoder: Any, tokenizer: Any, count: int) -> dict[str, list[st
         ):
             found[names[start + row]] = [names[i] for i in best]
     return found
+
+
+def whole_words(tokenizer: Any) -> dict[str, int]:
+    """The pieces of a vocabulary that are words of two letters or more, and their ids, in their order.
+
+    Only as the tokenizer writes the start of a word, but without its mark of one.
+    """
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    # byte-level and sentencepiece vocabularies mark what begins a word; wordpiece marks what does not
+    begins = {mark: sum(piece.startswith(mark) for piece in vocabulary) for mark in ("##", "Ġ", "▁")}
+    most = max(begins, key=lambda mark: begins[mark])
+    mark = "" if most == "##" else most
+    return {
+        piece[len(mark) :]: number
+        for piece, number in sorted(vocabulary.items(), key=lambda item: item[1])
+        if piece.startswith(mark) and len(piece) > len(mark) + 1 and piece[len(mark) :].isalpha()
+    }

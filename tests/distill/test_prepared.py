@@ -78,6 +78,12 @@ def test_texts_alone(tmp_path: Path) -> None:
     assert split.column_names == ["text"] and hard_labels(split, ()) == {}
 
 
+def test_what_is_true_of_a_row(tmp_path: Path) -> None:
+    write_texts(tmp_path / "transfer", ({"text": t, "copy": t == "b"} for t in "abc"), marks=["copy"])
+    split = load_split(tmp_path, "transfer")
+    assert split.select([1, 2]).with_format("numpy")[:]["copy"].tolist() == [True, False]
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Iterator[dict[str, Any]]:
         yield from rows()

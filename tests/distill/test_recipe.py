@@ -162,6 +162,14 @@ def test_what_is_required() -> None:
         ("distillation__temperature", 0, "distillation.temperature: must be > 0"),
         ("augment__mask", 2, "augment.mask: must be <= 1"),
         ("augment__copies", -1, "augment.copies: must be >= 0"),
+        ("augment__masked", -1, "augment.masked: must be >= 0"),
+        ("augment__masked_words", 0, "augment.masked_words: must be > 0"),
+        ("augment__masked_top", 0, "augment.masked_top: must be > 0"),
+        ("augment__masked_sha256", "abc", "augment.masked_sha256: "),
+        ("augment__until", 0, "augment.until: must be > 0"),
+        ("augment__keep", 0, "augment.keep: must be > 0"),
+        ("augment__keep", 1.5, "augment.keep: must be <= 1"),
+        ("augment__balance", "often", "augment.balance: "),
         ("export__opset", 19, "export.opset: must be <= 18"),
         ("gates__parity", 0, "gates.parity: must be > 0"),
     ],
@@ -209,6 +217,7 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
             "student.metric: 'intent.acuracy' is no HEAD.METRIC (did you mean 'intent.accuracy'?)",
         ),
         ({"teacher__metric": "zzz"}, "teacher.metric: 'zzz' is no HEAD.METRIC"),
+        ({"augment__masked": 1}, "augment: `masked` needs a masked-language model (name one as `masked_lm`)"),
         # a metric of the other kind
         ({"teacher__metric": "flags.accuracy"}, "teacher.metric: 'flags.accuracy' is no HEAD.METRIC"),
     ],
@@ -216,6 +225,12 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
 def test_what_does_not_go_together(changes: dict[str, Any], expected: str) -> None:
     (line,) = faults(**changes)
     assert line.startswith(f"recipe: {expected}")
+
+
+def test_balance_is_of_classes() -> None:
+    assert made(augment__balance=True).augment.balance
+    (line,) = faults(augment__balance=True, heads={"flags": {"column": "f", "kind": "multi_label"}})
+    assert line == "recipe: augment.balance: needs a single_label head, whose classes it balances"
 
 
 @pytest.mark.parametrize("name", ["1st", "a-b", "a b", "", "späte", "a.b", "_a", "a\n", "encoder", "heads"])

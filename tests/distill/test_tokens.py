@@ -95,6 +95,28 @@ def test_an_epoch_follows_from_seed_and_number() -> None:
     assert order(0, 0) != order(1, 0)
 
 
+@pytest.mark.parametrize(("only", "size"), [(100, 16), (100, 128), (7, 16), (1, 1), (1037, 16)])
+def test_an_epoch_of_some_rows_reads_them_over_and_over(only: int, size: int) -> None:
+    chosen = np.sort(np.random.default_rng(1).permutation(1037)[:only])
+    batches = shuffled_batches(lengths(), size, 0, 3, chosen)
+    assert len(batches) == -(-1037 // size)  # as many as of all rows
+    once = -(-only // size)
+    passes = [np.concatenate(batches[i : i + once]).tolist() for i in range(0, len(batches), once)]
+    whole = [rows for rows in passes if len(rows) == only]
+    assert len(whole) >= len(passes) - 1 and all(sorted(rows) == chosen.tolist() for rows in whole)
+    assert len(passes[-1]) == len(set(passes[-1])) and set(passes[-1]) <= set(chosen.tolist())
+    assert only < 100 or len(passes) == 1 or passes[0] != passes[1]
+
+
+def test_an_epoch_of_some_rows_follows_from_seed_and_number() -> None:
+    def order(seed: int, epoch: int, only: int = 300) -> list[int]:
+        return np.concatenate(shuffled_batches(lengths(), 16, seed, epoch, np.arange(only))).tolist()
+
+    assert order(0, 5) == order(0, 5)
+    assert len({str(order(*key)) for key in ((0, 5), (0, 6), (1, 5))}) == 3
+    assert order(0, 5, only=1037) == np.concatenate(shuffled_batches(lengths(), 16, 0, 5)).tolist()
+
+
 def test_batches_hold_texts_of_like_length() -> None:
     n = lengths(10_000)
 

@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,19 @@ def test_the_same_seed_gives_the_same_weights(room: Room) -> None:
     assert same(one, other) and not same(one, third)
 
 
+def dying_after(steps: int) -> Callable[..., Any]:
+    loss, done = training._loss, 0
+
+    def dying(*args: Any) -> Any:
+        nonlocal done
+        if done == steps:
+            raise Killed
+        done += 1
+        return loss(*args)
+
+    return dying
+
+
 # killed and resumed: 6 steps an epoch, checkpoints after steps 2, 4, 6, 8, 10, 12, ...
 
 
@@ -114,23 +129,30 @@ def test_killed_and_resumed_equals_unbroken(
     more["distillation"] = Distillation()
     settings = QUICK.model_copy(update={"ema": ema})
     unbroken, expected = room.fit(settings, "unbroken", **more)
-    loss, done = training._loss, 0
-
-    def dying(*args: Any) -> Any:
-        nonlocal done
-        if done == steps:
-            raise Killed
-        done += 1
-        return loss(*args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_loss", dying)
+        patch.setattr(training, "_loss", dying_after(steps))
         with pytest.raises(Killed):
             room.fit(settings, **more)
     assert (room.folder / "run" / "checkpoint.safetensors").exists() == (steps >= 2)
     torch.manual_seed(123)  # nothing may hang on the state of the generator
     resumed, figures = room.fit(settings, **more)
     assert same(resumed, unbroken) and figures == expected
+
+
+@pytest.mark.parametrize("steps", [7, 9, 13, 17])
+def test_killed_in_an_epoch_without_copies_and_resumed_equals_unbroken(
+    room: Room, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    train = replace(room.examples(24, soft=True), clean=np.array([0, 1, 2, 3, 4, 21]))
+    more: dict[str, Any] = {"train": train, "dropout": 0.2, "distillation": Distillation(), "until": 0.4}
+    unbroken, expected = room.fit(QUICK, "unbroken", **more)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_loss", dying_after(steps))
+        with pytest.raises(Killed):
+            room.fit(QUICK, **more)
+    resumed, figures = room.fit(QUICK, **more)
+    assert same(resumed, unbroken) and figures == expected
+    assert not same(room.fit(QUICK, "otherwise", **{**more, "until": 1.0})[0], unbroken)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -236,6 +258,31 @@ def test_every_text_is_read_once_an_epoch(room: Room, monkeypatch: pytest.Monkey
     epochs = [read[i : i + 22] for i in range(0, 66, 22)]
     assert len(read) == 66 and all(sorted(epoch) == list(range(22)) for epoch in epochs)
     assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize(("until", "clean_epochs"), [(1.0, 0), (0.9, 0), (0.8, 1), (0.3, 2), (0.1, 3)])
+def test_the_last_epochs_read_no_copies(
+    room: Room, monkeypatch: pytest.MonkeyPatch, until: float, clean_epochs: int
+) -> None:
+    read: list[list[int]] = []
+    loss, clean = training._loss, [0, 2, 3, 5, 7, 21]
+
+    def watched(model: Any, train: Examples, rows: Any, *args: Any) -> Any:
+        read.append(rows.tolist())
+        return loss(model, train, rows, *args)
+
+    monkeypatch.setattr(training, "_loss", watched)
+    _, figures = room.fit(QUICK, train=replace(room.examples(22), clean=np.array(clean)), until=until)
+    assert figures["steps"] == len(read) == 18  # as many as with copies
+    epochs = [[*chain(*read[i : i + 6])] for i in range(0, 18, 6)]
+    assert [set(epoch) == set(clean) for epoch in epochs] == [i >= 3 - clean_epochs for i in range(3)]
+    for epoch in epochs[3 - clean_epochs :]:  # batches of 4 and 2, three times over
+        assert all(epoch.count(row) == 3 for row in clean)
+    assert all(sorted(epoch) == list(range(22)) for epoch in epochs[: 3 - clean_epochs])
+
+
+def test_without_copies_every_epoch_reads_all(room: Room) -> None:
+    assert same(room.fit(QUICK, "one", until=0.3)[0], room.fit(QUICK, "other")[0])
 
 
 def test_decay_leaves_biases_norms_and_embeddings_alone(room: Room) -> None:

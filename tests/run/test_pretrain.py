@@ -82,6 +82,8 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
         ("teacher.epochs=3", "teacher.epochs: unknown key"),
         ("student.hidden=32", "the student is 32 wide, the teacher"),
         ("heads={}", "heads: unknown key"),
+        ("augment.keep=0.5", "augment: `keep` and `balance` go by a confidence that embeddings have not"),
+        ("augment.balance=true", "augment: `keep` and `balance` go by a confidence that embeddings have not"),
     ],
 )
 def test_faults_are_told_in_a_line(recipe, tmp_path, capfd, change, message):

@@ -122,7 +122,7 @@ def test_package_not_installed() -> None:
 
 def test_package_not_pinned(install: Install) -> None:
     install("loose-weights", **FILES)
-    with pytest.raises(EncoderError, match=r"its weights are not pinned \(give teacher.sha256\)"):
+    with pytest.raises(EncoderError, match=r"its weights are not pinned \(give their sha256\)"):
         locate("package:loose-weights")
 
 
