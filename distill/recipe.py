@@ -8,7 +8,7 @@ labels of heads, are told in `recipe_data`.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -111,6 +111,24 @@ class Distillation(Part):
     beta: float = Field(8.0, gt=0)  # of dkd: weight of what the teacher says of the labels it did not choose
 
 
+class Match(Part):
+    """What the student matches inside the teacher's encoder: the weight of each loss, 0 for off."""
+
+    # equations and sources in `matching`
+    hidden: float = Field(0.0, ge=0)  # each layer's output, through a learnt projection
+    embeddings: float = Field(0.0, ge=0)  # the embeddings layer's output, likewise
+    relations: float = Field(0.0, ge=0)  # among queries, keys and values of the last layer
+    # the teacher's layer for each of the student's, from 1; by default evenly spaced, the last for the last
+    layers: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    relation_heads: int | None = Field(None, gt=0)  # by default as `defaults` finds from the widths
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The losses that count, with their weights."""
+        weights = {"hidden": self.hidden, "embeddings": self.embeddings, "relations": self.relations}
+        return {part: weight for part, weight in weights.items() if weight}
+
+
 class Augment(Part):
     """Copies of each training text for the teacher to label, and what they are made by."""
 
@@ -167,6 +185,7 @@ class Job(Part):
     teacher: Imitated
     student: Small
     augment: Augment
+    match: Match = Match()
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"  # auto: bf16 where it is fast
     device: Literal["auto", "cpu"] = "auto"
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -212,6 +231,12 @@ class Recipe(Job):
                     "and none of 'encoder', 'heads', 'text'"
                 )
         return heads
+
+    @model_validator(mode="after")
+    def _encoder_learns(self) -> Recipe:
+        if self.match.weights and "encoder" not in self.student.train:
+            raise ValueError("match: shapes the student's encoder, which is frozen (add it to student.train)")
+        return self
 
     @model_validator(mode="after")
     def _heads_exist(self) -> Recipe:
