@@ -18,6 +18,7 @@ from distill import defaults
 from distill.checkpoint import load_tensors, save_tensors
 from distill.heads import UNKNOWN, UNLABELLED, Head, width
 from distill.inference import predict_logits
+from distill.learner import Matching, load_matching
 from distill.network import Network, load_network, save_network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.recipe import Distillation, Recipe, Small, Training
@@ -99,6 +100,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
+    matching = matched(run, network, tokenizer, tokenizer.model_max_length)
     train, validation = distilled(run, heads, encode, folder), _labelled(run, "validation", heads, encode)
     figures = learn(
         run,
@@ -111,6 +113,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
         epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
         lr=defaults.student_lr(network.config.hidden_size, learnt=start.learnt),
         distillation=run.recipe.distillation,
+        matching=matching,
     )
     fold(network.encoder)
     # what calibrate and check compare with; here, where every process takes part
@@ -137,6 +140,7 @@ def learn(
     epochs: int,
     lr: float,
     distillation: Distillation | None = None,
+    matching: Matching | None = None,
 ) -> dict[str, Any]:
     """Fit a network in a stage's folder, `epochs` and `lr` where the recipe leaves them open."""
     found = {"epochs": settings.epochs or epochs, "lr": settings.lr or lr}
@@ -151,7 +155,14 @@ def learn(
             seed=run.recipe.seed,
             name=name,
             distillation=distillation,
+            matching=matching,
         )
+
+
+def matched(run: Run, network: Network, tokenizer: Any, tokens: int) -> Matching | None:
+    """What is matched inside a student of a run and its teacher; see `load_matching`."""
+    teacher, device = run.stage("fit_teacher"), run.accelerator.device
+    return load_matching(teacher, network, tokenizer, tokens, run.recipe.match, device)
 
 
 def open_soft_labels(run: Run) -> SoftLabels:

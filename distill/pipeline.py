@@ -40,7 +40,7 @@ STAGES: Stages = {
     "prepare": (_prepare, ("seed", "data", "heads", "head_order"), False),
     "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
-    "fit_student": (fit_student, ("student", "distillation", "max_length"), True),
+    "fit_student": (fit_student, ("student", "distillation", "match", "max_length"), True),
     "calibrate": (calibrate_heads, (), False),
     "export": (export, ("export",), False),
     "check": (check, ("gates",), False),
@@ -53,7 +53,7 @@ PRETRAINING: Stages = {
     "prepare": (prepare_texts, ("seed", "data"), False),
     "fit_teacher": (keep_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
-    "fit_student": (fit_start, ("student", "max_length"), True),
+    "fit_student": (fit_start, ("student", "match", "max_length"), True),
 }
 # what a stage leaves outside its own folder: without it the stage is not done
 KEPT = {"label": "soft_labels", "bundle": "bundle"}

@@ -16,7 +16,7 @@ import torch
 from distill import defaults
 from distill.data import unlabelled
 from distill.heads import Head
-from distill.learning import distilled, learn, shape_of, teacher_logits
+from distill.learning import distilled, learn, matched, shape_of, teacher_logits
 from distill.network import Network, load_network, save_network
 from distill.prepared import load_split, write_texts
 from distill.recipe import Distillation
@@ -92,6 +92,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RecipeError(str(error)) from None
     network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
+    matching = matched(run, network, tokenizer, max_length)
     encode = TextTokenizer(tokenizer, max_length)
     held_out = encode(load_split(run.stage("prepare"), "validation")["text"])
     train = distilled(run, heads, encode, folder)
@@ -106,6 +107,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
         epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
         lr=defaults.student_lr(shape.hidden, learnt=False),
         distillation=MSE,
+        matching=matching,
     )
     if run.accelerator.is_main_process:
         made, start = folder / "start", run.folder / "start"
