@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import NamedTuple
 
-from distill.recipe import Augment
+from distill.recipe_data import Augment
 
 WORD = re.compile(r"(\W*)(.*?)(\W*)\Z", re.DOTALL)  # a word between its punctuation
 

@@ -1,4 +1,4 @@
-"""What a recipe leaves open, found from the training texts: how many, how long, how wide the teacher.
+"""What a recipe leaves open, found from the training texts and from the shapes of teacher and student.
 
 Fixed here and nowhere else. The budgets are what two cores do in a quarter of an hour; the rates were found
 in short trials on validation splits.
@@ -11,6 +11,7 @@ import math
 LABELLED_TOKENS = 3_000_000  # of the transfer set, made up to by copies
 READ_TOKENS = 24_000_000  # by the student in all its epochs
 MOST_COPIES, MOST_STUDENT_EPOCHS = 40, 20
+MOST_RELATION_HEADS, LEAST_RELATION_WIDTH = 48, 8
 
 
 def teacher_epochs(texts: int, batch: int) -> int:
@@ -39,3 +40,17 @@ def copies(tokens: int) -> int:
 def student_epochs(tokens: int) -> int:
     """Epochs of a student over a transfer set of so many tokens: 24 million read, 3 to 20 epochs."""
     return min(MOST_STUDENT_EPOCHS, max(3, round(READ_TOKENS / tokens)))
+
+
+def matched_layers(student: int, teacher: int) -> tuple[int, ...]:
+    """The teacher's layer for each of the student's, from 1: evenly spaced, the last for the last."""
+    return tuple(max(1, round(i * teacher / student)) for i in range(1, student + 1))
+
+
+def relation_heads(student: int, teacher: int) -> int:
+    """Relation heads for two widths: the most that divide both, 48 at most and each 8 wide at least.
+
+    48 is what MiniLMv2 takes for teachers of BERT-base's width (arXiv:2012.15828).
+    """
+    most = max(1, min(MOST_RELATION_HEADS, min(student, teacher) // LEAST_RELATION_WIDTH))
+    return max(n for n in range(1, most + 1) if student % n == teacher % n == 0)

@@ -1,33 +1,27 @@
-"""The stages that learn: fit_teacher, label, fit_student.
-
-Each is a function (run, its folder) -> figures. Encoders come from the rooms `teachers` and `students`;
-here they get their heads and their data.
-"""
+"""The stage fit_student, a function (run, its folder) -> figures: the student's encoder and its data."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from distill import defaults, metrics
+from distill import defaults
 from distill.checkpoint import load_tensors, save_tensors
-from distill.ensemble import adopt, load_members, mean_logits, members_digest
-from distill.heads import UNKNOWN, UNLABELLED, Head, width
+from distill.fitting import finish, labelled, learn
+from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.inference import predict_logits
-from distill.network import Network, load_network, save_network, saved_heads
+from distill.learner import Matching, load_matching
+from distill.network import Network, load_network
 from distill.prepared import hard_labels, load_heads, load_split
-from distill.recipe import Distillation, Training
 from distill.recipe_data import RecipeError
-from distill.selection import kept_rows, select
+from distill.selection import kept_rows
 from distill.stage import Run
+from distill.teaching import open_soft_labels
 from distill.tokens import Array, TextTokenizer, chunks
-from distill.training import Examples, fit
-from distill.transfer import transfer_set
+from distill.training import Examples
 from distill.weights import shape_of, usual_start
 from students.factorized import fold
 from students.general import load_start
@@ -35,67 +29,7 @@ from students.sizes import Shape, build_encoder
 from students.start import encoder_from_teacher
 from students.start_folder import is_start, read_about
 from teachers.encoders import load_encoder
-from teachers.soft_labels import SoftLabels, text_digests
-
-
-def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
-    """Fine-tune the teacher on the labelled texts."""
-    settings = run.recipe.teacher
-    heads = load_heads(run.stage("prepare"))
-    if settings.networks:
-        return _adopted(run, heads, folder)
-    run.seed_everything()
-    encoder, tokenizer = load_encoder(
-        settings.encoder,
-        sha256=settings.sha256,
-        layers=settings.layers,
-        dropout=settings.dropout,
-        attention_dropout=settings.attention_dropout,
-    )
-    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
-    train, validation = (_labelled(run, split, heads, encode) for split in ("train", "validation"))
-    batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
-    figures = learn(
-        run,
-        folder,
-        "teacher",
-        network,
-        train,
-        validation,
-        settings,
-        epochs=defaults.teacher_epochs(len(train.tokens), batch),
-        lr=defaults.teacher_lr(network.config.hidden_size),
-    )
-    return figures | _finish(run, network, tokenizer, folder)
-
-
-def label(run: Run, folder: Path) -> dict[str, Any]:
-    """Write the teacher's logits for validation, test, and the whole transfer set, and what is kept of it."""
-    teachers = load_members(run.stage("fit_teacher"), run.recipe.teacher.max_length)
-    transfer = transfer_set(run, folder, *teachers[0])
-    soft = open_soft_labels(run)
-    splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
-    total, new = sum(map(len, [*splits, transfer])), 0
-    with run.progress(total, "label", "text") as bar:
-        for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
-            # a text that a killed run labelled in this chunk's shard is not labelled again
-            digests, first = np.unique(text_digests(texts), return_index=True)
-            wanted = soft.missing(digests)
-            if wanted.any():
-                logits = mean_logits(teachers, [texts[i] for i in first[wanted]], run.accelerator)
-                if run.accelerator.is_main_process:
-                    soft.add(digests[wanted], logits)
-                run.accelerator.wait_for_everyone()
-                soft.refresh()  # what another process wrote
-                new += int(wanted.sum())
-            bar.update(len(texts))
-    figures = {"transfer_texts": len(transfer), "labelled_texts": new}
-    if run.accelerator.is_main_process:
-        found = (soft.logits(soft.rows(text_digests(texts))) for texts in chunks(transfer["text"]))
-        labelled = len(load_split(run.stage("prepare"), "train"))
-        figures |= select(folder, run.recipe.augment, teachers[0].network.heads, found, labelled)
-    return figures
+from teachers.soft_labels import text_digests
 
 
 def fit_student(run: Run, folder: Path) -> dict[str, Any]:
@@ -107,7 +41,8 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
-    train, validation = distilled(run, heads, encode, folder), _labelled(run, "validation", heads, encode)
+    matching = matched(run, network, tokenizer, tokenizer.model_max_length)
+    train, validation = distilled(run, heads, encode, folder), labelled(run, "validation", heads, encode)
     figures = learn(
         run,
         folder,
@@ -119,87 +54,31 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
         epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
         lr=defaults.student_lr(network.config.hidden_size, learnt=start.learnt),
         distillation=run.recipe.distillation,
+        matching=matching,
     )
     fold(network.encoder)
     # what calibrate and check compare with; here, where every process takes part
     logits = {
         split: predict_logits(
-            network, _labelled(run, split, heads, encode).tokens, run.accelerator, exact=True
+            network, labelled(run, split, heads, encode).tokens, run.accelerator, exact=True
         )
         for split in ("validation", "test")
     }
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", {k: torch.from_numpy(v) for k, v in logits.items()}, {})
-    return figures | {"start": start.said} | _finish(run, network, tokenizer, folder)
+    return figures | {"start": start.said} | finish(run, network, tokenizer, folder)
 
 
-def learn(
-    run: Run,
-    folder: Path,
-    name: str,
-    network: Network,
-    train: Examples,
-    validation: Examples,
-    settings: Training,
-    *,
-    epochs: int,
-    lr: float,
-    distillation: Distillation | None = None,
-) -> dict[str, Any]:
-    """Fit a network in a stage's folder, `epochs` and `lr` where the recipe leaves them open."""
-    found = {"epochs": settings.epochs or epochs, "lr": settings.lr or lr}
-    with run.tracked(name):
-        return fit(
-            network,
-            train,
-            validation,
-            settings.model_copy(update=found),
-            accelerator=run.accelerator,
-            folder=folder / "scratch",
-            seed=run.recipe.seed,
-            name=name,
-            distillation=distillation,
-            until=run.recipe.augment.until,
-        )
-
-
-def open_soft_labels(run: Run) -> SoftLabels:
-    """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
-    weights = members_digest(run.stage("fit_teacher"))
-    key = f"{weights}/{run.recipe.teacher.max_length}"
-    heads = saved_heads(run.stage("fit_teacher"))
-    name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return SoftLabels(run.folder / "soft_labels" / name, width(heads))
-
-
-def teacher_logits(run: Run, split: str) -> Array:
-    """The teacher's logits of a split, float32 `[texts, sum of labels]`, from its soft labels."""
-    texts = load_split(run.stage("prepare"), split)["text"]
-    soft = open_soft_labels(run)
-    return soft.logits(soft.rows(text_digests(texts))).astype(np.float32)
+def matched(run: Run, network: Network, tokenizer: Any, tokens: int) -> Matching | None:
+    """What is matched inside a student of a run and its teacher; see `load_matching`."""
+    teacher, device = run.stage("fit_teacher"), run.accelerator.device
+    return load_matching(teacher, network, tokenizer, tokens, run.recipe.match, device)
 
 
 def student_logits(run: Run, split: str) -> Array:
     """The student's logits of validation or test, float32 `[texts, sum of labels]`, computed in float32."""
     found: Array = load_tensors(run.stage("fit_student") / "logits.safetensors")[0][split].numpy()
     return found
-
-
-def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
-    """The networks of earlier runs as the teacher, and what they reach together on validation."""
-    teacher = run.recipe.teacher
-    if run.accelerator.is_main_process:
-        adopt(teacher.networks, heads, folder)
-    run.accelerator.wait_for_everyone()
-    rows = load_split(run.stage("prepare"), "validation")
-    logits = mean_logits(load_members(folder, teacher.max_length), rows["text"], run.accelerator)
-    quality = metrics.head_quality(heads, logits, hard_labels(rows, heads))
-    return {"networks": len(teacher.networks), "validation": metrics.without_nan(quality)}
-
-
-def _labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:
-    rows = load_split(run.stage("prepare"), split)
-    return Examples(encode(rows["text"]), hard_labels(rows, heads))
 
 
 def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: Path) -> Examples:
@@ -278,10 +157,3 @@ def _general_start(run: Run, folder: Path, shape: Shape, teacher: Any, fresh: di
     if about.get("teacher") != (named := run.recipe.teacher.encoder):
         run.say(f"student.start: {folder} was taught by {about.get('teacher')}, the teacher is {named}")
     return load_start(folder, teacher, **fresh)
-
-
-def _finish(run: Run, network: Network, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Save what was learnt."""
-    if run.accelerator.is_main_process:
-        save_network(network, tokenizer, folder)
-    return {"parameters": network.parameters_count}

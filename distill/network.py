@@ -54,6 +54,10 @@ class Network(nn.Module):
             attention_mask: 1 at a token, 0 at padding, `[batch, length]`.
         """
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return self.classify(hidden, attention_mask)
+
+    def classify(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits that the encoder's last hidden states `[batch, length, width]` give; see `forward`."""
         if self.pooling == "cls":
             pooled = hidden[:, 0]
         else:

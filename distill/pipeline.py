@@ -17,13 +17,14 @@ import yaml
 
 from distill.data import inputs_digest, prepare
 from distill.devices import make_accelerator
-from distill.learning import fit_student, fit_teacher, label
+from distill.learning import fit_student
 from distill.pretraining import fit_start, keep_teacher, prepare_texts
 from distill.recipe import Job, Pretraining, Recipe
 from distill.recipe_data import digest_of
 from distill.report import summary, write_report
 from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
+from distill.teaching import fit_teacher, label
 from distill.weights import weights_named
 
 Work = Callable[[Run, Path], Mapping[str, Any]]
@@ -40,7 +41,7 @@ STAGES: Stages = {
     "prepare": (_prepare, ("seed", "data", "heads", "head_order"), False),
     "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
-    "fit_student": (fit_student, ("student", "distillation", "max_length"), True),
+    "fit_student": (fit_student, ("student", "distillation", "match", "max_length"), True),
     "calibrate": (calibrate_heads, (), False),
     "export": (export, ("export",), False),
     "check": (check, ("gates",), False),
@@ -53,7 +54,7 @@ PRETRAINING: Stages = {
     "prepare": (prepare_texts, ("seed", "data"), False),
     "fit_teacher": (keep_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
-    "fit_student": (fit_start, ("student", "max_length"), True),
+    "fit_student": (fit_start, ("student", "match", "max_length"), True),
 }
 # what a stage leaves outside its own folder: without it the stage is not done
 KEPT = {"label": "soft_labels", "bundle": "bundle"}

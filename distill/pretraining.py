@@ -15,8 +15,9 @@ import torch
 
 from distill import defaults
 from distill.data import unlabelled
+from distill.fitting import learn
 from distill.heads import Head
-from distill.learning import distilled, learn, teacher_logits
+from distill.learning import distilled, matched
 from distill.network import Network, load_network, save_network
 from distill.prepared import load_split, write_texts
 from distill.recipe import Distillation
@@ -24,6 +25,7 @@ from distill.recipe_data import RecipeError
 from distill.sources import DataError
 from distill.splits import Faults
 from distill.stage import Run, write_json
+from distill.teaching import teacher_logits
 from distill.tokens import TextTokenizer
 from distill.training import Examples
 from distill.weights import shape_of
@@ -94,6 +96,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RecipeError(str(error)) from None
     network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
+    matching = matched(run, network, tokenizer, max_length)
     encode = TextTokenizer(tokenizer, max_length)
     held_out = encode(load_split(run.stage("prepare"), "validation")["text"])
     train = distilled(run, heads, encode, folder)
@@ -108,6 +111,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
         epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
         lr=defaults.student_lr(shape.hidden, learnt=False),
         distillation=MSE,
+        matching=matching,
     )
     if run.accelerator.is_main_process:
         made, start = folder / "start", run.folder / "start"

@@ -8,12 +8,12 @@ labels of heads, are told in `recipe_data`.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
-from distill.recipe_data import Data, HeadRecipe, Part, Texts, digest_of, near
+from distill.recipe_data import Augment, Data, GentleAugment, HeadRecipe, Part, Texts, digest_of, near
 
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
@@ -122,56 +122,22 @@ class Distillation(Part):
     beta: float = Field(8.0, gt=0)  # of dkd: weight of what the teacher says of the labels it did not choose
 
 
-class Augment(Part):
-    """Copies of each training text for the teacher to label, and what they are made by."""
+class Match(Part):
+    """What the student matches inside the teacher's encoder: the weight of each loss, 0 for off."""
 
-    copies: int | None = Field(None, ge=0)  # of a text; by default as `defaults` finds from the texts
-    # sources, each with its weight in the draw; 0 switches one off
-    noise: float = Field(1.0, ge=0)
-    neighbours: float = Field(1.0, ge=0)
-    mix: float = Field(0.5, ge=0)
-    masked: float = Field(0.0, ge=0)
-    until: float = Field(1.0, gt=0, le=1)  # share of the student's epochs that read copies, the first ones
-    # of copies and unlabelled texts, what the student reads; see `selection`
-    keep: float = Field(1.0, gt=0, le=1)  # share that the teacher is surest of
-    balance: bool = False  # no class over twice the median, as the first single_label head has them
-    # of neighbours
-    near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
-    nearest: int = Field(15, gt=0)  # near words a word
-    # of masked
-    masked_lm: str | None = None  # masked-language model: hub id[@revision] | folder | package:NAME
-    masked_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
-    masked_words: float = Field(0.15, gt=0, le=1)  # share of words it replaces, one at least
-    masked_top: int = Field(15, gt=0)  # its best predictions a word, drawn from evenly
-    # of noise; shares of words
-    mask: float = Field(0.1, ge=0, le=1)  # word becomes the tokenizer's mask token
-    drop: float = Field(0.05, ge=0, le=1)  # word is left out
-    replace: float = Field(0.1, ge=0, le=1)  # word becomes a random word of the training texts
-    span: float = Field(0.25, ge=0, le=1)  # share of the copies that are cut to a span
+    # equations and sources in `matching`
+    hidden: float = Field(0.0, ge=0)  # each layer's output, through a learnt projection
+    embeddings: float = Field(0.0, ge=0)  # the embeddings layer's output, likewise
+    relations: float = Field(0.0, ge=0)  # among queries, keys and values of the last layer
+    # the teacher's layer for each of the student's, from 1; by default evenly spaced, the last for the last
+    layers: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    relation_heads: int | None = Field(None, gt=0)  # by default as `defaults` finds from the widths
 
-    @model_validator(mode="after")
-    def _shares(self) -> Augment:
-        if self.mask + self.drop + self.replace > 1:
-            raise ValueError("`mask`, `drop` and `replace` are shares of the same words: at most 1 in all")
-        if self.masked and not self.masked_lm:
-            raise ValueError("`masked` needs a masked-language model (name one as `masked_lm`)")
-        return self
-
-
-class GentleAugment(Augment):
-    """Copies that stay plain text."""
-
-    copies: int | None = Field(1, ge=0)
-    noise: float = Field(0.0, ge=0)
-    mix: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _no_confidence(self) -> GentleAugment:
-        if self.keep < 1 or self.balance:
-            raise ValueError(
-                "`keep` and `balance` go by a confidence that embeddings have not (leave them out)"
-            )
-        return self
+    @property
+    def weights(self) -> dict[str, float]:
+        """The losses that count, with their weights."""
+        weights = {"hidden": self.hidden, "embeddings": self.embeddings, "relations": self.relations}
+        return {part: weight for part, weight in weights.items() if weight}
 
 
 class Export(Part):
@@ -198,6 +164,7 @@ class Job(Part):
     teacher: Imitated
     student: Small
     augment: Augment
+    match: Match = Match()
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"  # auto: bf16 where it is fast
     device: Literal["auto", "cpu"] = "auto"
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -243,6 +210,12 @@ class Recipe(Job):
                     "and none of 'encoder', 'heads', 'text'"
                 )
         return heads
+
+    @model_validator(mode="after")
+    def _encoder_learns(self) -> Recipe:
+        if self.match.weights and "encoder" not in self.student.train:
+            raise ValueError("match: shapes the student's encoder, which is frozen (add it to student.train)")
+        return self
 
     @model_validator(mode="after")
     def _heads_exist(self) -> Recipe:

@@ -1,4 +1,4 @@
-"""The recipe's half that tells of data, and what both halves are made of: sections, faults, digests."""
+"""The recipe's half that tells of data and copies, and what both are made of: sections, faults, digests."""
 
 from __future__ import annotations
 
@@ -101,6 +101,58 @@ class HeadRecipe(Part):
             raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")
         if not self.separator:
             raise ValueError("`separator` must not be empty")
+        return self
+
+
+class Augment(Part):
+    """Copies of each training text for the teacher to label, and what they are made by."""
+
+    copies: int | None = Field(None, ge=0)  # of a text; by default as `defaults` finds from the texts
+    # sources, each with its weight in the draw; 0 switches one off
+    noise: float = Field(1.0, ge=0)
+    neighbours: float = Field(1.0, ge=0)
+    mix: float = Field(0.5, ge=0)
+    masked: float = Field(0.0, ge=0)
+    until: float = Field(1.0, gt=0, le=1)  # share of the student's epochs that read copies, the first ones
+    # of copies and unlabelled texts, what the student reads; see `selection`
+    keep: float = Field(1.0, gt=0, le=1)  # share that the teacher is surest of
+    balance: bool = False  # no class over twice the median, as the first single_label head has them
+    # of neighbours
+    near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
+    nearest: int = Field(15, gt=0)  # near words a word
+    # of masked
+    masked_lm: str | None = None  # masked-language model: hub id[@revision] | folder | package:NAME
+    masked_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
+    masked_words: float = Field(0.15, gt=0, le=1)  # share of words it replaces, one at least
+    masked_top: int = Field(15, gt=0)  # its best predictions a word, drawn from evenly
+    # of noise; shares of words
+    mask: float = Field(0.1, ge=0, le=1)  # word becomes the tokenizer's mask token
+    drop: float = Field(0.05, ge=0, le=1)  # word is left out
+    replace: float = Field(0.1, ge=0, le=1)  # word becomes a random word of the training texts
+    span: float = Field(0.25, ge=0, le=1)  # share of the copies that are cut to a span
+
+    @model_validator(mode="after")
+    def _shares(self) -> Augment:
+        if self.mask + self.drop + self.replace > 1:
+            raise ValueError("`mask`, `drop` and `replace` are shares of the same words: at most 1 in all")
+        if self.masked and not self.masked_lm:
+            raise ValueError("`masked` needs a masked-language model (name one as `masked_lm`)")
+        return self
+
+
+class GentleAugment(Augment):
+    """Copies that stay plain text."""
+
+    copies: int | None = Field(1, ge=0)
+    noise: float = Field(0.0, ge=0)
+    mix: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _no_confidence(self) -> GentleAugment:
+        if self.keep < 1 or self.balance:
+            raise ValueError(
+                "`keep` and `balance` go by a confidence that embeddings have not (leave them out)"
+            )
         return self
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distill.heads import Head, columns
 from distill.metrics import probabilities
-from distill.recipe import Augment
+from distill.recipe_data import Augment
 from distill.stage import written_whole
 
 Array = NDArray[Any]

@@ -16,11 +16,12 @@ import numpy as np
 from distill import metrics
 from distill.calibration import Calibration, calibrate
 from distill.heads import Head, columns
-from distill.learning import student_logits, teacher_logits
+from distill.learning import student_logits
 from distill.model_card import model_card
 from distill.network import load_network
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.stage import Run, read_json, versions, write_json
+from distill.teaching import teacher_logits
 from distill.tokens import Array
 from export import bundle as bundles
 from export.bench import bench

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from distill import metrics
 from distill.averaging import WeightAverage
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from distill.heads import Head
 from distill.inference import predict_logits
+from distill.learner import Learner, Matching
 from distill.losses import total_loss
 from distill.network import Network
 from distill.recipe import Distillation, Training
@@ -72,6 +72,7 @@ def fit(
     name: str,
     distillation: Distillation | None = None,
     until: float = 1.0,
+    matching: Matching | None = None,
 ) -> dict[str, Any]:
     """Train a network in place to its best epoch on validation; returns the figures.
 
@@ -89,6 +90,7 @@ def fit(
         distillation: Temperature and weight where `train.soft` is given.
         until: Share of the epochs, rounded to whole ones, that read copies; those after it have as many
             steps, of `train.clean` alone.
+        matching: Of what lies inside the network's encoder and a teacher's.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -99,18 +101,19 @@ def fit(
     checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
     world = accelerator.num_processes
     folder.mkdir(exist_ok=True)
-    network.to(accelerator.device).freeze(settings.train)
-    optimizer = _optimizer(network, settings, accelerator.device)
+    learner = Learner(network, matching).to(accelerator.device)
+    network.freeze(settings.train)
+    optimizer = _optimizer(learner, settings, accelerator.device)
     state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
     average = WeightAverage(network, settings.ema) if settings.ema else None
     averaged = average.weights if average else {}
     if checkpoint.exists():
-        state = load_checkpoint(checkpoint, network, optimizer, averaged)
+        state = load_checkpoint(checkpoint, learner, optimizer, averaged)
     metric = settings.metric or "mean"
     rows_a_step = settings.batch_size * settings.accumulate * world
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs
-    model, optimizer = accelerator.prepare(network, optimizer)
+    model, optimizer = accelerator.prepare(learner, optimizer)
     log = _Log(accelerator, name, settings, checkpoint)
     main = accelerator.is_main_process
     batches: list[Array] = []
@@ -128,8 +131,8 @@ def fit(
                 group["lr"] = settings.lr * _rate(step, steps, settings)
             first = (index * world + accelerator.process_index) * settings.accumulate
             rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
-            log.add(*_gradients(model, network, train, rows, accelerator, mix))
-            accelerator.clip_grad_norm_(network.parameters(), settings.clip)
+            log.add(*_gradients(model, learner, train, rows, accelerator, mix))
+            accelerator.clip_grad_norm_(learner.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average:
@@ -155,10 +158,8 @@ def fit(
                             save_tensors(best_path, network.state_dict(), {})
             if saves:
                 if main:
-                    save_checkpoint(checkpoint, network, optimizer.optimizer, state, averaged)
+                    save_checkpoint(checkpoint, learner, optimizer.optimizer, state, averaged)
                 accelerator.wait_for_everyone()
-    # prepare() put the run's precision into network.forward; exact inference needs it out again
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()
     network.load_state_dict(load_tensors(best_path)[0])
     accelerator.wait_for_everyone()  # before the main process clears it away
@@ -175,7 +176,7 @@ def fit(
 
 def _gradients(
     model: Any,
-    network: Network,
+    learner: Learner,
     train: Examples,
     batches: Sequence[Array],
     accelerator: Accelerator,
@@ -184,10 +185,10 @@ def _gradients(
     """Gradients of one step, summed over its batches; returns each batch's loss and the last one's parts."""
     losses: list[torch.Tensor] = []
     parts: dict[str, torch.Tensor] = {}
-    network.train()
+    learner.train()
     for number, rows in enumerate(batches):
         with accelerator.no_sync(model) if number < len(batches) - 1 else nullcontext():
-            loss, parts = _loss(model, train, rows, network.heads, accelerator.device, mix)
+            loss, parts = _loss(model, train, rows, learner, accelerator.device, mix)
             accelerator.backward(loss / len(batches))
         losses.append(loss.detach())
     return losses, parts
@@ -197,14 +198,19 @@ def _loss(
     model: Any,
     train: Examples,
     rows: Array,
-    heads: Sequence[Head],
+    learner: Learner,
     device: torch.device,
     mix: Mapping[str, Any],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ids, mask = (torch.from_numpy(a).to(device, non_blocking=True) for a in train.tokens.batch(rows))
     hard = {name: torch.from_numpy(labels[rows]).to(device) for name, labels in train.hard.items()}
     soft = None if train.soft is None else torch.from_numpy(train.soft(rows)).to(device)
-    return total_loss(model(ids, mask), hard, soft, heads, **mix)
+    logits, matched = model(ids, mask)
+    loss, parts = total_loss(logits, hard, soft, learner.network.heads, **mix)
+    for part, value in matched.items():
+        loss = loss + learner.weights[part] * value
+        parts[f"match/{part}"] = value.detach()
+    return loss, parts
 
 
 class _Log:
@@ -243,9 +249,9 @@ class _Log:
         self.losses.clear()
 
 
-def _optimizer(network: Network, settings: Training, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(model: torch.nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
     """AdamW without decay on biases, norms and embeddings; fused, which on a CPU is 10 x faster."""
-    learning = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     plain = [p for n, p in learning if p.ndim < 2 or "embeddings" in n]
     decayed = [p for n, p in learning if not (p.ndim < 2 or "embeddings" in n)]
     groups = [

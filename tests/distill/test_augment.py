@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from distill.augment import Augmenter, Gapped
-from distill.recipe import Augment
+from distill.recipe_data import Augment
 
 TEXT = "where is the red parcel that i have been waiting for since monday"
 WORDS = ["money", "back", "money", "shop"]

@@ -72,6 +72,7 @@ def test_defaults_are_the_published_configuration() -> None:
         "loss": "kl",
         "beta": 8.0,
     }
+    assert recipe.match.weights == {} and recipe.match.layers is None
     assert (recipe.export.quantize, recipe.export.max_length) == ("int8", 128)
     assert recipe.gates.model_dump() == {"parity": 1e-3, "int8_drop": 0.005}
     assert recipe.data.validation == recipe.data.test and recipe.data.test.fraction == 0.1  # type: ignore[union-attr]
@@ -160,6 +161,10 @@ def test_what_is_required() -> None:
         ("student__architecture", "gpt", "student.architecture: must be one of"),
         ("distillation__soft_weight", -0.1, "distillation.soft_weight: must be >= 0"),
         ("distillation__temperature", 0, "distillation.temperature: must be > 0"),
+        ("match__hidden", -1, "match.hidden: must be >= 0"),
+        ("match__relations", float("inf"), "match.relations: "),
+        ("match__layers", 3, "match.layers: "),
+        ("match__relation_heads", 0, "match.relation_heads: must be > 0"),
         ("augment__mask", 2, "augment.mask: must be <= 1"),
         ("augment__copies", -1, "augment.copies: must be >= 0"),
         ("augment__masked", -1, "augment.masked: must be >= 0"),
@@ -218,6 +223,12 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
         ),
         ({"teacher__metric": "zzz"}, "teacher.metric: 'zzz' is no HEAD.METRIC"),
         ({"augment__masked": 1}, "augment: `masked` needs a masked-language model (name one as `masked_lm`)"),
+        ({"match__layers": [3, 0]}, "match.layers.1: must be > 0, got 0"),
+        ({"match__hiden": 1}, "match.hiden: unknown key (did you mean 'hidden'?)"),
+        (
+            {"match__hidden": 1, "student__train": ["heads"]},
+            "match: shapes the student's encoder, which is frozen (add it to student.train)",
+        ),
         # a metric of the other kind
         ({"teacher__metric": "flags.accuracy"}, "teacher.metric: 'flags.accuracy' is no HEAD.METRIC"),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distill.heads import Head
-from distill.recipe import Augment
+from distill.recipe_data import Augment
 from distill.selection import FILE, balanced, confidence, kept_rows, select, surest
 
 HEADS = (

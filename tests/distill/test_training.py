@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from distill import training
+from distill.learner import Matching
 from distill.network import Network
-from distill.recipe import Distillation, Training
+from distill.recipe import Distillation, Match, Training
 from distill.training import Examples, TrainingError, evaluate_network, fit
 
 QUICK = Training(epochs=3, batch_size=4, lr=3e-3, checkpoint_every=2)
+MATCH = Match(hidden=1.0, embeddings=0.5, relations=1.0)
 
 
 class Killed(Exception):
@@ -21,10 +23,18 @@ class Killed(Exception):
 
 
 class Room:
-    """A corpus, and a network of the same weights however often one is asked for."""
+    """A corpus, and a network of the same weights however often one is asked for; likewise a teacher."""
 
-    def __init__(self, folder: Path, accelerator: Any, build: Callable[..., Network], examples: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Any,
+        build: Callable[..., Network],
+        examples: Any,
+        teacher: Callable[[], Any],
+    ) -> None:
         self.folder, self.accelerator, self.build, self.examples = folder, accelerator, build, examples
+        self.teacher = teacher
 
     def fit(
         self,
@@ -34,9 +44,11 @@ class Room:
         train: Examples | None = None,
         dropout: float = 0.0,
         seed: int = 0,
+        match: Match | None = None,
         **more: Any,
     ) -> tuple[Network, dict[str, Any]]:
         network = self.build(dropout)
+        self.matching = Matching(network.encoder, self.teacher(), match) if match else None
         figures = fit(
             network,
             train or self.examples(24),
@@ -46,6 +58,7 @@ class Room:
             folder=self.folder / folder,
             seed=seed,
             name="student",
+            matching=self.matching,
             **more,
         )
         return network, figures
@@ -69,10 +82,17 @@ def room(
         logits = np.random.default_rng(seed).normal(size=(size, 5)).astype(np.float16)
         return Examples(encode(corpus.texts), corpus.labels, (lambda rows: logits[rows]) if soft else None)
 
-    return Room(tmp_path, cpu_accelerator, build, examples)
+    def teacher() -> Any:
+        encoder = tiny_bert(hidden=24, layers=2, attention_heads=3, seed=1)
+        with torch.no_grad():  # fresh attention hardly tells tokens apart
+            for name, weight in encoder.named_parameters():
+                weight.mul_(10 if ".attention." in name and weight.ndim == 2 else 1)
+        return encoder
+
+    return Room(tmp_path, cpu_accelerator, build, examples, teacher)
 
 
-def same(one: Network, other: Network) -> bool:
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(torch.equal(other.state_dict()[name], value) for name, value in one.state_dict().items())
 
 
@@ -120,15 +140,16 @@ def dying_after(steps: int) -> Callable[..., Any]:
 # killed and resumed: 6 steps an epoch, checkpoints after steps 2, 4, 6, 8, 10, 12, ...
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize(("ema", "match"), [(None, None), (0.9, None), (None, MATCH), (0.9, MATCH)])
 @pytest.mark.parametrize("steps", [1, 3, 8, 15])
 def test_killed_and_resumed_equals_unbroken(
-    room: Room, monkeypatch: pytest.MonkeyPatch, steps: int, ema: float | None
+    room: Room, monkeypatch: pytest.MonkeyPatch, steps: int, ema: float | None, match: Match | None
 ) -> None:
-    more: dict[str, Any] = {"dropout": 0.2, "train": room.examples(24, soft=True)}
+    more: dict[str, Any] = {"dropout": 0.2, "train": room.examples(24, soft=True), "match": match}
     more["distillation"] = Distillation()
     settings = QUICK.model_copy(update={"ema": ema})
     unbroken, expected = room.fit(settings, "unbroken", **more)
+    matched = room.matching
     with monkeypatch.context() as patch:
         patch.setattr(training, "_loss", dying_after(steps))
         with pytest.raises(Killed):
@@ -137,6 +158,8 @@ def test_killed_and_resumed_equals_unbroken(
     torch.manual_seed(123)  # nothing may hang on the state of the generator
     resumed, figures = room.fit(settings, **more)
     assert same(resumed, unbroken) and figures == expected
+    if matched and room.matching:  # the projections went on too
+        assert same(room.matching, matched)
 
 
 @pytest.mark.parametrize("steps", [7, 9, 13, 17])
@@ -177,9 +200,12 @@ def test_killed_while_saving(room: Room, monkeypatch: pytest.MonkeyPatch, save: 
     assert same(resumed, unbroken) and figures == expected
 
 
-def test_killed_twice_under_accumulation(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("match", [None, MATCH])
+def test_killed_twice_under_accumulation(
+    room: Room, monkeypatch: pytest.MonkeyPatch, match: Match | None
+) -> None:
     settings = QUICK.model_copy(update={"accumulate": 2, "batch_size": 2, "schedule": "cosine"})
-    unbroken, _ = room.fit(settings, "unbroken", dropout=0.2)
+    unbroken, _ = room.fit(settings, "unbroken", dropout=0.2, match=match)
     log = room.accelerator.log
     for step in (6, 12):
 
@@ -191,8 +217,8 @@ def test_killed_twice_under_accumulation(room: Room, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(room.accelerator, "log", dying)
             with pytest.raises(Killed):
-                room.fit(settings, dropout=0.2)
-    assert same(room.fit(settings, dropout=0.2)[0], unbroken)
+                room.fit(settings, dropout=0.2, match=match)
+    assert same(room.fit(settings, dropout=0.2, match=match)[0], unbroken)
 
 
 def test_the_averaged_weights_are_kept(room: Room) -> None:
@@ -419,3 +445,45 @@ def test_what_is_tracked(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {f"student/{head}/{part}" for head in ("intent", "flags") for part in ("hard", "distillation")}
     assert set(logged[0][1]) == {"student/loss", "student/lr"} | parts
     assert "student/intent.accuracy" in logged[1][1]
+
+
+# matched inside
+
+
+def test_what_is_matched_is_tracked_and_comes_closer(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(room.accelerator, "log", lambda values, step: logged.append(values))
+    room.fit(QUICK.model_copy(update={"epochs": 12}), match=MATCH)
+    lines = [values for values in logged if "student/loss" in values]
+    for part in ("hidden", "embeddings", "relations"):
+        assert lines[-1][f"student/match/{part}"] < 0.7 * lines[0][f"student/match/{part}"]
+
+
+def test_its_weights_count(room: Room) -> None:
+    plain, _ = room.fit(QUICK, "plain")
+    matched, _ = room.fit(QUICK, "matched", match=MATCH)
+    stronger, _ = room.fit(QUICK, "stronger", match=MATCH.model_copy(update={"relations": 3.0}))
+    assert not same(plain, matched) and not same(matched, stronger)
+
+
+def test_projections_learn_beside_the_network_and_are_left_behind(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, prepared = room.accelerator.prepare, []
+
+    def watched(model: Any, optimizer: Any) -> Any:
+        prepared.append(model)
+        return prepare(model, optimizer)
+
+    monkeypatch.setattr(room.accelerator, "prepare", watched)
+    network, _ = room.fit(QUICK, match=MATCH)
+    fresh = room.matching
+    assert fresh is not None and len(fresh.projections) == 2
+    start = Matching(room.build().encoder, room.teacher(), MATCH)
+    learnt = dict(fresh.named_parameters())
+    assert learnt and all(not torch.equal(value, learnt[n]) for n, value in start.named_parameters())
+    # what several processes synchronise is what the prepared module owns
+    owned = {id(parameter) for parameter in prepared[0].parameters()}
+    assert {id(p) for module in (network, fresh) for p in module.parameters()} == owned
+    best, _ = training.load_tensors(room.folder / "run" / "best.safetensors")
+    assert set(best) == set(room.build().state_dict())

@@ -109,7 +109,7 @@ def test_disk_full(edited, capfd, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr("distill.learning.save_network", full)
+    monkeypatch.setattr("distill.fitting.save_network", full)
     run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.epochs=1"]
     assert "is full" in complaint(capfd, *run)
     assert not (tmp_path / "run" / "stages" / "fit_teacher" / "stage.json").exists()

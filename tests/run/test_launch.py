@@ -10,7 +10,8 @@ pytestmark = pytest.mark.exporting
 def test_two_processes_share_one_run(job, run_distill, finished, tmp_path):
     run = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    done = run_distill("run", job, "--out", run, launcher=launcher)
+    match = ["--set", "match.hidden=1", "--set", "match.relations=1"]  # whose projections both must share
+    done = run_distill("run", job, "--out", run, *match, launcher=launcher)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 1, "only the first process prints the report"

@@ -1,0 +1,60 @@
+"""What the stages that learn have in common: labelled texts as examples, the one call of fit, saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distill.heads import Head
+from distill.learner import Matching
+from distill.network import Network, save_network
+from distill.prepared import hard_labels, load_split
+from distill.recipe import Distillation, Training
+from distill.stage import Run
+from distill.tokens import TextTokenizer
+from distill.training import Examples, fit
+
+
+def learn(
+    run: Run,
+    folder: Path,
+    name: str,
+    network: Network,
+    train: Examples,
+    validation: Examples,
+    settings: Training,
+    *,
+    epochs: int,
+    lr: float,
+    distillation: Distillation | None = None,
+    matching: Matching | None = None,
+) -> dict[str, Any]:
+    """Fit a network in a stage's folder, `epochs` and `lr` where the recipe leaves them open."""
+    found = {"epochs": settings.epochs or epochs, "lr": settings.lr or lr}
+    with run.tracked(name):
+        return fit(
+            network,
+            train,
+            validation,
+            settings.model_copy(update=found),
+            accelerator=run.accelerator,
+            folder=folder / "scratch",
+            seed=run.recipe.seed,
+            name=name,
+            distillation=distillation,
+            until=run.recipe.augment.until,
+            matching=matching,
+        )
+
+
+def labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:
+    """The labelled texts of a split."""
+    rows = load_split(run.stage("prepare"), split)
+    return Examples(encode(rows["text"]), hard_labels(rows, heads))
+
+
+def finish(run: Run, network: Network, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Save what was learnt."""
+    if run.accelerator.is_main_process:
+        save_network(network, tokenizer, folder)
+    return {"parameters": network.parameters_count}

@@ -1,0 +1,111 @@
+"""The stages of the teacher: fit_teacher, label. Each is a function (run, its folder) -> figures."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill import defaults, metrics
+from distill.ensemble import adopt, load_members, mean_logits, members_digest
+from distill.fitting import finish, labelled, learn
+from distill.heads import Head, width
+from distill.network import Network, saved_heads
+from distill.prepared import hard_labels, load_heads, load_split
+from distill.selection import select
+from distill.stage import Run
+from distill.tokens import Array, TextTokenizer, chunks
+from distill.transfer import transfer_set
+from teachers.encoders import load_encoder
+from teachers.soft_labels import SoftLabels, text_digests
+
+
+def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
+    """Fine-tune the teacher on the labelled texts."""
+    settings = run.recipe.teacher
+    heads = load_heads(run.stage("prepare"))
+    if settings.networks:
+        return _adopted(run, heads, folder)
+    run.seed_everything()
+    encoder, tokenizer = load_encoder(
+        settings.encoder,
+        sha256=settings.sha256,
+        layers=settings.layers,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+    )
+    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
+    train, validation = (labelled(run, split, heads, encode) for split in ("train", "validation"))
+    batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
+    figures = learn(
+        run,
+        folder,
+        "teacher",
+        network,
+        train,
+        validation,
+        settings,
+        epochs=defaults.teacher_epochs(len(train.tokens), batch),
+        lr=defaults.teacher_lr(network.config.hidden_size),
+    )
+    return figures | finish(run, network, tokenizer, folder)
+
+
+def label(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the teacher's logits for validation, test, and the whole transfer set, and what is kept of it."""
+    teachers = load_members(run.stage("fit_teacher"), run.recipe.teacher.max_length)
+    transfer = transfer_set(run, folder, *teachers[0])
+    soft = open_soft_labels(run)
+    splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
+    total, new = sum(map(len, [*splits, transfer])), 0
+    with run.progress(total, "label", "text") as bar:
+        for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
+            # a text that a killed run labelled in this chunk's shard is not labelled again
+            digests, first = np.unique(text_digests(texts), return_index=True)
+            wanted = soft.missing(digests)
+            if wanted.any():
+                logits = mean_logits(teachers, [texts[i] for i in first[wanted]], run.accelerator)
+                if run.accelerator.is_main_process:
+                    soft.add(digests[wanted], logits)
+                run.accelerator.wait_for_everyone()
+                soft.refresh()  # what another process wrote
+                new += int(wanted.sum())
+            bar.update(len(texts))
+    figures = {"transfer_texts": len(transfer), "labelled_texts": new}
+    if run.accelerator.is_main_process:
+        found = (soft.logits(soft.rows(text_digests(texts))) for texts in chunks(transfer["text"]))
+        labelled = len(load_split(run.stage("prepare"), "train"))
+        figures |= select(folder, run.recipe.augment, teachers[0].network.heads, found, labelled)
+    return figures
+
+
+def open_soft_labels(run: Run) -> SoftLabels:
+    """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
+    weights = members_digest(run.stage("fit_teacher"))
+    key = f"{weights}/{run.recipe.teacher.max_length}"
+    heads = saved_heads(run.stage("fit_teacher"))
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return SoftLabels(run.folder / "soft_labels" / name, width(heads))
+
+
+def teacher_logits(run: Run, split: str) -> Array:
+    """The teacher's logits of a split, float32 `[texts, sum of labels]`, from its soft labels."""
+    texts = load_split(run.stage("prepare"), split)["text"]
+    soft = open_soft_labels(run)
+    return soft.logits(soft.rows(text_digests(texts))).astype(np.float32)
+
+
+def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
+    """The networks of earlier runs as the teacher, and what they reach together on validation."""
+    teacher = run.recipe.teacher
+    if run.accelerator.is_main_process:
+        adopt(teacher.networks, heads, folder)
+    run.accelerator.wait_for_everyone()
+    rows = load_split(run.stage("prepare"), "validation")
+    logits = mean_logits(load_members(folder, teacher.max_length), rows["text"], run.accelerator)
+    quality = metrics.head_quality(heads, logits, hard_labels(rows, heads))
+    return {"networks": len(teacher.networks), "validation": metrics.without_nan(quality)}
