@@ -87,18 +87,18 @@ def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: 
     if (kept := kept_rows(run.stage("label"))) is not None:
         transfer = transfer.select(kept)
     soft = open_soft_labels(run)
-    rows = np.concatenate([soft.rows(text_digests(texts)) for texts in chunks(transfer["text"])])
     hard: dict[str, Array] = {}
     for name, labels in hard_labels(load_split(run.stage("prepare"), "train"), heads).items():
         shape = (len(transfer), *labels.shape[1:])
         hard[name] = np.full(shape, UNLABELLED if labels.ndim == 1 else UNKNOWN, labels.dtype)
         hard[name][: len(labels)] = labels  # the training texts come first
-    (folder / "scratch").mkdir(exist_ok=True)
-    tokens = encode.to_disk(
-        chunks(transfer["text"]), folder / "scratch" / f"tokens-{run.accelerator.process_index}.bin"
-    )
+    scratch = folder / "scratch" / f"process-{run.accelerator.process_index}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    tokens = encode.to_disk(chunks(transfer["text"]), scratch / "tokens.bin")
+    digests = (text_digests(texts) for texts in chunks(transfer["text"]))
+    logits = soft.to_disk(digests, scratch / "logits.bin")
     copies = transfer.select_columns("copy").with_format("numpy")[:]["copy"]
-    return Examples(tokens, hard, lambda batch: soft.logits(rows[batch]), np.flatnonzero(~copies))
+    return Examples(tokens, hard, logits, np.flatnonzero(~copies))
 
 
 class Start(NamedTuple):

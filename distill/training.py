@@ -7,7 +7,7 @@ last checkpoint computes what an unbroken run would have computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +42,13 @@ class Examples:
     Attributes:
         tokens: Of each text.
         hard: Labels a head, as `losses.hard_loss` takes them, a row a text.
-        soft: The teacher's logits of given rows, `[rows, sum of labels]`; None without a teacher.
+        soft: The teacher's logits, `[texts, sum of labels]`; None without a teacher.
         clean: Numbers of the rows that are no copies; None where there are no copies.
     """
 
     tokens: Tokens
     hard: Mapping[str, Array]
-    soft: Callable[[Array], Array] | None = None
+    soft: Array | None = None
     clean: Array | None = None
 
 
@@ -204,7 +204,7 @@ def _loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ids, mask = (torch.from_numpy(a).to(device, non_blocking=True) for a in train.tokens.batch(rows))
     hard = {name: torch.from_numpy(labels[rows]).to(device) for name, labels in train.hard.items()}
-    soft = None if train.soft is None else torch.from_numpy(train.soft(rows)).to(device)
+    soft = None if train.soft is None else torch.from_numpy(train.soft[rows]).to(device)
     logits, matched = model(ids, mask)
     loss, parts = total_loss(logits, hard, soft, learner.network.heads, **mix)
     for part, value in matched.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,21 @@ class SoftLabels:
             here = shard == number
             found[here] = self._shards[number][rows[here] - self._starts[number]]
         return found
+
+    def to_disk(self, digests: Iterable[Array], path: Path) -> Array:
+        """The logits of texts in their order, float16 `[texts, width]`, memory-mapped from `path`.
+
+        Args:
+            digests: Of the texts, in chunks.
+            path: To write; a batch of rows then is one gather, whatever shards they came of.
+
+        Raises:
+            KeyError: A digest has no row.
+        """
+        with path.open("wb") as file:
+            for some in digests:
+                file.write(self.logits(self.rows(some)).tobytes())
+        return np.asarray(np.memmap(path, np.float16, "r").reshape(-1, self.width))
 
     def _open(self, path: Path) -> None:
         with path.open("rb") as file:

@@ -80,7 +80,7 @@ def room(
     def examples(size: int, seed: int = 0, soft: bool = False) -> Examples:
         corpus = toy_corpus(size, seed)
         logits = np.random.default_rng(seed).normal(size=(size, 5)).astype(np.float16)
-        return Examples(encode(corpus.texts), corpus.labels, (lambda rows: logits[rows]) if soft else None)
+        return Examples(encode(corpus.texts), corpus.labels, logits if soft else None)
 
     def teacher() -> Any:
         encoder = tiny_bert(hidden=24, layers=2, attention_heads=3, seed=1)
@@ -111,7 +111,7 @@ def test_a_student_learns_from_soft_labels_alone(room: Room) -> None:
     soft = 6 * np.eye(3)[labelled.hard["intent"]] - 3
     logits = np.concatenate([soft, 6 * labelled.hard["flags"] - 3], 1).astype(np.float16)
     none = {"intent": np.full(160, -100), "flags": np.full((160, 2), -1, np.int8)}
-    train = Examples(labelled.tokens, none, lambda rows: logits[rows])
+    train = Examples(labelled.tokens, none, logits)
     settings = Training(epochs=10, batch_size=8, lr=1e-2)
     _, figures = room.fit(settings, train=train, distillation=Distillation(soft_weight=0.9))
     assert figures["validation"]["mean"] > 0.9

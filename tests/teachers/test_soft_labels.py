@@ -237,3 +237,17 @@ def test_a_removed_shard_is_a_gap_and_costs_no_other(soft: SoftLabels) -> None:
 def test_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     assert len(SoftLabels(tmp_path / "a" / "b", 1)) == 0
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_column_in_the_order_of_texts(soft: SoftLabels, tmp_path: Path) -> None:
+    texts = named(20)
+    logits = drawn(texts)
+    for part in (range(0, 20, 2), range(1, 20, 2)):
+        soft.add(text_digests([texts[i] for i in part]), logits[part])
+    order = [19, 0, 7, 7, 3]
+    chunks = (text_digests([texts[i] for i in some]) for some in (order[:2], order[2:]))
+    column = soft.to_disk(chunks, tmp_path / "logits.bin")
+    np.testing.assert_array_equal(column, logits[order].astype(np.float16))
+    assert column.dtype == np.float16 and isinstance(column.base, np.memmap)
+    with pytest.raises(KeyError):
+        soft.to_disk([text_digests(["never labelled"])], tmp_path / "logits.bin")
