@@ -1,11 +1,11 @@
 """What each piece of the default recipe gives: variants of one recipe, one teacher, judged on validation.
 
-    python benchmarks/ablation.py RECIPE OUT [--data-root DIR] [--set K=V ...] [--only NAME ...] [--start DIR]
+    python benchmarks/ablation.py RECIPE OUT [--data-root DIR] [--set K=V ...] [--only NAME ...]
 
 The recipe is run up to its student once (OUT/base), then anew with one setting changed for each variant;
 what a change does not touch (the data, the teacher, the soft labels of texts in common) is linked, not
-done again. Prints a markdown table; a variant that is done is not run again. `--start` is a general start
-that `distill pretrain` left. Every figure is of the validation split.
+done again. Prints a markdown table; a variant that is done is not run again. Every figure is of the
+validation split.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 VARIANTS = {
-    "words learn each by itself": ["student.embeddings=free"],
+    "PCA start": ["student.start=teacher"],
+    "PCA start, words each by itself": ["student.start=teacher", "student.embeddings=free"],
     "random start": ["student.start=random"],
     "no copies": ["augment.copies=0"],
     "no noise": ["augment.noise=0"],
     "no near words": ["augment.neighbours=0"],
     "no mixed texts": ["augment.mix=0"],
     "noise alone": ["augment.neighbours=0", "augment.mix=0"],
+    "clean text at the end": ["augment.until=0.8"],
+    "the surest of the copies": ["augment.keep=0.8"],
+    "classes in balance": ["augment.balance=true"],
     "no copies, hard labels alone": ["augment.copies=0", "distillation.soft_weight=0"],
     "soft labels alone": ["distillation.soft_weight=1"],
     "temperature 2": ["distillation.temperature=2"],
@@ -34,6 +38,9 @@ VARIANTS = {
     "logit MSE": ["distillation.loss=mse"],
     "decoupled KD": ["distillation.loss=dkd"],
     "standardised KD": ["distillation.loss=standardized", "distillation.temperature=2"],
+    "hidden states": ["match.hidden=1"],
+    "embeddings": ["match.embeddings=1"],
+    "relations": ["match.relations=1"],
     "weight averaging": ["student.ema=0.999"],
     "rate 1e-3": ["student.lr=1e-3"],
     "rate 4e-3": ["student.lr=4e-3"],
@@ -48,12 +55,8 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="of every variant")
     parser.add_argument("--only", action="append", metavar="NAME", help="these variants alone")
-    parser.add_argument("--start", help="folder of a general start, for one variant more")
     options = parser.parse_args()
-    variants = dict(VARIANTS)
-    if options.start:
-        variants["general start"] = [f"student.start={Path(options.start).resolve()}"]
-    chosen = {"base": [], **{name: variants[name] for name in options.only or variants}}
+    chosen = {"base": [], **{name: VARIANTS[name] for name in options.only or VARIANTS}}
     common = [word for setting in options.set for word in ("--set", setting)]
     if options.data_root:
         common += ["--data-root", options.data_root]
