@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-root")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="of every variant")
-    parser.add_argument("--only", action="append", metavar="NAME", help="these variants alone")
+    parser.add_argument("--only", action="append", choices=VARIANTS, metavar="NAME", help="these alone")
     options = parser.parse_args()
     chosen = {"base": [], **{name: VARIANTS[name] for name in options.only or VARIANTS}}
     common = [word for setting in options.set for word in ("--set", setting)]
