@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from distill.calibration import FEW, Calibration, best_threshold, calibrate
+from distill.calibration import FEW, Calibration, best_threshold, best_thresholds, calibrate
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.metrics import probabilities, quality
 
@@ -74,16 +74,34 @@ def test_a_threshold_parts_probabilities_closer_than_its_rounding(p: list[float]
     assert (np.array(p) >= best_threshold(np.array(p), np.array(y))).tolist() == y
 
 
-def test_thresholds_maximise_the_f1_of_each_label() -> None:
+def test_no_other_threshold_of_a_label_gives_a_higher_micro_f1() -> None:
     z, y = drawn(FLAGS, 2.0)
+    z[:, 2] -= 3  # a label whose own best threshold is far from that of the others
     found = calibrate(FLAGS, z, y)
     assert found.thresholds is not None and len(found.thresholds) == 3
     p = probabilities(z, FLAGS, found.temperature)
-    for i, threshold in enumerate(found.thresholds):
-        brute = max(f1_score(y[:, i], p[:, i] >= t) for t in p[::4, i])
-        assert f1_score(y[:, i], p[:, i] >= threshold) >= brute
+    best = f1_score(y, p >= found.thresholds, average="micro")
+    shared = f1_score(y, p >= best_threshold(p.ravel(), y.ravel() == 1), average="micro")
+    assert best > shared + 0.01
+    for i in range(3):
+        for other in p[::4, i]:
+            thresholds = np.array(found.thresholds)
+            thresholds[i] = other
+            assert f1_score(y, p >= thresholds, average="micro") <= best + 1e-12
     tuned = quality(FLAGS, z, y, temperature=found.temperature, thresholds=found.thresholds)
-    assert tuned["macro_f1"] >= quality(FLAGS, z, y)["macro_f1"]
+    assert tuned["micro_f1"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thresholds_of_two_labels_by_brute_force(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    p = draw.random((24, 2)).round(1)  # with ties
+    y = draw.random((24, 2)) < p**2
+    y[:FEW] = True
+    brute = max(
+        f1_score(y, p >= (s, t), average="micro") for s in np.unique(p[:, 0]) for t in np.unique(p[:, 1])
+    )
+    assert f1_score(y, p >= best_thresholds(p, y), average="micro") == pytest.approx(brute, abs=0.01)
 
 
 def test_a_rare_label_shares_the_threshold_of_all() -> None:
@@ -93,8 +111,16 @@ def test_a_rare_label_shares_the_threshold_of_all() -> None:
     found = calibrate(FLAGS, z, y)
     assert found.thresholds is not None
     p = probabilities(z, FLAGS, found.temperature)
-    assert found.thresholds[1] == best_threshold(p.ravel(), y.ravel() == 1)
-    assert found.thresholds[0] == best_threshold(p[:, 0], y[:, 0] == 1)
+    shared = best_threshold(p.ravel(), y.ravel() == 1)
+    assert found.thresholds[1] == shared and found.thresholds[0] != shared
+
+
+def test_every_label_can_be_predicted() -> None:
+    z, y = drawn(FLAGS, 1.0)
+    z[:, 1], y[:, 1] = -np.abs(z[:, 1]), 0
+    y[np.argsort(z[:, 1])[:FEW], 1] = 1  # where it is least likely
+    found = calibrate(FLAGS, z, y)
+    assert (probabilities(z, FLAGS, found.temperature) >= found.thresholds).any(0).all()
 
 
 @pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
