@@ -15,7 +15,9 @@ def root(pytestconfig):
     return pytestconfig.rootpath
 
 
-@pytest.mark.parametrize("name", ["demo", "distilbert", "assistant", "clinc150", "sst2", "agnews", "goemotions"])
+@pytest.mark.parametrize(
+    "name", ["demo", "distilbert", "assistant", "clinc150", "sst2", "agnews", "goemotions"]
+)
 def test_recipe_is_read(root, name):
     assert load_recipe(root / "recipes" / f"{name}.yaml").name == name
 
