@@ -1,0 +1,279 @@
+"""Ours beside its peers on the same splits and machine: quality, size, speed, seconds of training.
+
+    python benchmarks/quality.py RECIPE --out FOLDER --peers PYTHON [--ours RUN] [--only NAME ...]
+
+RECIPE is one of the project's, or a folder of data, for which `distill init` proposes one. `--ours` is the
+folder of a finished `distill run`; without it the recipe is run. Peers run under another Python, for which
+quality-requirements.txt pins what they need; they train on the first head, or on `--head`. Each method
+leaves FOLDER/NAME.json and is not run again; the table and the chart are made of those there are.
+
+Every method is judged alike: its scores on validation choose temperature and thresholds by the function
+that `distill run` calibrates with, its scores on test are read once. A method's own validation is allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.calibration import calibrate
+from distill.heads import Head
+from distill.metrics import labelled, quality, without_nan
+from distill.prepared import hard_labels, load_heads, load_split
+from distill.recipe_file import load_recipe
+from distill.stage import read_json, write_json
+from teachers.locate import locate
+
+HERE = Path(__file__).parent
+PEERS = ("tfidf", "fasttext", "fasttext-ftz", "model2vec", "model2vec-int8", "setfit")
+OWN = ("teacher", "plain", "textbrewer", "textbrewer-hard", "ours")
+NAMES = {
+    "tfidf": "TF-IDF, logistic regression",
+    "fasttext": "fastText",
+    "fasttext-ftz": "fastText, quantised",
+    "model2vec": "model2vec",
+    "model2vec-int8": "model2vec, int8",
+    "setfit": "SetFit",
+    "teacher": "teacher",
+    "plain": "student, hard labels",
+    "textbrewer": "student, TextBrewer",
+    "textbrewer-hard": "student, TextBrewer + hard",
+    "ours": "ours",
+}
+SHOWN = {"single_label": ("accuracy", "macro_f1"), "multi_label": ("micro_f1", "macro_f1")}
+SPLITS = ("train", "validation", "test")
+
+
+def main() -> int:
+    """Run the methods that are not done; print the table, draw the chart."""
+    options = _options()
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    environment = _environment(options.threads)
+    recipe, root = _recipe(options, out, environment)
+    run = options.ours.resolve() if options.ours else out / "run"
+    if not options.ours:
+        _distill(environment, "run", recipe, "--data-root", root, "--out", run)
+    asked = {"head": options.head, "encoder": options.encoder, "threads": options.threads}
+    head, labels = write_job(out, run, data_root=root, **asked)
+    failed = []
+    for name in options.only or (*PEERS, *OWN):
+        record = out / f"{name}.json"
+        if record.exists():
+            print(f"{name}: done before", file=sys.stderr)
+            continue
+        print(f"{name}: runs, its words go to {out / name}.log", file=sys.stderr, flush=True)
+        if _measure(out, name, options.peers, environment):
+            measured = read_json(out / name / "measured.json")
+            scores = np.load(out / name / "scores.npz")
+            write_json(record, {"method": name, **measured, "quality": judge(head, scores, labels)})
+        else:
+            failed.append(name)
+    records = [found for name in (*PEERS, *OWN) if (found := read_json(out / f"{name}.json"))]
+    counts = ", ".join(f"{len(labels[split]):,} {split}" for split in SPLITS)
+    about = f"{load_recipe(recipe).name}, head {head.name}: {len(head.labels)} labels, {counts} texts"
+    about += f", {options.threads} threads"
+    text = f"{about}\n\n{table(records, head.kind)}\n\n{notes(records)}\n"
+    (out / "table.md").write_text(text, encoding="utf-8")
+    _draw(out, records, head.kind, about, options.peers)
+    print(text)
+    for name in failed:
+        print(f"{name}: failed, see {out / name}.log", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write_job(
+    out: Path,
+    run: Path,
+    *,
+    data_root: Path,
+    threads: int,
+    head: str | None = None,
+    encoder: str | None = None,
+) -> tuple[Head, dict[str, Any]]:
+    """The head to be judged and its labels in each split, after the job is written for the methods.
+
+    Args:
+        out: The folder for it; a job that is there already must be the same.
+        run: A finished run: its prepared splits are everyone's.
+        data_root: Of the run's recipe.
+        threads: For each method.
+        head: Its name; by default the first.
+        encoder: What model2vec and SetFit start from; by default what the run's teacher did.
+    """
+    prepared, recipe = run / "stages" / "prepare", load_recipe(run / "recipe.yaml")
+    heads = load_heads(prepared)
+    names = [one.name for one in heads]
+    if head is not None and head not in names:
+        raise SystemExit(f"--head {head}: the run has {', '.join(names)}")
+    chosen = heads[names.index(head) if head else 0]
+    job = {
+        "head": chosen.name,
+        "kind": chosen.kind,
+        "labels": list(chosen.labels),
+        "encoder": encoder or locate(recipe.teacher.encoder, recipe.teacher.sha256).path,
+        "run": str(run),
+        "data_root": str(data_root),
+        "threads": threads,
+        "seed": recipe.seed,
+    }
+    if (before := read_json(out / "job.json")) not in (None, job):
+        changed = ", ".join(key for key in job if before.get(key) != job[key])
+        raise SystemExit(f"{out}: holds a job of another {changed} (choose another folder)")
+    labels = {}
+    for split in SPLITS:
+        rows = load_split(prepared, split)
+        known = hard_labels(rows, heads)[chosen.name]
+        kept = np.flatnonzero(labelled(known, chosen))
+        labels[split] = known[kept]
+        texts = rows["text"]
+        write_json(
+            out / f"{split}.json",
+            {"texts": [texts[int(i)] for i in kept], "labels": labels[split].tolist()},
+        )
+    write_json(out / "job.json", job)
+    return chosen, labels
+
+
+def judge(head: Head, scores: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, float | None]:
+    """Every metric on test, with the temperature and the thresholds that validation asks for.
+
+    Args:
+        head: Whose.
+        scores: Logits `[texts, labels]` of validation and test.
+        labels: As `metrics.quality` takes them, of both.
+    """
+    fitted = calibrate(head, scores["validation"], labels["validation"])
+    found = quality(
+        head,
+        scores["test"],
+        labels["test"],
+        temperature=fitted.temperature,
+        thresholds=fitted.thresholds,
+    )
+    return without_nan(found)
+
+
+def table(records: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """A markdown table of the methods' records."""
+    metrics = [metric.replace("_f1", " F1") for metric in SHOWN[kind]]
+    lines = [["", *metrics, "MB", "texts a second", "one text, p50", "training", "of it the teacher"]]
+    for record in records:
+        seconds = record["seconds"]
+        taught = seconds.get("teacher", 0) + seconds.get("label", 0)
+        cells = [
+            NAMES[record["method"]],
+            *(f"{record['quality'][metric]:.4f}" for metric in SHOWN[kind]),
+            f"{record['bytes'] / 1e6:.1f}",
+            f"{record['texts_a_second']:,.0f}",
+            f"{record['p50_ms']:.2f} ms",
+            f"{sum(seconds.values()):,.0f} s",
+            f"{taught:,.0f} s" if taught else "",
+        ]
+        lines.append([f"**{cell}**" if record["method"] == "ours" and cell else cell for cell in cells])
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
+
+
+def notes(records: Sequence[Mapping[str, Any]]) -> str:
+    """A line a method: how it was set, which versions, at which batch size it is fastest."""
+    lines = []
+    for record in records:
+        versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+        batch = f"fastest in batches of {record['batch_size']}"
+        lines.append(f"- {NAMES[record['method']]}: {record['settings']}; {batch}. {versions}.")
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("recipe", type=Path, help="a recipe, or a folder of data")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--data-root", type=Path, help="folder that data paths are relative to")
+    parser.add_argument("--teacher", help="encoder, where a recipe is proposed")
+    parser.add_argument("--ours", type=Path, metavar="RUN", help="a finished run of the recipe")
+    parser.add_argument("--head", help="the head to judge (the first)")
+    parser.add_argument("--encoder", help="of model2vec and SetFit (the teacher's, before it was one)")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="that has the peers")
+    parser.add_argument("--only", nargs="+", choices=(*PEERS, *OWN), metavar="NAME", help="these alone")
+    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    return parser.parse_args()
+
+
+def _recipe(options: argparse.Namespace, out: Path, environment: Mapping[str, str]) -> tuple[Path, Path]:
+    """The recipe's file, and the folder that its data paths are relative to."""
+    recipe = options.recipe.resolve()
+    if recipe.is_dir():
+        proposed = out / "recipe.yaml"
+        if not proposed.exists():
+            words = ["--teacher", options.teacher] if options.teacher else []
+            _distill(environment, "init", recipe, "--out", proposed, *words)
+        recipe = proposed
+    found = load_recipe(recipe, data_root=options.data_root)
+    return recipe, Path(found.data.root)
+
+
+def _distill(environment: Mapping[str, str], *words: object) -> None:
+    """Run one of the project's commands, from this checkout wherever one stands."""
+    command = [sys.executable, "-m", "distill.cli", *map(str, words)]
+    safe = {**environment, "PYTHONSAFEPATH": "1"}
+    if status := subprocess.run(command, stdout=subprocess.DEVNULL, env=safe, check=False).returncode:
+        raise SystemExit(status)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """As many threads for each library that a method may use; the project's packages within reach."""
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+    path = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        **dict.fromkeys(counts, str(threads)),
+        "TOKENIZERS_PARALLELISM": "true",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+
+
+def _measure(out: Path, name: str, peers: str, environment: Mapping[str, str]) -> bool:
+    """Train and measure one method in a process of its own; whether it ended well."""
+    program, python = ("quality_peers.py", peers) if name in PEERS else ("quality_own.py", sys.executable)
+    extra = {}
+    if name.startswith("textbrewer"):  # a package of Python alone: taken from where the peers have it
+        code = "import importlib.util as u; print(u.find_spec('textbrewer').submodule_search_locations[0])"
+        found = subprocess.run([peers, "-c", code], capture_output=True, text=True, check=False)
+        extra = {"TEXTBREWER": found.stdout.strip() or "textbrewer"}
+    (out / name / "measured.json").unlink(missing_ok=True)
+    with (out / f"{name}.log").open("w", encoding="utf-8") as log:
+        command = [python, str(HERE / program), str(out), name]
+        done = subprocess.run(command, stdout=log, stderr=log, env={**environment, **extra}, check=False)
+    return done.returncode == 0
+
+
+def _draw(out: Path, records: Sequence[Mapping[str, Any]], kind: str, title: str, peers: str) -> None:
+    """The chart, by the peers' matplotlib."""
+    metric = SHOWN[kind][0]
+    points = [
+        {
+            "name": NAMES[record["method"]],
+            "own": record["method"] in ("teacher", "plain", "ours"),
+            "quality": record["quality"][metric],
+            "megabytes": record["bytes"] / 1e6,
+            "rate": record["texts_a_second"],
+        }
+        for record in records
+    ]
+    chart = {"title": title, "metric": metric.replace("_f1", " F1"), "points": points}
+    write_json(out / "chart.json", chart)
+    drawn = subprocess.run([peers, str(HERE / "quality_chart.py"), str(out)], check=False)
+    if drawn.returncode:
+        print(f"no chart was drawn: {peers} has no matplotlib?", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,217 @@
+"""Ours, its teacher, and students of the same shape that learn otherwise, for benchmarks/quality.py.
+
+    python benchmarks/quality_own.py JOB METHOD
+
+All start from one finished run. The students are exported, quantised and served as the run's own is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from quality_measure import Job, Trained, main
+from quality_textbrewer import EPOCHS, TEMPERATURE, brew
+
+from distill import shipping
+from distill.cli import main as distill
+from distill.devices import make_accelerator
+from distill.heads import columns
+from distill.network import load_network
+from distill.prepared import load_split
+from distill.recipe_file import load_recipe
+from distill.stage import Run
+from distill.tokens import TextTokenizer, length_sorted_batches
+from export import Classifier
+
+SERVED = ("tokenizer.json", "tokenizer_config.json", "config.json", "manifest.json")
+PACKAGES = ("torch", "transformers", "onnxruntime")
+
+
+class Bundle:
+    """A bundle, by the runtime that users load it with."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self.model, self.job = Classifier.load(folder, threads=job.threads), job
+
+    def classify(self, texts: list[str], batch_size: int) -> Any:
+        """The labels of texts."""
+        return self.model(texts, heads=[self.job.head], batch_size=batch_size)
+
+    def scores(self, texts: list[str]) -> Any:
+        """Logits of texts."""
+        return self.model.logits(texts)[self.job.head]
+
+
+class Torch:
+    """A network of ours in torch, float32, texts of like length side by side."""
+
+    def __init__(self, folder: Path, job: Job, max_length: int) -> None:
+        self.model, tokenizer = load_network(folder)
+        self.encode = TextTokenizer(tokenizer, self.model.reads(max_length))
+        self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)
+        self.labels = np.array(job.labels)
+        self.single = job.single
+
+    def classify(self, texts: list[str], batch_size: int) -> Any:
+        """The labels of texts; those over 0.5 where there may be several."""
+        logits = self._logits(texts, batch_size)
+        if self.single:
+            return self.labels[logits.argmax(-1)]
+        return [self.labels[row] for row in logits > 0]
+
+    def scores(self, texts: list[str]) -> Any:
+        """Logits of texts."""
+        return self._logits(texts, 32)
+
+    def _logits(self, texts: list[str], batch_size: int) -> Any:
+        tokens = self.encode(texts)
+        found = np.empty((len(texts), len(self.labels)), np.float32)
+        order = np.concatenate(length_sorted_batches(tokens.lengths, 1))
+        with torch.inference_mode():
+            for first in range(0, len(order), batch_size):
+                rows = order[first : first + batch_size]
+                logits = self.model(*map(torch.from_numpy, tokens.batch(rows)))
+                found[rows] = logits[:, self.part].numpy()
+        return found
+
+
+def ours(job: Job) -> Trained:
+    """The bundle of the run."""
+    run = Path(job.run)
+    student = _record(run, "fit_student")["figures"]
+    about = (
+        f"the recipe as it is: {student['texts']:,} texts to learn from, {student['epochs']} epochs; "
+        f"{_whole(run / 'bundle')}"
+    )
+    return _bundle(job, run / "bundle", _seconds(run), about)
+
+
+def teacher(job: Job) -> Trained:
+    """The teacher of the run, as it is."""
+    run = Path(job.run)
+    folder, length = run / "stages" / "fit_teacher", load_recipe(run / "recipe.yaml").teacher.max_length
+    files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
+    about = "ours is distilled from it; torch, float32"
+    seconds = {"teacher": _seconds(run)["teacher"]}
+    return Trained(lambda: Torch(folder, job, length), files, seconds, about, PACKAGES)
+
+
+def plain(job: Job) -> Trained:
+    """The run's student on hard labels alone, without copies."""
+    run = _linked(job, "plain", "prepare", "fit_teacher", "label", "soft_labels")
+    settings = ["distillation.soft_weight=0", "augment.copies=0", "gates.int8_drop=1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = ["run", str(Path(job.run) / "recipe.yaml"), "--data-root", job.data_root, "--out", str(run)]
+    if status := distill([*command, *words]):
+        raise SystemExit(status)
+    epochs = _record(run, "fit_student")["figures"]["epochs"]
+    about = (
+        f"the same student, fine-tuned: hard labels alone, no copies, {epochs} epochs, the best on "
+        "validation; its words start from the teacher's, hence the teacher's seconds"
+    )
+    seconds = {part: took for part, took in _seconds(run).items() if part != "label"}
+    return _bundle(job, run / "bundle", seconds, about)
+
+
+def textbrewer(job: Job, hard_weight: float = 0.0, name: str = "textbrewer") -> Trained:
+    """The run's student trained by TextBrewer on the teacher's soft labels of the training texts."""
+    folder = _linked(job, name, "prepare", "fit_teacher", "soft_labels")
+    recipe = load_recipe(Path(job.run) / "recipe.yaml", data_root=job.data_root)
+    run = Run(recipe, folder, make_accelerator(recipe, folder))
+    start = time.perf_counter()
+    for stage, work in (
+        ("fit_student", lambda run, place: brew(run, place, hard_weight)),
+        ("calibrate", shipping.calibrate_heads),
+        ("export", shipping.export),
+    ):
+        run.stage(stage).mkdir(parents=True, exist_ok=True)
+        work(run, run.stage(stage))
+    before = _seconds(Path(job.run))
+    # of the labelling, what the training texts alone take
+    share = len(load_split(run.stage("prepare"), "train")) / max(1, _labelled(Path(job.run)))
+    seconds = {
+        "teacher": before["teacher"],
+        "label": before["label"] * min(1.0, share),
+        "training": time.perf_counter() - start,
+    }
+    about = (
+        f"the same student and teacher, trained by the package: GeneralDistiller, temperature {TEMPERATURE}, "
+        f"soft labels with weight 1, hard labels with weight {hard_weight:g}"
+        f"{' (both by default)' if hard_weight == 0 else ''}, no T^2, training texts alone, "
+        f"{recipe.student.epochs or EPOCHS} epochs, the best on validation; rate and batches are the "
+        "student's own; a multi_label head is two classes a label"
+    )
+    return _bundle(job, run.stage("export") / "candidate", seconds, about)
+
+
+def textbrewer_hard(job: Job) -> Trained:
+    """The same with the hard labels at the same weight."""
+    return textbrewer(job, 1.0, "textbrewer-hard")
+
+
+def _linked(job: Job, name: str, *parts: str) -> Path:
+    """A run's folder with stages of the job's run, and its soft labels, as hard links."""
+    folder = job.place(name) / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    for part in parts:
+        place = part if part == "soft_labels" else f"stages/{part}"
+        shutil.copytree(Path(job.run) / place, folder / place, copy_function=_link)
+    return folder
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+def _bundle(job: Job, folder: Path, seconds: dict[str, float], about: str) -> Trained:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    file = manifest["variants"][manifest["default_variant"]]
+    files = [folder / name for name in (file, *SERVED)]
+    return Trained(
+        lambda: Bundle(folder, job), files, seconds, f"{about}; {manifest['default_variant']}", PACKAGES
+    )
+
+
+def _whole(bundle: Path) -> str:
+    total = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+    return f"MB of the files that answer; the bundle as it lies there, fp32 too, has {total / 1e6:.1f} MB"
+
+
+def _labelled(run: Path) -> int:
+    return int(_record(run, "label")["figures"]["labelled_texts"])
+
+
+def _record(run: Path, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "stages" / stage / "stage.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _seconds(run: Path) -> dict[str, float]:
+    """Seconds of a run's stages: its teacher's, its labelling, all of the student's."""
+    names = {"fit_teacher": "teacher", "label": "label"}
+    seconds = {"teacher": 0.0, "label": 0.0, "training": 0.0}
+    for file in (run / "stages").glob("*/stage.json"):
+        seconds[names.get(file.parent.name, "training")] += _record(run, file.parent.name)["seconds"]
+    return seconds
+
+
+METHODS = {
+    "teacher": teacher,
+    "plain": plain,
+    "textbrewer": textbrewer,
+    "textbrewer-hard": textbrewer_hard,
+    "ours": ours,
+}
+
+if __name__ == "__main__":
+    main(METHODS)

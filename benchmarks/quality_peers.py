@@ -1,0 +1,206 @@
+"""The peers of benchmarks/quality.py, each in its documented way; run by it, in an environment of their own.
+
+    python benchmarks/quality_peers.py JOB METHOD
+
+Validation texts choose where a peer lets them (fastText's autotune, model2vec's early stopping); test
+texts are read only to measure. quality-requirements.txt pins what this needs.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality_fasttext import fasttext, fasttext_ftz
+from quality_measure import Job, Split, Trained, as_logits, chunked, in_order, main, seconds_of
+
+CONTRAST_TEXTS, CONTRAST_STEPS, CONTRAST_PAIRS = 2000, 1000, 16  # of SetFit
+
+
+class TfIdf:
+    """Word and character n-grams, weighted, into logistic regression."""
+
+    def __init__(self, file: Path, job: Job) -> None:
+        import joblib
+
+        self.model, self.job = joblib.load(file), job
+
+    def classify(self, texts: list[str], batch_size: int) -> Any:
+        """The labels of texts."""
+        return chunked(self.model.predict, texts, batch_size)
+
+    def scores(self, texts: list[str]) -> Any:
+        """Logits of texts."""
+        p = in_order(self.model.predict_proba(texts), self.model.classes_, len(self.job.labels))
+        return as_logits(p, single=self.job.single)
+
+
+def tfidf(job: Job) -> Trained:
+    """Word 1-2-grams and character 2-5-grams, C=10."""
+    import joblib
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline, make_union
+
+    train, file = job.split("train"), job.place("tfidf") / "model.joblib"
+    regression: Any = LogisticRegression(C=10, max_iter=1000)
+    model = make_pipeline(
+        make_union(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+        ),
+        regression if job.single else OneVsRestClassifier(regression),
+    )
+    start = time.perf_counter()
+    model.fit(train.texts, np.array(train.labels))
+    seconds = time.perf_counter() - start
+    joblib.dump(model, file, compress=3)
+    about = "word 1-2-grams and character 2-5-grams, sublinear TF-IDF, logistic regression with C=10"
+    about += "; saved by joblib, compressed" if job.single else ", one against the rest; saved by joblib"
+    return Trained(lambda: TfIdf(file, job), [file], {"training": seconds}, about, ["scikit-learn"])
+
+
+class Model2Vec:
+    """Static embeddings and a small network on top, in numpy."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        from model2vec.inference import StaticModelPipeline
+
+        self.model, self.job = StaticModelPipeline.from_pretrained(folder), job
+
+    def classify(self, texts: list[str], batch_size: int) -> Any:
+        """The labels of texts."""
+        return self.model.predict(texts, batch_size=batch_size)
+
+    def scores(self, texts: list[str]) -> Any:
+        """Logits of texts."""
+        p = in_order(self.model.predict_proba(texts), map(int, self.model.classes_), len(self.job.labels))
+        return as_logits(p, single=self.job.single)
+
+
+def model2vec(job: Job) -> Trained:
+    """Distilled from the same encoder, then trained with its classifier, all by default."""
+    from model2vec.distill import distill
+    from model2vec.train import StaticModelForClassification
+
+    def several(split: Split) -> Any:
+        return split.labels if job.single else [np.flatnonzero(cell).tolist() for cell in split.labels]
+
+    train, validation, folder = job.split("train"), job.split("validation"), job.place("model2vec") / "model"
+    start = time.perf_counter()
+    static = distill(model_name=job.encoder, device="cpu")
+    distilled = time.perf_counter()
+    model = StaticModelForClassification.from_static_model(model=static).fit(
+        train.texts,
+        several(train),
+        X_val=validation.texts,
+        y_val=several(validation),
+        device="cpu",
+        random_seed=job.seed,
+    )
+    seconds = {"distilling": distilled - start, "training": time.perf_counter() - distilled}
+    model.to_pipeline().save_pretrained(str(folder))
+    about = (
+        f"distilled from the teacher's encoder to {static.embedding.shape[1]} dimensions, "
+        "StaticModelForClassification by default (a layer of 512, rate 1e-3, stopped early on validation), "
+        "float32"
+    )
+    return Trained(lambda: Model2Vec(folder, job), [folder], seconds, about, ["model2vec"])
+
+
+def model2vec_int8(job: Job) -> Trained:
+    """What `model2vec` left, its embeddings as int8."""
+    from model2vec.inference import StaticModelPipeline
+    from model2vec.model import quantize_model
+
+    before, folder = seconds_of(job, "model2vec"), job.place("model2vec-int8") / "model"
+    pipeline = StaticModelPipeline.from_pretrained(job.folder / "model2vec" / "model")
+    pipeline.model = quantize_model(pipeline.model, quantize_to="int8")
+    pipeline.save_pretrained(str(folder))
+    about = "model2vec's model above, its embeddings quantised to int8"
+    return Trained(lambda: Model2Vec(folder, job), [folder], {"training": before}, about, ["model2vec"])
+
+
+class SetFit:
+    """A sentence encoder and logistic regression on its embeddings."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        from setfit import SetFitModel
+
+        self.model, self.job = SetFitModel.from_pretrained(str(folder), device="cpu"), job
+
+    def classify(self, texts: list[str], batch_size: int) -> Any:
+        """The labels of texts."""
+        return self.model.predict(texts, batch_size=batch_size, show_progress_bar=False)
+
+    def scores(self, texts: list[str]) -> Any:
+        """Logits of texts."""
+        p = self.model.predict_proba(texts, as_numpy=True, show_progress_bar=False)
+        p = in_order(p, self.model.model_head.classes_, len(self.job.labels))
+        return as_logits(p, single=self.job.single)
+
+
+def setfit(job: Job) -> Trained:
+    """The same encoder by bounded contrastive steps, its head on all training texts."""
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    train, folder = job.split("train"), job.place("setfit") / "model"
+    strategy = None if job.single else "one-vs-rest"
+    model = SetFitModel.from_pretrained(job.encoder, multi_target_strategy=strategy, device="cpu")
+    some = _spread(train, job)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            batch_size=CONTRAST_PAIRS,
+            max_steps=CONTRAST_STEPS,
+            save_strategy="no",
+            report_to="none",
+            seed=job.seed,
+        )
+        trainer = Trainer(model=model, args=arguments)
+        start = time.perf_counter()
+        trainer.train_embeddings([train.texts[i] for i in some], [train.labels[i] for i in some])
+        contrasted = time.perf_counter()
+        trainer.train_classifier(train.texts, train.labels)
+    seconds = {"contrasting": contrasted - start, "training": time.perf_counter() - contrasted}
+    model.save_pretrained(str(folder))
+    about = (
+        f"the teacher's encoder, {CONTRAST_STEPS:,} contrastive steps of {CONTRAST_PAIRS} pairs (the rest by "
+        f"default) drawn from {len(some):,} training texts{' spread over the labels' if job.single else ''}, "
+        f"logistic regression on all of them{'' if job.single else ', one against the rest'}, float32"
+    )
+    return Trained(
+        lambda: SetFit(folder, job), [folder], seconds, about, ["setfit", "sentence-transformers", "torch"]
+    )
+
+
+def _spread(train: Split, job: Job) -> list[int]:
+    """Rows for SetFit's pairs, of which it holds all: drawn at random, and evenly over single labels."""
+    rows = random.Random(job.seed).sample(range(len(train.texts)), len(train.texts))
+    if job.single:
+        seen: Counter[int] = Counter()
+        turn = {}
+        for row in rows:
+            turn[row] = seen[train.labels[row]]
+            seen[train.labels[row]] += 1
+        rows.sort(key=turn.__getitem__)
+    return rows[:CONTRAST_TEXTS]
+
+
+METHODS = {
+    "tfidf": tfidf,
+    "fasttext": fasttext,
+    "fasttext-ftz": fasttext_ftz,
+    "model2vec": model2vec,
+    "model2vec-int8": model2vec_int8,
+    "setfit": setfit,
+}
+
+if __name__ == "__main__":
+    main(METHODS)

@@ -1,0 +1,204 @@
+"""A run's student trained by TextBrewer, the package, for benchmarks/quality_own.py.
+
+The environment variable TEXTBREWER names the folder that the package is in: it is pure Python, and the one
+peer whose model is ours. Its published settings are followed where it has some; it leaves the optimiser,
+the rate and the batches to the caller, so these are the student's own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from distill import defaults, learning, teaching
+from distill.checkpoint import save_tensors
+from distill.heads import UNKNOWN, UNLABELLED, Head, columns
+from distill.inference import predict_logits
+from distill.network import Network, save_network
+from distill.prepared import hard_labels, load_heads, load_split
+from distill.stage import Run
+from distill.tokens import TextTokenizer, Tokens, shuffled_batches
+from distill.training import Examples, evaluate_network
+from students.factorized import fold
+
+TEMPERATURE, EPOCHS = 8, 60  # of its published experiments, which took 30 to 60
+
+
+class Batches:
+    """Batches as TextBrewer takes them, each epoch's anew; the teacher's logits are given, not computed."""
+
+    def __init__(self, tokens: Tokens, hard: Sequence[Any], soft: Any, size: int, seed: int) -> None:
+        self.tokens, self.hard, self.soft, self.size, self.seed = tokens, hard, soft, size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._rows(0))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = self._rows(self.epoch)
+        self.epoch += 1
+        for rows in batches:
+            ids, mask = map(torch.from_numpy, self.tokens.batch(rows))
+            labels = tuple(torch.from_numpy(known[rows]) for known in self.hard)
+            logits = torch.from_numpy(self.soft[rows])
+            yield {"teacher": (), "teacher_cache": (logits,), "student": (ids, mask, *labels)}
+
+    def _rows(self, epoch: int) -> list[Any]:
+        return shuffled_batches(self.tokens.lengths, self.size, self.seed, epoch)
+
+
+class Called(torch.nn.Module):
+    """A network called with a whole batch, as TextBrewer does; the labels are left to the adaptor."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: Any, mask: Any, *labels: Any) -> Any:
+        """The logits of a batch."""
+        return self.network(ids, mask)
+
+
+class Adaptors:
+    """What TextBrewer is to see of teacher and student: logits and losses, one a head."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self.heads = heads
+
+    def teacher(self, batch: Any, outputs: Any) -> dict[str, Any]:
+        """The teacher's logits."""
+        return {"logits": self._logits(outputs[0])}
+
+    def student(self, batch: Any, logits: Any) -> dict[str, Any]:
+        """The student's logits, and its losses on the hard labels."""
+        known = zip(columns(self.heads), batch[2:], strict=True)
+        losses = [_hard(logits[:, part], labels, head) for (head, part), labels in known]
+        return {"logits": self._logits(logits), "losses": losses}
+
+    def _logits(self, logits: Any) -> list[Any]:
+        parts = [(head, logits[:, part]) for head, part in columns(self.heads)]
+        # softmax over (0, z) is the sigmoid of z, and TextBrewer's soft labels are softmax's
+        return [
+            z if head.kind == "single_label" else torch.stack([torch.zeros_like(z), z], -1)
+            for head, z in parts
+        ]
+
+
+def brew(run: Run, folder: Path, hard_weight: float) -> None:
+    """Train the run's student; leaves in `folder` what the stage fit_student leaves.
+
+    Args:
+        run: Whose data, teacher and soft labels are there.
+        folder: Of the stage.
+        hard_weight: Of the hard labels; that of the soft labels is 1.
+    """
+    recipe, settings, heads = run.recipe, run.recipe.student, load_heads(run.stage("prepare"))
+    run.seed_everything()
+    encoder, tokenizer, began = learning._student_encoder(run)
+    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    tokenizer.model_max_length = network.reads(recipe.export.max_length)
+    encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
+    rows = {split: load_split(run.stage("prepare"), split) for split in ("train", "validation", "test")}
+    tokens = {split: encode(list(rows[split]["text"])) for split in rows}
+    hard = {split: hard_labels(rows[split], heads) for split in ("train", "validation")}
+    batches = Batches(
+        tokens["train"],
+        list(hard["train"].values()),
+        teaching.teacher_logits(run, "train"),
+        settings.batch_size,
+        recipe.seed,
+    )
+    validation, best = Examples(tokens["validation"], hard["validation"]), {"score": -1.0}
+    state: dict[str, Any] = {}
+
+    def keep_best(model: Any, step: int) -> None:
+        score = evaluate_network(network, validation, run.accelerator)["mean"]
+        run.say(f"step {step}: {score:.4f} on validation")
+        if score > best["score"]:
+            best["score"] = score
+            state.update((name, weight.clone()) for name, weight in network.state_dict().items())
+
+    rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=began.learnt)
+    _train(run, network, batches, Adaptors(heads), rate, hard_weight, keep_best)
+    network.load_state_dict(state)
+    fold(network.encoder)
+    found = {
+        split: torch.from_numpy(predict_logits(network, tokens[split], run.accelerator, exact=True))
+        for split in ("validation", "test")
+    }
+    save_tensors(folder / "logits.safetensors", found, {})
+    save_network(network, tokenizer, folder)
+
+
+def _train(
+    run: Run,
+    network: Network,
+    batches: Batches,
+    adaptors: Adaptors,
+    rate: float,
+    hard_weight: float,
+    keep_best: Any,
+) -> None:
+    from transformers import get_linear_schedule_with_warmup
+
+    package, settings = _package(), run.recipe.student
+    epochs = settings.epochs or EPOCHS
+    steps = epochs * len(batches)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=rate, weight_decay=settings.weight_decay, fused=True
+    )
+    schedule = {"num_warmup_steps": round(settings.warmup * steps), "num_training_steps": steps}
+    with tempfile.TemporaryDirectory() as scratch:
+        distiller = package.GeneralDistiller(
+            train_config=package.TrainingConfig(output_dir=scratch, device="cpu"),
+            distill_config=package.DistillationConfig(
+                temperature=TEMPERATURE, kd_loss_weight=1, hard_label_weight=hard_weight
+            ),
+            model_T=torch.nn.Identity(),  # never called: the batches bring its logits
+            model_S=Called(network),
+            adaptor_T=adaptors.teacher,
+            adaptor_S=adaptors.student,
+        )
+        with distiller:
+            distiller.train(
+                optimizer,
+                batches,
+                num_epochs=epochs,
+                scheduler_class=get_linear_schedule_with_warmup,
+                scheduler_args=schedule,
+                max_grad_norm=settings.clip,
+                callback=keep_best,
+            )
+
+
+def _hard(logits: Any, labels: Any, head: Head) -> Any:
+    """The mean loss on the hard labels, as a caller of TextBrewer computes it."""
+    if head.kind == "single_label":
+        known = labels != UNLABELLED
+        return F.cross_entropy(logits[known], labels[known]) if known.any() else logits.sum() * 0
+    known = (labels != UNKNOWN).all(-1)
+    truth = labels[known].to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits[known], truth) if known.any() else logits.sum() * 0
+
+
+def _package() -> Any:
+    """TextBrewer out of the peers' environment, and nothing else of it."""
+    folder = Path(os.environ["TEXTBREWER"])
+    place = [str(folder)]
+    spec = importlib.util.spec_from_file_location(
+        "textbrewer", folder / "__init__.py", submodule_search_locations=place
+    )
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{folder}: is no package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["textbrewer"] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,189 @@
+"""The parts of benchmarks/quality.py that need no peer: the job it writes, its judge, its table."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+
+from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.prepared import write_texts
+
+LABELLED = {"train": (0, 1, UNLABELLED, 1), "validation": (1, 0), "test": (0, 0, 1)}
+
+
+@pytest.fixture
+def program(pytestconfig, monkeypatch):
+    """A function that imports a program of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(pytestconfig.rootpath / "benchmarks")
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(tmp_path, tiny_encoder_folder):
+    """What of a finished run is read: its recipe and its prepared splits."""
+    folder, prepared = tmp_path / "run", tmp_path / "run" / "stages" / "prepare"
+    prepared.mkdir(parents=True)
+    heads = (Head("intent", "single_label", ("a", "b")), Head("flags", "multi_label", ("x", "y", "z")))
+    for split, labels in LABELLED.items():
+        rows = [
+            {
+                "text": f"{split} {i}",
+                "head_intent": label,
+                "head_flags": [i % 2, 1, 0] if i else [UNKNOWN] * 3,
+            }
+            for i, label in enumerate(labels)
+        ]
+        write_texts(prepared / split, rows, heads)
+    (prepared / "heads.json").write_text(json.dumps([head.to_json() for head in heads]), "utf-8")
+    recipe = {
+        "name": "toy",
+        "data": {"train": "train.csv"},
+        "heads": {"intent": {"column": "intent"}, "flags": {"column": "flags", "kind": "multi_label"}},
+        "teacher": {"encoder": str(tiny_encoder_folder(tmp_path))},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    return folder
+
+
+def record(method, **changed):
+    return {
+        "method": method,
+        "quality": {"accuracy": 0.91234, "macro_f1": 0.9},
+        "seconds": {"training": 7.4},
+        "bytes": 4_440_000,
+        "texts_a_second": 12345.6,
+        "batch_size": 32,
+        "p50_ms": 0.512,
+        "settings": "as it comes",
+        "versions": {"numpy": "2.0"},
+        **changed,
+    }
+
+
+def test_job_holds_the_rows_that_are_labelled_for_the_head(program, run, tmp_path):
+    quality, measure = program("quality"), program("quality_measure")
+    out = tmp_path / "out"
+    out.mkdir()
+    head, labels = quality.write_job(out, run, data_root=tmp_path, threads=2)
+    job = measure.load_job(out)
+    assert (job.head, job.labels, job.single, job.threads) == (head.name, ["a", "b"], True, 2)
+    assert job.split("train") == (["train 0", "train 1", "train 3"], [0, 1, 1])
+    assert labels["test"].tolist() == [0, 0, 1]
+
+
+def test_job_of_another_head(program, run, tmp_path):
+    quality, measure = program("quality"), program("quality_measure")
+    out = tmp_path / "out"
+    out.mkdir()
+    quality.write_job(out, run, head="flags", data_root=tmp_path, threads=2)
+    job = measure.load_job(out)
+    assert not job.single
+    assert job.split("validation") == (["validation 1"], [[1, 1, 0]])
+    with pytest.raises(SystemExit, match="another head, kind, labels"):
+        quality.write_job(out, run, head="intent", data_root=tmp_path, threads=2)
+    with pytest.raises(SystemExit, match="intent, flags"):
+        quality.write_job(out, run, head="flag", data_root=tmp_path, threads=2)
+
+
+def test_thresholds_are_those_that_validation_asks_for(program):
+    head = Head("flags", "multi_label", ("x", "y"))
+    truth = np.tile([[1, 0], [0, 1]], (10, 1)).astype(np.int8)
+    scores = np.where(truth == 1, -3.0, -6.0)  # right in order, and all under one half
+    found = program("quality").judge(
+        head, {"validation": scores, "test": scores}, {"validation": truth, "test": truth}
+    )
+    assert found["micro_f1"] == found["macro_f1"] == 1
+
+
+def test_table_and_notes(program):
+    quality = program("quality")
+    taught = record("ours", seconds={"teacher": 500.0, "label": 300.2, "training": 700.0})
+    lines = quality.table([record("tfidf"), taught], "single_label").splitlines()
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == lines[3].count("|")
+    tfidf = "TF-IDF, logistic regression | 0.9123 | 0.9000 | 4.4 | 12,346 | 0.51 ms | 7 s |  |"
+    assert lines[2] == f"| {tfidf}"
+    assert lines[3].startswith("| **ours** | **0.9123** |")
+    assert lines[3].endswith("| **1,500 s** | **800 s** |")
+    said = quality.notes([record("tfidf")])
+    assert said == ("- TF-IDF, logistic regression: as it comes; fastest in batches of 32. numpy 2.0.")
+
+
+def test_every_method_has_a_name_and_a_program(program):
+    quality, peers, own = program("quality"), program("quality_peers"), program("quality_own")
+    assert list(peers.METHODS) == list(quality.PEERS)
+    assert list(own.METHODS) == list(quality.OWN)
+    assert list(quality.NAMES) == [*quality.PEERS, *quality.OWN]
+
+
+def test_measures(program, tmp_path):
+    measure = program("quality_measure")
+    p = np.array([[0.2, 0.8], [1.0, 0.0]])
+    single, several = (measure.as_logits(p, single=single) for single in (True, False))
+    assert np.allclose(np.exp(single), p, atol=1e-6)
+    assert np.allclose(1 / (1 + np.exp(-several)), p, atol=1e-6)
+    assert measure.in_order([[0.1, 0.9]], [2, 0], 3).tolist() == [[0.9, 0.0, 0.1]]
+    assert measure.chunked(lambda some: [text.upper() for text in some], ["a", "b", "c"], 2) == [
+        "A",
+        "B",
+        "C",
+    ]
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    (tmp_path / "model" / "inner" / "weights").write_bytes(b"1234")
+    (tmp_path / "words").write_bytes(b"12")
+    assert measure.bytes_of([tmp_path / "model", tmp_path / "words"]) == 6
+
+
+def test_speed_is_that_of_the_best_batch_size(program, monkeypatch):
+    measure, clock, asked = program("quality_measure"), iter(range(10**6)), []
+
+    class Model:
+        def classify(self, texts, batch_size):
+            asked.append((len(texts), batch_size))
+            for _ in range(
+                0 if batch_size == 32 else 9
+            ):  # a call in batches of 32 takes a second, others ten
+                next(clock)
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    found = measure.speed(Model(), ["text"] * 50)
+    assert (found["texts_a_second"], found["batch_size"], found["p50_ms"]) == (50.0, 32, 10_000.0)
+    assert {size for count, size in asked if count == 50} == set(measure.SIZES)
+
+
+def test_setfit_draws_evenly_over_single_labels(program, monkeypatch, tmp_path):
+    peers, measure = program("quality_peers"), program("quality_measure")
+    monkeypatch.setattr(peers, "CONTRAST_TEXTS", 6)
+    train = measure.Split([str(i) for i in range(20)], [0] * 17 + [1] * 3)
+    job = measure.Job(tmp_path, "h", "single_label", ["a", "b"], "", "", "", 1, 0)
+    assert sorted(train.labels[i] for i in peers._spread(train, job)) == [0, 0, 0, 1, 1, 1]
+
+
+def test_fasttext_reads_lines(program, tmp_path):
+    fasttext, measure = program("quality_fasttext"), program("quality_measure")
+    job = measure.Job(tmp_path, "h", "multi_label", ["a", "b"], "", "", "", 1, 0)
+    fasttext.write_lines(job, measure.Split(["No,\nthanks!", "Well"], [[1, 1], [0, 0]]), tmp_path / "lines")
+    lines = (tmp_path / "lines").read_text("utf-8").splitlines()
+    assert lines == ["__label__0 __label__1 no , thanks !", "well"]
+
+
+def test_textbrewer_sees_a_multi_label_head_as_two_classes_a_label(program):
+    textbrewer = program("quality_textbrewer")
+    heads = (Head("intent", "single_label", ("a", "b", "c")), Head("flags", "multi_label", ("x", "y")))
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    labels = torch.tensor([0, 2, UNLABELLED, 1]), torch.tensor([[1, 0], [0, 1], [UNKNOWN, UNKNOWN], [1, 1]])
+    adaptors = textbrewer.Adaptors(heads)
+    seen = adaptors.student((None, None, *labels), student)
+    taught = adaptors.teacher((), (teacher,))["logits"]
+    soft = -(taught[1].softmax(-1) * seen["logits"][1].log_softmax(-1)).sum(-1).mean()
+    expected = F.binary_cross_entropy_with_logits(student[:, 3:], teacher[:, 3:].sigmoid())
+    assert torch.allclose(soft, expected)
+    assert torch.equal(taught[0], teacher[:, :3])
+    known = [0, 1, 3]
+    assert torch.allclose(seen["losses"][0], F.cross_entropy(student[known, :3], labels[0][known]))
+    flags = F.binary_cross_entropy_with_logits(student[known, 3:], labels[1][known].float())
+    assert torch.allclose(seen["losses"][1], flags)
