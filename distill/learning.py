@@ -29,6 +29,7 @@ from students.sizes import Shape, build_encoder
 from students.start import encoder_from_teacher
 from students.start_folder import is_start, read_about
 from teachers.encoders import load_encoder
+from teachers.locate import weights_sha256
 from teachers.soft_labels import text_digests
 
 
@@ -42,7 +43,8 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     matching = matched(run, network, tokenizer, tokenizer.model_max_length)
-    train, validation = distilled(run, heads, encode, folder), labelled(run, "validation", heads, encode)
+    train = distilled(run, heads, encode, folder)
+    validation, test = (labelled(run, split, heads, encode) for split in ("validation", "test"))
     figures = learn(
         run,
         folder,
@@ -59,10 +61,8 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     fold(network.encoder)
     # what calibrate and check compare with; here, where every process takes part
     logits = {
-        split: predict_logits(
-            network, labelled(run, split, heads, encode).tokens, run.accelerator, exact=True
-        )
-        for split in ("validation", "test")
+        split: predict_logits(network, examples.tokens, run.accelerator, exact=True)
+        for split, examples in (("validation", validation), ("test", test))
     }
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", {k: torch.from_numpy(v) for k, v in logits.items()}, {})
@@ -154,6 +154,8 @@ def _general_start(run: Run, folder: Path, shape: Shape, teacher: Any, fresh: di
         raise RecipeError(
             f"student.start: {folder} is {found}, the recipe asks for {shape} (set student.size)"
         )
-    if about.get("teacher") != (named := run.recipe.teacher.encoder):
-        run.say(f"student.start: {folder} was taught by {about.get('teacher')}, the teacher is {named}")
+    settings, taught_by = run.recipe.teacher, about.get("teacher")
+    told_apart = weights_sha256(settings.encoder, settings.sha256) or settings.encoder
+    if not settings.networks and told_apart != (about.get("teacher_sha256") or taught_by):
+        run.say(f"student.start: {folder} was taught by {taught_by}, the teacher is {settings.encoder}")
     return load_start(folder, teacher, **fresh)

@@ -65,10 +65,10 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
     with run.progress(total, "label", "text") as bar:
         for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
             # a text that a killed run labelled in this chunk's shard is not labelled again
-            digests, first = np.unique(text_digests(texts), return_index=True)
+            digests, places = np.unique(text_digests(texts), return_index=True)
             wanted = soft.missing(digests)
             if wanted.any():
-                logits = mean_logits(teachers, [texts[i] for i in first[wanted]], run.accelerator)
+                logits = mean_logits(teachers, [texts[i] for i in places[wanted]], run.accelerator)
                 if run.accelerator.is_main_process:
                     soft.add(digests[wanted], logits)
                 run.accelerator.wait_for_everyone()
@@ -78,8 +78,8 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
     figures = {"transfer_texts": len(transfer), "labelled_texts": new}
     if run.accelerator.is_main_process:
         found = (soft.logits(soft.rows(text_digests(texts))) for texts in chunks(transfer["text"]))
-        labelled = len(load_split(run.stage("prepare"), "train"))
-        figures |= select(folder, run.recipe.augment, teachers[0].network.heads, found, labelled)
+        first = len(load_split(run.stage("prepare"), "train"))
+        figures |= select(folder, run.recipe.augment, teachers[0].network.heads, found, first)
     return figures
 
 

@@ -55,17 +55,22 @@ def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates:
     try:
         weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
         projection = weights["embeddings.word_embeddings.projection"]
+        taught = weights["embeddings.position_embeddings.weight"][:positions]
     except (SafetensorError, KeyError):
         raise ValueError(f"student.start: {folder / WEIGHTS}: is not whole (pretrain it anew)") from None
     width = teacher.get_input_embeddings().weight.shape[1]
     if len(projection) != width:
         raise ValueError(
-            f"student.start: {folder} was taught by {about['teacher']}, whose words are {len(projection)} "
+            f"student.start: {folder} was taught by {about.get('teacher')}, whose words are {len(projection)} "
             f"wide, the teacher's are {width} (pretrain one for this teacher, or use start: teacher)"
         )
     encoder, _ = encoder_from_teacher(shape, teacher, positions=positions, pad=pad, factorized=True, **rates)
     table = encoder.embeddings.position_embeddings.weight.detach().clone()
-    taught = weights["embeddings.position_embeddings.weight"][:positions]
     table[: len(taught)] = taught
-    encoder.load_state_dict(weights | {"embeddings.position_embeddings.weight": table})
+    try:
+        encoder.load_state_dict(weights | {"embeddings.position_embeddings.weight": table})
+    except RuntimeError:
+        raise ValueError(
+            f"student.start: {folder}: its weights are not of its shape (pretrain it anew)"
+        ) from None
     return encoder

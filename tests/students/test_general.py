@@ -83,3 +83,10 @@ def test_a_start_that_is_not_whole(saved: tuple[Path, Any], teacher: Any, file: 
     (saved[0] / file).write_bytes(content)
     with pytest.raises(ValueError, match=r"student.start: .*pretrain it anew"):
         load_start(saved[0], teacher, positions=20, pad=0)
+
+
+def test_weights_of_another_shape_than_told(saved: tuple[Path, Any], teacher: Any) -> None:
+    about = saved[0] / "start.json"
+    about.write_text(about.read_text("utf-8").replace('"layers": 1', '"layers": 2'), "utf-8")
+    with pytest.raises(ValueError, match="its weights are not of its shape"):
+        load_start(saved[0], teacher, positions=20, pad=0)
