@@ -61,8 +61,9 @@ def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates:
     width = teacher.get_input_embeddings().weight.shape[1]
     if len(projection) != width:
         raise ValueError(
-            f"student.start: {folder} was taught by {about.get('teacher')}, whose words are {len(projection)} "
-            f"wide, the teacher's are {width} (pretrain one for this teacher, or use start: teacher)"
+            f"student.start: {folder} was taught by {about.get('teacher')}, whose words are "
+            f"{len(projection)} wide, the teacher's are {width} "
+            "(pretrain one for this teacher, or use start: teacher)"
         )
     encoder, _ = encoder_from_teacher(shape, teacher, positions=positions, pad=pad, factorized=True, **rates)
     table = encoder.embeddings.position_embeddings.weight.detach().clone()
