@@ -1,11 +1,12 @@
 """What each piece of the default recipe gives: variants of one recipe, one teacher, judged on validation.
 
-    python benchmarks/ablation.py RECIPE OUT [--data-root DIR] [--set K=V ...] [--only NAME ...]
+    python benchmarks/ablation.py RECIPE OUT [--data-root DIR] [--set K=V ...] [--only NAME ...] [--jobs N]
 
 The recipe is run up to its student once (OUT/base), then anew with one setting changed for each variant;
 what a change does not touch (the data, the teacher, the soft labels of texts in common) is linked, not
 done again. Prints a markdown table; a variant that is done is not run again. Every figure is of the
-validation split.
+validation split. `--jobs` runs so many variants at once, each with its share of the processors: the quality
+is the same, seconds can only be compared among variants that ran so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +58,40 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="of every variant")
     parser.add_argument("--only", action="append", choices=VARIANTS, metavar="NAME", help="these alone")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants at once")
     options = parser.parse_args()
-    chosen = {"base": [], **{name: VARIANTS[name] for name in options.only or VARIANTS}}
     common = [word for setting in options.set for word in ("--set", setting)]
     if options.data_root:
         common += ["--data-root", options.data_root]
-    done: dict[str, dict[str, Any]] = {}
-    for name, settings in chosen.items():
-        folder = options.out / name.replace(",", "").replace(" ", "-")
-        if name != "base" and not folder.exists():
-            _link(options.out / "base", folder)
-        words = [word for setting in settings for word in ("--set", setting)]
-        command = [sys.executable, "-m", "distill.cli", "run", options.recipe, "--to", "fit_student"]
-        subprocess.run(
-            [*command, "--out", str(folder), *common, *words], check=True, stdout=subprocess.DEVNULL
-        )
-        done[name] = json.loads((folder / "stages/fit_student/stage.json").read_text(encoding="utf-8"))
+    command = [sys.executable, "-m", "distill.cli", "run", options.recipe, "--to", "fit_student", *common]
+    base = options.out / "base"
+    done = {"base": _run(command, base)}
+
+    def run(name: str) -> dict[str, Any]:
+        folder = base.with_name(name.replace(",", "").replace(" ", "-"))
+        if not folder.exists():
+            _link(base, folder)
+        return _run(command, folder, VARIANTS[name], threads=max(1, (os.cpu_count() or 1) // options.jobs))
+
+    names = options.only or list(VARIANTS)
+    with ThreadPoolExecutor(options.jobs) as several:
+        done |= dict(zip(names, several.map(run, names), strict=True))
     print(_table(done))
+
+
+def _run(
+    command: Sequence[str], folder: Path, settings: Sequence[str] = (), threads: int | None = None
+) -> dict[str, Any]:
+    """Run a variant up to its student, with so many threads; its stage's record."""
+    words = [word for setting in settings for word in ("--set", setting)]
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    subprocess.run(
+        [*command, "--out", str(folder), *words], check=True, stdout=subprocess.DEVNULL, env=environment
+    )
+    record: dict[str, Any] = json.loads(
+        (folder / "stages/fit_student/stage.json").read_text(encoding="utf-8")
+    )
+    return record
 
 
 def _link(base: Path, folder: Path) -> None:

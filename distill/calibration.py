@@ -1,7 +1,8 @@
-"""Temperature of a head and thresholds of its labels, fitted on validation logits."""
+"""Temperature of a head and thresholds of its labels, fitted on validation logits, and its quality there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from distill.heads import Head
-from distill.metrics import labelled, probabilities
+from distill.heads import Head, columns
+from distill.metrics import labelled, probabilities, quality
 
 Array = NDArray[Any]
 FEW = 5  # positive texts of a label below which a threshold of its own would be noise
@@ -99,6 +100,29 @@ def best_threshold(p: Array, y: Array) -> float:
     ranked = _Ranked(p, y)
     f1 = 2 * ranked.hits / (np.arange(len(ranked.hits)) + y.sum())
     return ranked.below(int(np.argmax(np.where(ranked.parts, f1, -1))))
+
+
+def validation_quality(heads: Sequence[Head], logits: Array, hard: Mapping[str, Array]) -> dict[str, float]:
+    """Every metric of every head, `{"HEAD.METRIC": x}`, and `mean` of the heads' first metrics.
+
+    A multi_label head is judged at the one threshold that is best on these texts, not at 0.5: where its
+    labels are rare, hardly any probability reaches 0.5, and epochs could not be told apart.
+
+    Args:
+        heads: In order.
+        logits: Of all heads side by side, `[texts, sum of labels]`.
+        hard: Labels a head, as `metrics.quality` takes them.
+    """
+    found: dict[str, float] = {}
+    for head, part in columns(heads):
+        mine, labels, thresholds = logits[:, part], hard[head.name], None
+        if head.kind == "multi_label":
+            rows = labelled(labels, head)
+            p = probabilities(mine[rows], head)
+            thresholds = [best_threshold(p.ravel(), labels[rows].ravel() == 1)] * len(head.labels)
+        of_head = quality(head, mine, labels, thresholds=thresholds)
+        found |= {f"{head.name}.{metric}": value for metric, value in of_head.items()}
+    return found | {"mean": float(np.nanmean([found[f"{h.name}.{h.first_metric}"] for h in heads]))}
 
 
 class _Ranked:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from distill.heads import METRICS, UNKNOWN, UNLABELLED, Head, columns
+from distill.heads import METRICS, UNKNOWN, UNLABELLED, Head
 
 Array = NDArray[Any]
 
@@ -68,21 +68,6 @@ def quality(
     extra = {"thresholds": thresholds} if head.kind == "multi_label" else {}
     found: dict[str, float] = module.compute(**extra)
     return found
-
-
-def head_quality(heads: Sequence[Head], logits: Array, hard: Mapping[str, Array]) -> dict[str, float]:
-    """Every metric of every head, `{"HEAD.METRIC": x}`, and `mean` of the heads' first metrics.
-
-    Args:
-        heads: In order.
-        logits: Of all heads side by side, `[texts, sum of labels]`.
-        hard: Labels a head, as `quality` takes them.
-    """
-    found: dict[str, float] = {}
-    for head, part in columns(heads):
-        of_head = quality(head, logits[:, part], hard[head.name])
-        found |= {f"{head.name}.{metric}": value for metric, value in of_head.items()}
-    return found | {"mean": float(np.nanmean([found[f"{h.name}.{h.first_metric}"] for h in heads]))}
 
 
 def without_nan(quality: Mapping[str, float]) -> dict[str, float | None]:

@@ -93,8 +93,8 @@ class Student(Small):
 
     encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
     architecture: Literal["bert", "distilbert"] | None = None  # of a fresh encoder; default bert
-    # checkpoint | general start | teacher | random; by default the BERT miniature of `size` for a teacher
-    # from the hub, and `teacher` for any other
+    # checkpoint | general start | teacher | random; by default the shipped general start for the teacher it
+    # was taught by, the BERT miniature of `size` for one from the hub, and `teacher` for any other
     start: str | None = None
     # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
     # default: factorized where they start from those of a wider teacher

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from distill import defaults, metrics
+from distill import defaults
+from distill.calibration import validation_quality
 from distill.ensemble import adopt, load_members, mean_logits, members_digest
 from distill.fitting import finish, labelled, learn
 from distill.heads import Head, width
+from distill.metrics import without_nan
 from distill.network import Network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.selection import select
@@ -107,5 +109,5 @@ def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
     run.accelerator.wait_for_everyone()
     rows = load_split(run.stage("prepare"), "validation")
     logits = mean_logits(load_members(folder, teacher.max_length), rows["text"], run.accelerator)
-    quality = metrics.head_quality(heads, logits, hard_labels(rows, heads))
-    return {"networks": len(teacher.networks), "validation": metrics.without_nan(quality)}
+    quality = validation_quality(heads, logits, hard_labels(rows, heads))
+    return {"networks": len(teacher.networks), "validation": without_nan(quality)}

@@ -18,12 +18,13 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from distill import metrics
 from distill.averaging import WeightAverage
+from distill.calibration import validation_quality
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from distill.inference import predict_logits
 from distill.learner import Learner, Matching
 from distill.losses import total_loss
+from distill.metrics import without_nan
 from distill.network import Network
 from distill.recipe import Distillation, Training
 from distill.tokens import Array, Tokens, shuffled_batches
@@ -53,11 +54,11 @@ class Examples:
 
 
 def evaluate_network(network: Network, examples: Examples, accelerator: Accelerator) -> dict[str, float]:
-    """Every metric of every head, `{"HEAD.METRIC": x}`, and `mean` of the heads' first metrics."""
+    """The network's `calibration.validation_quality` on examples."""
     logits = predict_logits(network, examples.tokens, accelerator)
     if not np.isfinite(logits).all():
         raise TrainingError("validation: the logits are not finite (lower lr, or set precision: no)")
-    return metrics.head_quality(network.heads, logits, examples.hard)
+    return validation_quality(network.heads, logits, examples.hard)
 
 
 def fit(
@@ -168,7 +169,7 @@ def fit(
         "steps": state["step"],
         "best_epoch": state["best_epoch"],
         "metric": metric,
-        "validation": metrics.without_nan(state["epochs"][state["best_epoch"] - 1]),
+        "validation": without_nan(state["epochs"][state["best_epoch"] - 1]),
         "history": [epoch[metric] for epoch in state["epochs"]],
         "texts": len(train.tokens),
     }

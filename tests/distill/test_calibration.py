@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from distill.calibration import FEW, Calibration, best_threshold, best_thresholds, calibrate
+from distill.calibration import (
+    FEW,
+    Calibration,
+    best_threshold,
+    best_thresholds,
+    calibrate,
+    validation_quality,
+)
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.metrics import probabilities, quality
 
@@ -142,3 +149,15 @@ def test_json() -> None:
         "temperature": 1.5,
         "thresholds": [0.2, 0.4],
     }
+
+
+def test_rare_labels_are_judged_at_the_threshold_that_is_best_for_them() -> None:
+    z = np.full((20, 3), -4.0)
+    y = np.zeros((20, 3), np.int8)
+    y[:4, 1] = 1
+    z[:3, 1] = -1.0  # right, and far from 0.5
+    y[19] = -1  # of no known labels
+    found = validation_quality([FLAGS], z, {"flags": y})
+    assert quality(FLAGS, z, y)["micro_f1"] == 0
+    assert found["flags.micro_f1"] == found["mean"] == pytest.approx(6 / 7)
+    assert found["flags.log_loss"] == quality(FLAGS, z, y)["log_loss"]
