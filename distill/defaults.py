@@ -24,6 +24,14 @@ def teacher_lr(hidden: int) -> float:
     return 5e-5 * 768 / hidden
 
 
+def teacher_head_lr(lr: float) -> float:
+    """Peak rate of a teacher's heads: 30 times the encoder's, as they start from nothing.
+
+    At the encoder's rate, weights for many labels are still too small after a thousand steps to part them.
+    """
+    return 30 * lr
+
+
 def student_lr(hidden: int, *, learnt: bool) -> float:
     """Peak rate of a student at BERT-tiny's width of 128, and inversely as the width.
 

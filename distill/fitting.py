@@ -26,11 +26,16 @@ def learn(
     *,
     epochs: int,
     lr: float,
+    head_lr: float | None = None,
     distillation: Distillation | None = None,
     matching: Matching | None = None,
 ) -> dict[str, Any]:
-    """Fit a network in a stage's folder, `epochs` and `lr` where the recipe leaves them open."""
-    found = {"epochs": settings.epochs or epochs, "lr": settings.lr or lr}
+    """Fit a network in a stage's folder, epochs and rates where the recipe leaves them open."""
+    found = {
+        "epochs": settings.epochs or epochs,
+        "lr": settings.lr or lr,
+        "head_lr": settings.head_lr or head_lr,
+    }
     with run.tracked(name):
         return fit(
             network,

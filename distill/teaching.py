@@ -43,6 +43,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
     train, validation = (labelled(run, split, heads, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
+    lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
     figures = learn(
         run,
         folder,
@@ -52,7 +53,8 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         validation,
         settings,
         epochs=defaults.teacher_epochs(len(train.tokens), batch),
-        lr=defaults.teacher_lr(network.config.hidden_size),
+        lr=lr,
+        head_lr=defaults.teacher_head_lr(lr),
     )
     return figures | finish(run, network, tokenizer, folder)
 

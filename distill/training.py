@@ -129,7 +129,7 @@ def fit(
                 batches = shuffled_batches(train.tokens.lengths, settings.batch_size, seed, epoch, only)
             torch.manual_seed((seed << 32) + step * world + accelerator.process_index)
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * _rate(step, steps, settings)
+                group["lr"] = group["peak"] * _rate(step, steps, settings)
             first = (index * world + accelerator.process_index) * settings.accumulate
             rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
             log.add(*_gradients(model, learner, train, rows, accelerator, mix))
@@ -250,17 +250,20 @@ class _Log:
         self.losses.clear()
 
 
-def _optimizer(model: torch.nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(learner: Learner, settings: Training, device: torch.device) -> torch.optim.Optimizer:
     """AdamW without decay on biases, norms and embeddings; fused, which on a CPU is 10 x faster."""
-    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in learning if p.ndim < 2 or "embeddings" in n]
-    decayed = [p for n, p in learning if not (p.ndim < 2 or "embeddings" in n)]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    heads = set(learner.network.linear.parameters())
+    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            peak = settings.head_lr if settings.head_lr and parameter in heads else settings.lr
+            decay = 0.0 if parameter.ndim < 2 or "embeddings" in name else settings.weight_decay
+            groups.setdefault((peak or 0.0, decay), []).append(parameter)
     # the rate is set at each step
-    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
+    return torch.optim.AdamW(
+        [{"params": p, "peak": peak, "weight_decay": decay} for (peak, decay), p in groups.items()],
+        fused=device.type in ("cpu", "cuda"),
+    )
 
 
 def _rate(step: int, steps: int, settings: Training) -> float:

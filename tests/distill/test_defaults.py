@@ -15,6 +15,10 @@ def test_a_wider_encoder_learns_slower() -> None:
     assert defaults.student_lr(128, learnt=True) == 1e-3 and defaults.student_lr(512, learnt=True) == 2.5e-4
 
 
+def test_heads_learn_faster_than_the_encoder_they_read() -> None:
+    assert defaults.teacher_head_lr(1e-4) == pytest.approx(3e-3)
+
+
 def test_fresh_layers_learn_faster_than_learnt_ones() -> None:
     assert defaults.student_lr(128, learnt=False) == 2e-3
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distill import training
-from distill.learner import Matching
+from distill.learner import Learner, Matching
 from distill.network import Network
 from distill.recipe import Distillation, Match, Training
 from distill.training import Examples, TrainingError, evaluate_network, fit
@@ -312,14 +312,33 @@ def test_without_copies_every_epoch_reads_all(room: Room) -> None:
 
 
 def test_decay_leaves_biases_norms_and_embeddings_alone(room: Room) -> None:
-    network = room.build()
-    optimizer = training._optimizer(network, Training(weight_decay=0.1), torch.device("cpu"))
-    names = {id(p): name for name, p in network.named_parameters()}
+    learner = Learner(room.build(), None)
+    optimizer = training._optimizer(learner, Training(weight_decay=0.1, lr=1e-3), torch.device("cpu"))
+    names = {id(p): name for name, p in learner.named_parameters()}
     for group in optimizer.param_groups:
         found = [names[id(p)] for p in group["params"]]
         spared = [n.endswith("bias") or "LayerNorm" in n or "embeddings" in n for n in found]
         assert found and set(spared) == {group["weight_decay"] == 0}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+def test_heads_have_a_rate_of_their_own(room: Room) -> None:
+    learner = Learner(room.build(), None)
+    found = training._optimizer(learner, Training(lr=1e-3, head_lr=5e-2), torch.device("cpu"))
+    names = {id(p): name for name, p in learner.named_parameters()}
+    peaks = {names[id(p)]: group["peak"] for group in found.param_groups for p in group["params"]}
+    assert {name for name, peak in peaks.items() if peak == 5e-2} == {
+        n for n in names.values() if "linear.logits_" in n
+    }
+    assert set(peaks) == set(names.values()) and set(peaks.values()) == {1e-3, 5e-2}
+
+
+def test_the_rate_of_the_heads_is_what_they_learn_at(room: Room) -> None:
+    still = QUICK.model_copy(update={"lr": 1e-12, "head_lr": 0.1})
+    before = room.build().state_dict()
+    after, _ = room.fit(still)
+    moved = {n for n, w in after.state_dict().items() if not torch.allclose(w, before[n], atol=1e-4)}
+    assert moved and all("linear.logits_" in name for name in moved)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
