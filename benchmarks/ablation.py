@@ -5,8 +5,10 @@
 The recipe is run up to its student once (OUT/base), then anew with one setting changed for each variant;
 what a change does not touch (the data, the teacher, the soft labels of texts in common) is linked, not
 done again. Prints a markdown table; a variant that is done is not run again. Every figure is of the
-validation split. `--jobs` runs so many variants at once, each with its share of the processors: the quality
-is the same, seconds can only be compared among variants that ran so.
+validation split.
+
+`--jobs` runs so many variants at once, each with its share of the processors unless OMP_NUM_THREADS is set:
+the quality is the same, seconds can only be compared among variants that ran so.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ VARIANTS = {
     "embeddings": ["match.embeddings=1"],
     "relations": ["match.relations=1"],
     "weight averaging": ["student.ema=0.999"],
+    "heads at ten times the rate": ["student.head_lr=2e-2"],
     "rate 1e-3": ["student.lr=1e-3"],
     "rate 4e-3": ["student.lr=4e-3"],
 }
@@ -84,7 +87,7 @@ def _run(
 ) -> dict[str, Any]:
     """Run a variant up to its student, with so many threads; its stage's record."""
     words = [word for setting in settings for word in ("--set", setting)]
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    environment = {**({"OMP_NUM_THREADS": str(threads)} if threads else {}), **os.environ}
     subprocess.run(
         [*command, "--out", str(folder), *words], check=True, stdout=subprocess.DEVNULL, env=environment
     )
