@@ -7,10 +7,12 @@ in short trials on validation splits.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 LABELLED_TOKENS = 3_000_000  # of the transfer set, made up to by copies
 READ_TOKENS = 24_000_000  # by the student in all its epochs
 MOST_COPIES, MOST_STUDENT_EPOCHS = 40, 20
+MANY_LABELS = 10
 MOST_RELATION_HEADS, LEAST_RELATION_WIDTH = 48, 8
 
 
@@ -62,3 +64,16 @@ def relation_heads(student: int, teacher: int) -> int:
     """
     most = max(1, min(MOST_RELATION_HEADS, min(student, teacher) // LEAST_RELATION_WIDTH))
     return max(n for n in range(1, most + 1) if student % n == teacher % n == 0)
+
+
+def distillation_loss(kind: str, labels: int) -> Literal["kl", "standardized"]:
+    """The loss of a head: standardised KD for single_label heads of ten labels and more, else KL.
+
+    Over few labels a row's deviation is most of what it says: standardised, sure and unsure look alike.
+    """
+    return "standardized" if kind == "single_label" and labels >= MANY_LABELS else "kl"
+
+
+def distillation_temperature(loss: str, kind: str, labels: int) -> float:
+    """2 where logits are standardised (which heads of two labels' and multi_label heads' are not), else 1."""
+    return 2.0 if loss == "standardized" and kind == "single_label" and labels > 2 else 1.0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill import defaults
 from distill.heads import UNKNOWN, UNLABELLED, Head, Kind, columns
 
 Loss = Literal["kl", "mse", "dkd", "standardized"]
@@ -109,9 +110,9 @@ def total_loss(
     soft: Tensor | None,
     heads: Sequence[Head],
     *,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     soft_weight: float = 0.0,
-    loss: Loss = "kl",
+    loss: Loss | None = None,
     beta: float = 8.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and its parts, `{"HEAD/hard": x, "HEAD/distillation": y}`.
@@ -121,9 +122,9 @@ def total_loss(
         hard: Labels a head, as `hard_loss` takes them.
         soft: The teacher's logits as `logits`, or None without a teacher.
         heads: In order, with their weights.
-        temperature: Of distillation.
+        temperature: Of distillation; by default what `defaults` finds for each head.
         soft_weight: Share of the distillation loss, 0 to 1; taken as 0 without a teacher.
-        loss: Which distillation loss.
+        loss: Which distillation loss; by default what `defaults` finds for each head.
         beta: Of `dkd`.
     """
     logits = logits.float()  # softmax in float32, also under autocast
@@ -136,8 +137,11 @@ def total_loss(
             parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind)
             mixed = mixed + (1 - w) * parts[f"{head.name}/hard"]
         if soft is not None and w > 0:
+            shape = (head.kind, len(head.labels))
+            of_head = loss or defaults.distillation_loss(*shape)
+            t = temperature or defaults.distillation_temperature(of_head, *shape)
             parts[f"{head.name}/distillation"] = distillation_loss(
-                logits[:, part], soft[:, part], head.kind, temperature=temperature, loss=loss, beta=beta
+                logits[:, part], soft[:, part], head.kind, temperature=t, loss=of_head, beta=beta
             )
             mixed = mixed + w * parts[f"{head.name}/distillation"]
         total = total + head.weight * mixed

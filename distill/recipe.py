@@ -117,9 +117,10 @@ class Student(Small):
 class Distillation(Part):
     """`(1 - soft_weight) * hard + soft_weight * distillation` for each head."""
 
-    temperature: float = Field(1.0, gt=0)
+    # loss and temperature as `defaults` finds for each head; equations and sources in `losses`
+    loss: Literal["kl", "mse", "dkd", "standardized"] | None = None
+    temperature: float | None = Field(None, gt=0)
     soft_weight: float = Field(0.9, ge=0, le=1)
-    loss: Literal["kl", "mse", "dkd", "standardized"] = "kl"  # equations and sources in `losses`
     beta: float = Field(8.0, gt=0)  # of dkd: weight of what the teacher says of the labels it did not choose
 
 

@@ -19,6 +19,14 @@ def test_heads_learn_faster_than_the_encoder_they_read() -> None:
     assert defaults.teacher_head_lr(1e-4) == pytest.approx(3e-3)
 
 
+def test_few_labels_are_not_standardized() -> None:
+    shapes = [("single_label", 2), ("single_label", 9), ("single_label", 10), ("multi_label", 28)]
+    assert [defaults.distillation_loss(*shape) for shape in shapes] == ["kl", "kl", "standardized", "kl"]
+    found = [defaults.distillation_temperature("standardized", *shape) for shape in shapes]
+    assert found == [1, 2, 2, 1]  # which heads the loss leaves to kl, at its temperature
+    assert {defaults.distillation_temperature("kl", *shape) for shape in shapes} == {1}
+
+
 def test_fresh_layers_learn_faster_than_learnt_ones() -> None:
     assert defaults.student_lr(128, learnt=False) == 2e-3
 

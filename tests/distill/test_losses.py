@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -316,3 +318,28 @@ def test_standardized_does_not_see_scale_and_shift() -> None:
 def test_a_student_like_its_teacher_loses_nothing(loss: str) -> None:
     t = logits(seed=2)
     assert distillation_loss(t, t, "single_label", loss=loss).item() == pytest.approx(0, abs=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("labels", "loss", "temperature"), [(9, "kl", 1.0), (10, "standardized", 2.0)])
+def test_a_head_of_many_labels_is_standardized_by_default(labels: int, loss: Any, temperature: float) -> None:
+    head = Head("many", "single_label", tuple(map(str, range(labels))))
+    z, soft = logits(labels), logits(labels, 1)
+    hard = {"many": classes()}
+    found = total_loss(z, hard, soft, [head], soft_weight=1.0)[0]
+    expected = distillation_loss(z, soft, "single_label", temperature=temperature, loss=loss)
+    torch.testing.assert_close(found, expected)
+
+
+def test_each_head_has_its_own_default_and_what_is_said_holds_for_all() -> None:
+    flags_of_many = Head("flags", "multi_label", tuple(map(str, range(12))))
+    many = Head("many", "single_label", tuple(map(str, range(12))))
+    z, soft = logits(24), logits(24, 1)
+    hard = {"many": classes(), "flags": torch.zeros(len(z), 12)}
+    parts = total_loss(z, hard, soft, [many, flags_of_many], soft_weight=1.0)[1]
+    one = distillation_loss(z[:, :12], soft[:, :12], "single_label", temperature=2.0, loss="standardized")
+    other = distillation_loss(z[:, 12:], soft[:, 12:], "multi_label")
+    torch.testing.assert_close(parts["many/distillation"], one)
+    torch.testing.assert_close(parts["flags/distillation"], other)
+    said = total_loss(z, hard, soft, [many, flags_of_many], soft_weight=1.0, loss="kl", temperature=3.0)[1]
+    kl = distillation_loss(z[:, :12], soft[:, :12], "single_label", temperature=3.0)
+    torch.testing.assert_close(said["many/distillation"], kl)

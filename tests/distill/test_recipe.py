@@ -67,9 +67,9 @@ def test_defaults_are_the_published_configuration() -> None:
     # found from the texts, see defaults
     assert {teacher.epochs, teacher.lr, student.epochs, student.lr, recipe.augment.copies} == {None}
     assert recipe.distillation.model_dump() == {
-        "temperature": 1.0,
+        "loss": None,  # as defaults finds for each head, likewise its temperature
+        "temperature": None,
         "soft_weight": 0.9,
-        "loss": "kl",
         "beta": 8.0,
     }
     assert recipe.match.weights == {} and recipe.match.layers is None
@@ -87,7 +87,7 @@ def test_the_default_student_starts_from_bert_tiny() -> None:
 
 
 def test_saying_the_defaults_changes_nothing() -> None:
-    assert made(teacher__batch_size=32, distillation__temperature=1.0, seed=0).digest() == made().digest()
+    assert made(teacher__batch_size=32, distillation__soft_weight=0.9, seed=0).digest() == made().digest()
 
 
 def test_a_recipe_is_frozen() -> None:
