@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=VARIANTS, metavar="NAME", help="these alone")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants at once")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs: {options.jobs} is less than 1")
     common = [word for setting in options.set for word in ("--set", setting)]
     if options.data_root:
         common += ["--data-root", options.data_root]

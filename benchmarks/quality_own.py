@@ -114,7 +114,7 @@ def plain(job: Job) -> Trained:
     epochs = _record(run, "fit_student")["figures"]["epochs"]
     about = (
         f"the same student, fine-tuned: hard labels alone, no copies, {epochs} epochs, the best on "
-        "validation; its words start from the teacher's, hence the teacher's seconds"
+        "validation; it starts as ours does, its words from the teacher's, hence the teacher's seconds"
     )
     seconds = {part: took for part, took in _seconds(run).items() if part != "label"}
     return _bundle(job, run / "bundle", seconds, about)

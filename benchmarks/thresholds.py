@@ -8,31 +8,36 @@ temperature that is fitted there; micro and macro F1 are of test. Prints a markd
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
-import numpy as np
-
 from distill.calibration import best_threshold, calibrate
-from distill.heads import columns, width
+from distill.heads import columns
 from distill.metrics import probabilities, quality
 from distill.prepared import hard_labels, load_heads, load_split
-from teachers.soft_labels import SoftLabels, text_digests
+from distill.recipe_file import load_recipe
+from distill.stage import Run
+from distill.teaching import teacher_logits
 
 
 def main() -> None:
     """Print the table."""
-    run, name = Path(sys.argv[1]), sys.argv[2]
-    prepared = run / "stages" / "prepare"
-    heads = load_heads(prepared)
-    head, part = next((head, part) for head, part in columns(heads) if head.name == name)
-    written = SoftLabels(next((run / "soft_labels").iterdir()), width(heads))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("head")
+    options = parser.parse_args()
+    if not (options.run / "stages/label/stage.json").exists():
+        parser.error(f"{options.run}: no run that is labelled")
+    run = Run(load_recipe(options.run / "recipe.yaml"), options.run, accelerator=None)
+    heads = load_heads(run.stage("prepare"))
+    several = {head.name: (head, part) for head, part in columns(heads) if head.kind == "multi_label"}
+    if options.head not in several:
+        parser.error(f"{options.head}: not one of the run's multi_label heads ({', '.join(several)})")
+    head, part = several[options.head]
     logits, labels = {}, {}
     for split in ("validation", "test"):
-        rows = load_split(prepared, split)
-        places = written.rows(text_digests(rows["text"]))
-        logits[split] = written.logits(places).astype(np.float32)[:, part]
-        labels[split] = hard_labels(rows, heads)[name]
+        logits[split] = teacher_logits(run, split)[:, part]
+        labels[split] = hard_labels(load_split(run.stage("prepare"), split), heads)[head.name]
     fitted = calibrate(head, logits["validation"], labels["validation"])
     p, y = probabilities(logits["validation"], head, fitted.temperature), labels["validation"] == 1
     ways = {

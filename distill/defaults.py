@@ -74,6 +74,6 @@ def distillation_loss(kind: str, labels: int) -> Literal["kl", "standardized"]:
     return "standardized" if kind == "single_label" and labels >= MANY_LABELS else "kl"
 
 
-def distillation_temperature(loss: str, kind: str, labels: int) -> float:
-    """2 where logits are standardised (which heads of two labels' and multi_label heads' are not), else 1."""
-    return 2.0 if loss == "standardized" and kind == "single_label" and labels > 2 else 1.0
+def distillation_temperature(loss: str) -> float:
+    """2 for standardised KD, 1 for every other loss."""
+    return 2.0 if loss == "standardized" else 1.0

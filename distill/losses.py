@@ -137,9 +137,8 @@ def total_loss(
             parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind)
             mixed = mixed + (1 - w) * parts[f"{head.name}/hard"]
         if soft is not None and w > 0:
-            shape = (head.kind, len(head.labels))
-            of_head = loss or defaults.distillation_loss(*shape)
-            t = temperature or defaults.distillation_temperature(of_head, *shape)
+            of_head = loss or defaults.distillation_loss(head.kind, len(head.labels))
+            t = temperature or defaults.distillation_temperature(of_head)
             parts[f"{head.name}/distillation"] = distillation_loss(
                 logits[:, part], soft[:, part], head.kind, temperature=t, loss=of_head, beta=beta
             )

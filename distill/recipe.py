@@ -26,7 +26,7 @@ class Training(Part):
     attention_dropout: float = Field(0.0, ge=0, lt=1)  # costs a third of a CPU step; see docs
     epochs: int | None = Field(None, gt=0)  # by default as `defaults` finds from the texts
     lr: float | None = Field(None, gt=0)
-    head_lr: float | None = Field(None, gt=0)  # of the heads alone; by default 30 x lr for a teacher, else lr
+    head_lr: float | None = Field(None, gt=0)  # of the heads alone; a teacher's by `defaults`, else lr
     batch_size: int = Field(32, gt=0)  # texts a step and process, before accumulation
     accumulate: int = Field(1, gt=0)  # batches a step
     weight_decay: float = Field(0.01, ge=0)

@@ -252,13 +252,13 @@ class _Log:
 
 def _optimizer(learner: Learner, settings: Training, device: torch.device) -> torch.optim.Optimizer:
     """AdamW without decay on biases, norms and embeddings; fused, which on a CPU is 10 x faster."""
-    heads = set(learner.network.linear.parameters())
-    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+    of_heads = dict.fromkeys(learner.network.linear.parameters(), settings.head_lr or settings.lr)
+    groups: dict[tuple[float | None, float], list[torch.Tensor]] = {}
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad:
-            peak = settings.head_lr if settings.head_lr and parameter in heads else settings.lr
+            peak = of_heads.get(parameter, settings.lr)
             decay = 0.0 if parameter.ndim < 2 or "embeddings" in name else settings.weight_decay
-            groups.setdefault((peak or 0.0, decay), []).append(parameter)
+            groups.setdefault((peak, decay), []).append(parameter)
     # the rate is set at each step
     return torch.optim.AdamW(
         [{"params": p, "peak": peak, "weight_decay": decay} for (peak, decay), p in groups.items()],
