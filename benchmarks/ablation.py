@@ -51,6 +51,8 @@ VARIANTS = {
     "heads at ten times the rate": ["student.head_lr=2e-2"],
     "rate 1e-3": ["student.lr=1e-3"],
     "rate 4e-3": ["student.lr=4e-3"],
+    "seed 1": ["student.seed=1"],
+    "seed 2": ["student.seed=2"],
 }
 
 

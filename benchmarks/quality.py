@@ -6,6 +6,8 @@ RECIPE is one of the project's, or a folder of data, for which `distill init` pr
 folder of a finished `distill run`; without it the recipe is run. Peers run under another Python, for which
 quality-requirements.txt pins what they need; they train on the first head, or on `--head`. Each method
 leaves FOLDER/NAME.json and is not run again; the table and the chart are made of those there are.
+`--jobs` trains so many at once, each with its share of the threads; speeds are measured after that, one at a
+time with all of them.
 
 Every method is judged alike: its scores on validation choose temperature and thresholds by the function
 that `distill run` calibrates with, its scores on test are read once. A method's own validation is allowed.
@@ -14,10 +16,12 @@ that `distill run` calibrates with, its scores on test are read once. A method's
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ from teachers.locate import locate
 
 HERE = Path(__file__).parent
 PEERS = ("tfidf", "fasttext", "fasttext-ftz", "model2vec", "model2vec-int8", "setfit")
-OWN = ("teacher", "plain", "textbrewer", "textbrewer-hard", "ours")
+OWN = ("teacher", "plain", "textbrewer", "ours")
+RUNS = ("teacher", "ours")  # whose training is the run's
 NAMES = {
     "tfidf": "TF-IDF, logistic regression",
     "fasttext": "fastText",
@@ -44,7 +49,6 @@ NAMES = {
     "teacher": "teacher",
     "plain": "student, hard labels",
     "textbrewer": "student, TextBrewer",
-    "textbrewer-hard": "student, TextBrewer + hard",
     "ours": "ours",
 }
 SHOWN = {"single_label": ("accuracy", "macro_f1"), "multi_label": ("micro_f1", "macro_f1")}
@@ -63,23 +67,22 @@ def main() -> int:
         _distill(environment, "run", recipe, "--data-root", root, "--out", run)
     asked = {"head": options.head, "encoder": options.encoder, "threads": options.threads}
     head, labels = write_job(out, run, data_root=root, **asked)
+    names = [name for name in options.only or (*PEERS, *OWN) if not (out / f"{name}.json").exists()]
+    share = max(1, options.threads // options.jobs)
+    _train(out, names, options.peers, threads=share, jobs=options.jobs)
     failed = []
-    for name in options.only or (*PEERS, *OWN):
-        record = out / f"{name}.json"
-        if record.exists():
-            print(f"{name}: done before", file=sys.stderr)
-            continue
-        print(f"{name}: runs, its words go to {out / name}.log", file=sys.stderr, flush=True)
-        if _measure(out, name, options.peers, environment):
+    for name in names:
+        trained = read_json(out / name / "trained.json")
+        if trained and _step(out, name, options.peers, "measure", options.threads):
+            found = judge(head, np.load(out / name / "scores.npz"), labels)
             measured = read_json(out / name / "measured.json")
-            scores = np.load(out / name / "scores.npz")
-            write_json(record, {"method": name, **measured, "quality": judge(head, scores, labels)})
+            write_json(out / f"{name}.json", {"method": name, **trained, **measured, "quality": found})
         else:
             failed.append(name)
     records = [found for name in (*PEERS, *OWN) if (found := read_json(out / f"{name}.json"))]
     counts = ", ".join(f"{len(labels[split]):,} {split}" for split in SPLITS)
     about = f"{load_recipe(recipe).name}, head {head.name}: {len(head.labels)} labels, {counts} texts"
-    about += f", {options.threads} threads"
+    about += f"; speeds with {options.threads} threads"
     text = f"{about}\n\n{table(records, head.kind)}\n\n{notes(records)}\n"
     (out / "table.md").write_text(text, encoding="utf-8")
     _draw(out, records, head.kind, about, options.peers)
@@ -183,12 +186,14 @@ def table(records: Sequence[Mapping[str, Any]], kind: str) -> str:
 
 
 def notes(records: Sequence[Mapping[str, Any]]) -> str:
-    """A line a method: how it was set, which versions, at which batch size it is fastest."""
+    """A line a method: how it was set, how it was timed, which versions."""
     lines = []
     for record in records:
         versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
-        batch = f"fastest in batches of {record['batch_size']}"
-        lines.append(f"- {NAMES[record['method']]}: {record['settings']}; {batch}. {versions}.")
+        times = f"fastest in batches of {record['batch_size']}"
+        if record["method"] not in RUNS:
+            times += f"; {record['threads']} thread{'s' * (record['threads'] > 1)} in training"
+        lines.append(f"- {NAMES[record['method']]}: {record['settings']}; {times}. {versions}.")
     return "\n".join(lines)
 
 
@@ -204,7 +209,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="that has the peers")
     parser.add_argument("--only", nargs="+", choices=(*PEERS, *OWN), metavar="NAME", help="these alone")
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
-    return parser.parse_args()
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="methods to train at once")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs: {options.jobs} is less than 1")
+    return options
 
 
 def _recipe(options: argparse.Namespace, out: Path, environment: Mapping[str, str]) -> tuple[Path, Path]:
@@ -240,18 +249,31 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def _measure(out: Path, name: str, peers: str, environment: Mapping[str, str]) -> bool:
-    """Train and measure one method in a process of its own; whether it ended well."""
+def _train(out: Path, names: Sequence[str], peers: str, *, threads: int, jobs: int) -> None:
+    """Train methods, so many at once; one that builds on another, as `fasttext-ftz` does, comes after it."""
+    families = [list(family) for _, family in itertools.groupby(names, lambda name: name.split("-")[0])]
+
+    def train(family: Sequence[str]) -> None:
+        for name in family:
+            if not (out / name / "trained.json").exists():
+                _step(out, name, peers, "train", threads)
+
+    with ThreadPoolExecutor(jobs) as several:
+        list(several.map(train, families))
+
+
+def _step(out: Path, name: str, peers: str, step: str, threads: int) -> bool:
+    """Train or measure one method in a process of its own; whether it ended well."""
+    print(f"{name}: {step}, its words go to {out / name}.log", file=sys.stderr, flush=True)
     program, python = ("quality_peers.py", peers) if name in PEERS else ("quality_own.py", sys.executable)
-    extra = {}
-    if name.startswith("textbrewer"):  # a package of Python alone: taken from where the peers have it
+    environment = _environment(threads)
+    if name == "textbrewer":  # a package of Python alone: taken from where the peers have it
         code = "import importlib.util as u; print(u.find_spec('textbrewer').submodule_search_locations[0])"
         found = subprocess.run([peers, "-c", code], capture_output=True, text=True, check=False)
-        extra = {"TEXTBREWER": found.stdout.strip() or "textbrewer"}
-    (out / name / "measured.json").unlink(missing_ok=True)
-    with (out / f"{name}.log").open("w", encoding="utf-8") as log:
-        command = [python, str(HERE / program), str(out), name]
-        done = subprocess.run(command, stdout=log, stderr=log, env={**environment, **extra}, check=False)
+        environment["TEXTBREWER"] = found.stdout.strip() or "textbrewer"
+    command = [python, str(HERE / program), str(out), name, step, str(threads)]
+    with (out / f"{name}.log").open("a", encoding="utf-8") as log:
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
     return done.returncode == 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_measure import Job, Split, Trained, as_logits, chunked, seconds_of
+from quality_measure import Job, Method, Split, Trained, as_logits, chunked, seconds_of
 
 AUTOTUNE = 300  # seconds, its default
 DIMENSIONS = 50  # of its tutorial; left free, a trial of autotune may take tens of gigabytes
@@ -24,7 +24,7 @@ class FastText:
         import fasttext
 
         fasttext.FastText.eprint = lambda *_: None  # a warning of old
-        self.model, self.job = fasttext.load_model(str(file)), job
+        self.model, self.job, self.files = fasttext.load_model(str(file)), job, [file]
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts; those over 0.5 where there may be several."""
@@ -60,15 +60,14 @@ def fasttext(job: Job) -> Trained:
         score = _f1(tried, files["validation"], job)
         if score > best:
             best, model = score, tried
-    file = folder / "model.bin"
-    model.save_model(str(file))
+    model.save_model(str(folder / "model.bin"))
     chosen = model.f.getArgs()
     about = (
         f"the better on validation of autotune for {AUTOTUNE} s and the tutorial's settings: {chosen.epoch} "
         f"epochs, rate {chosen.lr:.2g}, word n-grams to {chosen.wordNgrams}, characters {chosen.minn} to "
         f"{chosen.maxn}, {chosen.bucket:,} buckets; {DIMENSIONS} dimensions, lower case, punctuation apart"
     )
-    return Trained(lambda: FastText(file, job), [file], seconds, about, ["fasttext", "numpy"])
+    return Trained(seconds, about, ["fasttext", "numpy"])
 
 
 def fasttext_ftz(job: Job) -> Trained:
@@ -81,11 +80,11 @@ def fasttext_ftz(job: Job) -> Trained:
     model.quantize(
         input=str(folder / "train.txt"), qnorm=True, retrain=True, cutoff=CUTOFF, thread=job.threads
     )
-    seconds, file = time.perf_counter() - start, job.place("fasttext-ftz") / "model.ftz"
-    model.save_model(str(file))
+    seconds = time.perf_counter() - start
+    model.save_model(str(job.place("fasttext-ftz") / "model.ftz"))
     about = f"fastText's model above, quantised: qnorm, retrain, a cutoff of {CUTOFF:,} rows"
     took = {"training": before, "quantising": seconds}
-    return Trained(lambda: FastText(file, job), [file], took, about, ["fasttext"])
+    return Trained(took, about, ["fasttext"])
 
 
 def write_lines(job: Job, split: Split, file: Path) -> None:
@@ -105,3 +104,9 @@ def _f1(model: Any, file: Path, job: Job) -> float:
     _, precision, recall = model.test(str(file), **({} if job.single else {"k": -1, "threshold": 0.5}))
     both = precision + recall
     return 2 * precision * recall / both if both > 0 else 0.0
+
+
+FASTTEXT = {
+    "fasttext": Method(fasttext, lambda job: FastText(job.place("fasttext") / "model.bin", job)),
+    "fasttext-ftz": Method(fasttext_ftz, lambda job: FastText(job.place("fasttext-ftz") / "model.ftz", job)),
+}

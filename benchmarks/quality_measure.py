@@ -2,7 +2,8 @@
 
 A job is a folder: job.json (head, encoder, threads, where the run is) and train.json, validation.json,
 test.json, each `{"texts": [...], "labels": [...]}` of the rows that are labelled for the head: a class index
-a text, or 0/1 a label. A method leaves `NAME/measured.json` and `NAME/scores.npz` there.
+a text, or 0/1 a label. Training a method leaves `NAME/trained.json` and `NAME/scores.npz` there; measuring
+its speed, which needs the machine for itself, leaves `NAME/measured.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -65,6 +66,8 @@ class Job:
 class Model(Protocol):
     """A trained method, loaded from the files that it ships."""
 
+    files: Sequence[Path]  # or folders
+
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts, as a user would ask for them."""
 
@@ -73,16 +76,21 @@ class Model(Protocol):
 
 
 class Trained(NamedTuple):
-    """A trained method: how to load it, what it ships, how long it took, and how it was set.
+    """How long a method took to train, and how it was set.
 
     `seconds` by part, in order: `teacher` and `label` are what a teacher costs, the rest is its own.
     """
 
-    load: Callable[[], Model]
-    files: Sequence[Path]
     seconds: Mapping[str, float]
     settings: str
     packages: Sequence[str] = ()
+
+
+class Method(NamedTuple):
+    """How a method is trained, leaving files in its folder, and how it is loaded from them."""
+
+    train: Callable[[Job], Trained]
+    load: Callable[[Job], Model]
 
 
 def load_job(folder: Path) -> Job:
@@ -112,7 +120,7 @@ def bytes_of(paths: Iterable[Path]) -> int:
 
 def seconds_of(job: Job, method: str) -> float:
     """What a method took on which another one builds; it must be done."""
-    file = job.folder / method / "measured.json"
+    file = job.folder / method / "trained.json"
     if not file.exists():
         raise SystemExit(f"{method} comes first: it is not done in {job.folder}")
     return float(sum(json.loads(file.read_text(encoding="utf-8"))["seconds"].values()))
@@ -146,23 +154,39 @@ def speed(model: Model, texts: list[str]) -> dict[str, float]:
     return {"texts_a_second": rates[best], "batch_size": best, "p50_ms": float(p50), "p99_ms": float(p99)}
 
 
-def main(methods: Mapping[str, Callable[[Job], Trained]]) -> None:
-    """Train and measure one method of a job: `PROGRAM JOB METHOD`; what is left is read by quality.py."""
-    if len(sys.argv) != 3 or sys.argv[2] not in methods:
-        raise SystemExit(f"usage: {Path(sys.argv[0]).name} JOB METHOD, of {', '.join(methods)}")
-    job, name = load_job(Path(sys.argv[1]).resolve()), sys.argv[2]
-    trained, folder = methods[name](job), job.place(name)
-    model = trained.load()
+def train(job: Job, name: str, method: Method) -> None:
+    """Train a method and let it answer; leaves NAME/scores.npz and NAME/trained.json."""
+    trained, folder = method.train(job), job.place(name)
+    model = method.load(job)
     scores = {split: model.scores(job.split(split).texts) for split in SPLITS[1:]}
     np.savez(folder / "scores.npz", **{split: np.asarray(x, np.float32) for split, x in scores.items()})
-    measured = {
+    record = {
         "seconds": {part: round(seconds, 1) for part, seconds in trained.seconds.items()},
-        "bytes": bytes_of(trained.files),
-        **speed(model, job.split("test").texts),
         "threads": job.threads,
+        "bytes": bytes_of(model.files),
         "settings": trained.settings,
         "versions": {package: importlib.metadata.version(package) for package in trained.packages},
     }
-    written = folder / ".measured.tmp"
-    written.write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    written.replace(folder / "measured.json")
+    _write(folder / "trained.json", record)
+
+
+def measure(job: Job, name: str, method: Method) -> None:
+    """Measure a trained method's speed; leaves NAME/measured.json."""
+    _write(job.place(name) / "measured.json", speed(method.load(job), job.split("test").texts))
+
+
+def main(methods: Mapping[str, Method]) -> None:
+    """Train or measure one method of a job, as quality.py asks."""
+    steps = {"train": train, "measure": measure}
+    if len(sys.argv) != 5 or sys.argv[2] not in methods or sys.argv[3] not in steps:
+        words = f"JOB METHOD train|measure THREADS, METHOD of {', '.join(methods)}"
+        raise SystemExit(f"usage: {Path(sys.argv[0]).name} {words}")
+    folder, name, step, threads = sys.argv[1:]
+    job = replace(load_job(Path(folder).resolve()), threads=int(threads))
+    steps[step](job, name, methods[name])
+
+
+def _write(file: Path, record: Mapping[str, Any]) -> None:
+    written = file.with_name(f".{file.name}.tmp")
+    written.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    written.replace(file)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality_measure import Job, Trained, main
+from quality_measure import Job, Method, Trained, main
 from quality_textbrewer import EPOCHS, TEMPERATURE, brew
 
 from distill import shipping
@@ -39,6 +39,9 @@ class Bundle:
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.model, self.job = Classifier.load(folder, threads=job.threads), job
+        manifest = _manifest(folder)
+        file = manifest["variants"][manifest["default_variant"]]
+        self.files = [folder / name for name in (file, *SERVED)]
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts."""
@@ -49,12 +52,15 @@ class Bundle:
         return self.model.logits(texts)[self.job.head]
 
 
-class Torch:
-    """A network of ours in torch, float32, texts of like length side by side."""
+class Teacher:
+    """The run's teacher in torch, float32, texts of like length side by side."""
 
-    def __init__(self, folder: Path, job: Job, max_length: int) -> None:
+    def __init__(self, job: Job) -> None:
+        run = Path(job.run)
+        folder, recipe = run / "stages" / "fit_teacher", load_recipe(run / "recipe.yaml")
+        self.files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
         self.model, tokenizer = load_network(folder)
-        self.encode = TextTokenizer(tokenizer, self.model.reads(max_length))
+        self.encode = TextTokenizer(tokenizer, self.model.reads(recipe.teacher.max_length))
         self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)
         self.labels = np.array(job.labels)
         self.single = job.single
@@ -90,17 +96,13 @@ def ours(job: Job) -> Trained:
         f"the recipe as it is: {student['texts']:,} texts to learn from, {student['epochs']} epochs; "
         f"{_whole(run / 'bundle')}"
     )
-    return _bundle(job, run / "bundle", _seconds(run), about)
+    return _trained(run / "bundle", _seconds(run), about)
 
 
 def teacher(job: Job) -> Trained:
     """The teacher of the run, as it is."""
-    run = Path(job.run)
-    folder, length = run / "stages" / "fit_teacher", load_recipe(run / "recipe.yaml").teacher.max_length
-    files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
-    about = "ours is distilled from it; torch, float32"
-    seconds = {"teacher": _seconds(run)["teacher"]}
-    return Trained(lambda: Torch(folder, job, length), files, seconds, about, PACKAGES)
+    seconds = {"teacher": _seconds(Path(job.run))["teacher"]}
+    return Trained(seconds, "ours is distilled from it; torch, float32", PACKAGES)
 
 
 def plain(job: Job) -> Trained:
@@ -117,25 +119,27 @@ def plain(job: Job) -> Trained:
         "validation; it starts as ours does, its words from the teacher's, hence the teacher's seconds"
     )
     seconds = {part: took for part, took in _seconds(run).items() if part != "label"}
-    return _bundle(job, run / "bundle", seconds, about)
+    return _trained(run / "bundle", seconds, about)
 
 
-def textbrewer(job: Job, hard_weight: float = 0.0, name: str = "textbrewer") -> Trained:
+def textbrewer(job: Job) -> Trained:
     """The run's student trained by TextBrewer on the teacher's soft labels of the training texts."""
-    folder = _linked(job, name, "prepare", "fit_teacher", "soft_labels")
+    folder, ours = _linked(job, "textbrewer", "prepare", "fit_teacher", "soft_labels"), Path(job.run)
     recipe = load_recipe(Path(job.run) / "recipe.yaml", data_root=job.data_root)
     run = Run(recipe, folder, make_accelerator(recipe, folder))
+    texts, student = len(load_split(run.stage("prepare"), "train")), _record(ours, "fit_student")["figures"]
+    epochs = min(EPOCHS, round(student["texts"] * student["epochs"] / texts))
     start = time.perf_counter()
     for stage, work in (
-        ("fit_student", lambda run, place: brew(run, place, hard_weight)),
+        ("fit_student", lambda run, place: brew(run, place, epochs)),
         ("calibrate", shipping.calibrate_heads),
         ("export", shipping.export),
     ):
         run.stage(stage).mkdir(parents=True, exist_ok=True)
         work(run, run.stage(stage))
-    before = _seconds(Path(job.run))
+    before = _seconds(ours)
     # of the labelling, what the training texts alone take
-    share = len(load_split(run.stage("prepare"), "train")) / max(1, _labelled(Path(job.run)))
+    share = texts / max(1, _record(ours, "label")["figures"]["labelled_texts"])
     seconds = {
         "teacher": before["teacher"],
         "label": before["label"] * min(1.0, share),
@@ -143,17 +147,11 @@ def textbrewer(job: Job, hard_weight: float = 0.0, name: str = "textbrewer") -> 
     }
     about = (
         f"the same student and teacher, trained by the package: GeneralDistiller, temperature {TEMPERATURE}, "
-        f"soft labels with weight 1, hard labels with weight {hard_weight:g}"
-        f"{' (both by default)' if hard_weight == 0 else ''}, no T^2, training texts alone, "
-        f"{recipe.student.epochs or EPOCHS} epochs, the best on validation; rate and batches are the "
-        "student's own; a multi_label head is two classes a label"
+        "soft labels with weight 1, hard labels with weight 0 (both by default), no T^2, training texts "
+        f"alone, {epochs} epochs (it reads no more than ours and no more than {EPOCHS} epochs), the best on "
+        "validation; rate and batches are the student's own; a multi_label head is two classes a label"
     )
-    return _bundle(job, run.stage("export") / "candidate", seconds, about)
-
-
-def textbrewer_hard(job: Job) -> Trained:
-    """The same with the hard labels at the same weight."""
-    return textbrewer(job, 1.0, "textbrewer-hard")
+    return _trained(run.stage("export") / "candidate", seconds, about)
 
 
 def _linked(job: Job, name: str, *parts: str) -> Path:
@@ -173,22 +171,18 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _bundle(job: Job, folder: Path, seconds: dict[str, float], about: str) -> Trained:
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    file = manifest["variants"][manifest["default_variant"]]
-    files = [folder / name for name in (file, *SERVED)]
-    return Trained(
-        lambda: Bundle(folder, job), files, seconds, f"{about}; {manifest['default_variant']}", PACKAGES
-    )
+def _trained(bundle: Path, seconds: dict[str, float], about: str) -> Trained:
+    return Trained(seconds, f"{about}; {_manifest(bundle)['default_variant']}", PACKAGES)
+
+
+def _manifest(bundle: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _whole(bundle: Path) -> str:
     total = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     return f"MB of the files that answer; the bundle as it lies there, fp32 too, has {total / 1e6:.1f} MB"
-
-
-def _labelled(run: Path) -> int:
-    return int(_record(run, "label")["figures"]["labelled_texts"])
 
 
 def _record(run: Path, stage: str) -> dict[str, Any]:
@@ -206,11 +200,12 @@ def _seconds(run: Path) -> dict[str, float]:
 
 
 METHODS = {
-    "teacher": teacher,
-    "plain": plain,
-    "textbrewer": textbrewer,
-    "textbrewer-hard": textbrewer_hard,
-    "ours": ours,
+    "teacher": Method(teacher, Teacher),
+    "plain": Method(plain, lambda job: Bundle(job.place("plain") / "run" / "bundle", job)),
+    "textbrewer": Method(
+        textbrewer, lambda job: Bundle(job.place("textbrewer") / "run/stages/export/candidate", job)
+    ),
+    "ours": Method(ours, lambda job: Bundle(Path(job.run) / "bundle", job)),
 }
 
 if __name__ == "__main__":

@@ -12,23 +12,23 @@ import random
 import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_fasttext import fasttext, fasttext_ftz
-from quality_measure import Job, Split, Trained, as_logits, chunked, in_order, main, seconds_of
+from quality_fasttext import FASTTEXT
+from quality_measure import Job, Method, Split, Trained, as_logits, chunked, in_order, main, seconds_of
 
-CONTRAST_TEXTS, CONTRAST_STEPS, CONTRAST_PAIRS = 2000, 1000, 16  # of SetFit
+CONTRAST_TEXTS, CONTRAST_STEPS, CONTRAST_PAIRS = 2000, 500, 16  # of SetFit
 
 
 class TfIdf:
     """Word and character n-grams, weighted, into logistic regression."""
 
-    def __init__(self, file: Path, job: Job) -> None:
+    def __init__(self, job: Job) -> None:
         import joblib
 
-        self.model, self.job = joblib.load(file), job
+        self.files = [job.place("tfidf") / "model.joblib"]
+        self.model, self.job = joblib.load(self.files[0]), job
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts."""
@@ -63,16 +63,17 @@ def tfidf(job: Job) -> Trained:
     joblib.dump(model, file, compress=3)
     about = "word 1-2-grams and character 2-5-grams, sublinear TF-IDF, logistic regression with C=10"
     about += "; saved by joblib, compressed" if job.single else ", one against the rest; saved by joblib"
-    return Trained(lambda: TfIdf(file, job), [file], {"training": seconds}, about, ["scikit-learn"])
+    return Trained({"training": seconds}, about, ["scikit-learn"])
 
 
 class Model2Vec:
     """Static embeddings and a small network on top, in numpy."""
 
-    def __init__(self, folder: Path, job: Job) -> None:
+    def __init__(self, job: Job, method: str = "model2vec") -> None:
         from model2vec.inference import StaticModelPipeline
 
-        self.model, self.job = StaticModelPipeline.from_pretrained(folder), job
+        self.files = [job.place(method) / "model"]
+        self.model, self.job = StaticModelPipeline.from_pretrained(self.files[0]), job
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts."""
@@ -111,7 +112,7 @@ def model2vec(job: Job) -> Trained:
         "StaticModelForClassification by default (a layer of 512, rate 1e-3, stopped early on validation), "
         "float32"
     )
-    return Trained(lambda: Model2Vec(folder, job), [folder], seconds, about, ["model2vec"])
+    return Trained(seconds, about, ["model2vec"])
 
 
 def model2vec_int8(job: Job) -> Trained:
@@ -124,16 +125,17 @@ def model2vec_int8(job: Job) -> Trained:
     pipeline.model = quantize_model(pipeline.model, quantize_to="int8")
     pipeline.save_pretrained(str(folder))
     about = "model2vec's model above, its embeddings quantised to int8"
-    return Trained(lambda: Model2Vec(folder, job), [folder], {"training": before}, about, ["model2vec"])
+    return Trained({"training": before}, about, ["model2vec"])
 
 
 class SetFit:
     """A sentence encoder and logistic regression on its embeddings."""
 
-    def __init__(self, folder: Path, job: Job) -> None:
+    def __init__(self, job: Job) -> None:
         from setfit import SetFitModel
 
-        self.model, self.job = SetFitModel.from_pretrained(str(folder), device="cpu"), job
+        self.files = [job.place("setfit") / "model"]
+        self.model, self.job = SetFitModel.from_pretrained(str(self.files[0]), device="cpu"), job
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts."""
@@ -175,9 +177,7 @@ def setfit(job: Job) -> Trained:
         f"default) drawn from {len(some):,} training texts{' spread over the labels' if job.single else ''}, "
         f"logistic regression on all of them{'' if job.single else ', one against the rest'}, float32"
     )
-    return Trained(
-        lambda: SetFit(folder, job), [folder], seconds, about, ["setfit", "sentence-transformers", "torch"]
-    )
+    return Trained(seconds, about, ["setfit", "sentence-transformers", "torch"])
 
 
 def _spread(train: Split, job: Job) -> list[int]:
@@ -194,12 +194,11 @@ def _spread(train: Split, job: Job) -> list[int]:
 
 
 METHODS = {
-    "tfidf": tfidf,
-    "fasttext": fasttext,
-    "fasttext-ftz": fasttext_ftz,
-    "model2vec": model2vec,
-    "model2vec-int8": model2vec_int8,
-    "setfit": setfit,
+    "tfidf": Method(tfidf, TfIdf),
+    **FASTTEXT,
+    "model2vec": Method(model2vec, Model2Vec),
+    "model2vec-int8": Method(model2vec_int8, lambda job: Model2Vec(job, "model2vec-int8")),
+    "setfit": Method(setfit, SetFit),
 }
 
 if __name__ == "__main__":

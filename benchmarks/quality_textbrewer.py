@@ -92,16 +92,16 @@ class Adaptors:
         ]
 
 
-def brew(run: Run, folder: Path, hard_weight: float) -> None:
+def brew(run: Run, folder: Path, epochs: int) -> None:
     """Train the run's student; leaves in `folder` what the stage fit_student leaves.
 
     Args:
         run: Whose data, teacher and soft labels are there.
         folder: Of the stage.
-        hard_weight: Of the hard labels; that of the soft labels is 1.
+        epochs: How often it reads the training texts.
     """
     recipe, settings, heads = run.recipe, run.recipe.student, load_heads(run.stage("prepare"))
-    run.seed_everything()
+    run.seed_everything(settings)
     encoder, tokenizer, began = learning._student_encoder(run)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(recipe.export.max_length)
@@ -114,7 +114,7 @@ def brew(run: Run, folder: Path, hard_weight: float) -> None:
         list(hard["train"].values()),
         teaching.teacher_logits(run, "train"),
         settings.batch_size,
-        recipe.seed,
+        run.seed_of(settings),
     )
     validation, best = Examples(tokens["validation"], hard["validation"]), {"score": -1.0}
     state: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def brew(run: Run, folder: Path, hard_weight: float) -> None:
             state.update((name, weight.clone()) for name, weight in network.state_dict().items())
 
     rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=began.learnt)
-    _train(run, network, batches, Adaptors(heads), rate, hard_weight, keep_best)
+    _train(run, network, batches, adaptors=Adaptors(heads), rate=rate, epochs=epochs, callback=keep_best)
     network.load_state_dict(state)
     fold(network.encoder)
     found = {
@@ -142,15 +142,15 @@ def _train(
     run: Run,
     network: Network,
     batches: Batches,
+    *,
     adaptors: Adaptors,
     rate: float,
-    hard_weight: float,
-    keep_best: Any,
+    epochs: int,
+    callback: Any,
 ) -> None:
     from transformers import get_linear_schedule_with_warmup
 
     package, settings = _package(), run.recipe.student
-    epochs = settings.epochs or EPOCHS
     steps = epochs * len(batches)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=rate, weight_decay=settings.weight_decay, fused=True
@@ -160,7 +160,7 @@ def _train(
         distiller = package.GeneralDistiller(
             train_config=package.TrainingConfig(output_dir=scratch, device="cpu"),
             distill_config=package.DistillationConfig(
-                temperature=TEMPERATURE, kd_loss_weight=1, hard_label_weight=hard_weight
+                temperature=TEMPERATURE, kd_loss_weight=1, hard_label_weight=0
             ),
             model_T=torch.nn.Identity(),  # never called: the batches bring its logits
             model_S=Called(network),
@@ -175,7 +175,7 @@ def _train(
                 scheduler_class=get_linear_schedule_with_warmup,
                 scheduler_args=schedule,
                 max_grad_norm=settings.clip,
-                callback=keep_best,
+                callback=callback,
             )
 
 

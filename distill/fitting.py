@@ -44,7 +44,7 @@ def learn(
             settings.model_copy(update=found),
             accelerator=run.accelerator,
             folder=folder / "scratch",
-            seed=run.recipe.seed,
+            seed=run.seed_of(settings),
             name=name,
             distillation=distillation,
             until=run.recipe.augment.until,

@@ -36,7 +36,7 @@ from teachers.soft_labels import text_digests
 def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     """Distil the student on the transfer set."""
     settings = run.recipe.student
-    run.seed_everything()
+    run.seed_everything(settings)
     heads = load_heads(run.stage("prepare"))
     encoder, tokenizer, start = _student_encoder(run)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)

@@ -80,7 +80,7 @@ def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
 def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     """Teach a fresh student the teacher's embeddings, and keep it as a start in `start/` of the run."""
     settings, max_length = run.recipe.student, run.recipe.max_length
-    run.seed_everything()
+    run.seed_everything(settings)
     teacher, tokenizer = load_network(run.stage("fit_teacher"))
     heads, shape = teacher.heads, shape_of(settings)
     try:

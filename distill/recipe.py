@@ -22,6 +22,8 @@ class Training(Part):
     """What teacher and student training have in common."""
 
     pooling: Literal["cls", "mean"] = "mean"
+    # of fresh weights, order and dropout; by default the recipe's, on which splits and copies depend too
+    seed: int | None = Field(None, ge=0, lt=2**32)
     dropout: float = Field(0.1, ge=0, lt=1)  # hidden layers and heads
     attention_dropout: float = Field(0.0, ge=0, lt=1)  # costs a third of a CPU step; see docs
     epochs: int | None = Field(None, gt=0)  # by default as `defaults` finds from the texts

@@ -113,9 +113,13 @@ class Run:
                 tracker.finish()
             self.accelerator.trackers = []
 
-    def seed_everything(self) -> None:
-        """Seed what draws initial weights."""
-        set_seed(self.recipe.seed)
+    def seed_of(self, training: Any) -> int:
+        """The seed of the recipe's `teacher` or `student`: its own, or the recipe's."""
+        return int(self.recipe.seed if training.seed is None else training.seed)
+
+    def seed_everything(self, training: Any) -> None:
+        """Seed what draws a training's initial weights."""
+        set_seed(self.seed_of(training))
 
     def do(
         self, name: str, digest: str, work: Callable[[Run, Path], Mapping[str, Any]], *, long: bool = False

@@ -31,7 +31,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
     heads = load_heads(run.stage("prepare"))
     if settings.networks:
         return _adopted(run, heads, folder)
-    run.seed_everything()
+    run.seed_everything(settings)
     encoder, tokenizer = load_encoder(
         settings.encoder,
         sha256=settings.sha256,

@@ -54,6 +54,7 @@ def record(method, **changed):
         "method": method,
         "quality": {"accuracy": 0.91234, "macro_f1": 0.9},
         "seconds": {"training": 7.4},
+        "threads": 1,
         "bytes": 4_440_000,
         "texts_a_second": 12345.6,
         "batch_size": 32,
@@ -109,7 +110,11 @@ def test_table_and_notes(program):
     assert lines[3].startswith("| **ours** | **0.9123** |")
     assert lines[3].endswith("| **1,500 s** | **800 s** |")
     said = quality.notes([record("tfidf")])
-    assert said == ("- TF-IDF, logistic regression: as it comes; fastest in batches of 32. numpy 2.0.")
+    assert said == (
+        "- TF-IDF, logistic regression: as it comes; fastest in batches of 32; 1 thread in training. "
+        "numpy 2.0."
+    )
+    assert quality.notes([taught]) == "- ours: as it comes; fastest in batches of 32. numpy 2.0."
 
 
 def test_every_method_has_a_name_and_a_program(program):
@@ -117,6 +122,53 @@ def test_every_method_has_a_name_and_a_program(program):
     assert list(peers.METHODS) == list(quality.PEERS)
     assert list(own.METHODS) == list(quality.OWN)
     assert list(quality.NAMES) == [*quality.PEERS, *quality.OWN]
+
+
+def test_what_builds_on_another_is_trained_after_it(program, tmp_path, monkeypatch):
+    quality, done = program("quality"), []
+    (tmp_path / "tfidf").mkdir()
+    (tmp_path / "tfidf" / "trained.json").touch()  # by a run that was stopped
+    monkeypatch.setattr(quality, "_step", lambda out, name, peers, step, threads: done.append((name, step)))
+    quality._train(tmp_path, [*quality.PEERS, "ours"], "python", threads=1, jobs=3)
+    names = [name for name, _ in done]
+    assert sorted(names) == sorted({*quality.PEERS, "ours"} - {"tfidf"})
+    assert {step for _, step in done} == {"train"}
+    for name in ("fasttext-ftz", "model2vec-int8"):
+        assert names.index(name.split("-")[0]) < names.index(name)
+
+
+def test_a_method_is_trained_then_measured(program, run, tmp_path):
+    quality, measure = program("quality"), program("quality_measure")
+    quality.write_job(tmp_path, run, data_root=tmp_path, threads=2)
+    job = measure.load_job(tmp_path)
+
+    class Model:
+        files = (job.place("flat") / "weights",)
+
+        def classify(self, texts, batch_size):
+            return ["a"] * len(texts)
+
+        def scores(self, texts):
+            return np.zeros((len(texts), 2))
+
+    def fit(job):
+        (job.place("flat") / "weights").write_bytes(b"12")
+        return measure.Trained({"training": 1.23}, "flat", ["numpy"])
+
+    method = measure.Method(fit, lambda job: Model())
+    measure.train(job, "flat", method)
+    trained = json.loads((tmp_path / "flat" / "trained.json").read_text("utf-8"))
+    assert trained == {
+        "seconds": {"training": 1.2},
+        "threads": 2,
+        "bytes": 2,
+        "settings": "flat",
+        "versions": {"numpy": np.__version__},
+    }
+    assert np.load(tmp_path / "flat" / "scores.npz")["test"].shape == (3, 2)
+    measure.measure(job, "flat", method)
+    measured = json.loads((tmp_path / "flat" / "measured.json").read_text("utf-8"))
+    assert measured["batch_size"] in measure.SIZES and measured["texts_a_second"] > 0
 
 
 def test_measures(program, tmp_path):

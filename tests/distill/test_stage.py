@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from distill.recipe import Small
 from distill.recipe_file import parse_recipe
 from distill.stage import Run, read_json, versions, write_json, written_whole
 
@@ -140,10 +141,10 @@ def test_seeding_fixes_initial_weights(run: Run) -> None:
     import torch
 
     drawn = []
-    for _ in range(2):
-        run.seed_everything()
+    for seed in (None, run.recipe.seed, run.recipe.seed + 1):
+        run.seed_everything(Small(seed=seed))
         drawn.append(torch.randn(3).tolist())
-    assert drawn[0] == drawn[1]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 # files

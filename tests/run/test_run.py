@@ -91,6 +91,11 @@ def test_a_changed_setting_redoes_what_follows_it(job, finished, tmp_path, capfd
         *("prepare", "fit_teacher", "label")
     ]
     assert json.loads(printed.out.splitlines()[-1])["figures"]["epochs"] == 1
+    weights = run / "stages" / "fit_student" / "model.safetensors"
+    before = weights.read_bytes()
+    assert main(["run", str(job), "--out", str(run), *change, "--set", "student.seed=1"]) == 0
+    assert capfd.readouterr().err.count("done before") == 3
+    assert weights.read_bytes() != before
 
 
 def test_from_does_a_stage_anew(job, finished, tmp_path, capfd):
