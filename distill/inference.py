@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from distill.heads import width
-from distill.network import Network
+from distill.network import Network, on_device
 from distill.tokens import Array, Tokens, length_sorted_batches
 
 
@@ -32,7 +32,7 @@ def predict_logits(
     with torch.inference_mode(), torch.autocast(accelerator.device.type, enabled=False):
         found = []
         for rows in mine:
-            ids, mask = (torch.from_numpy(a).to(accelerator.device) for a in tokens.batch(rows))
+            ids, mask = (on_device(array, accelerator.device) for array in tokens.batch(rows))
             if exact:
                 found.append(network(ids, mask))
             else:

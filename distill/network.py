@@ -18,6 +18,18 @@ from torch import Tensor, nn
 from distill.heads import Head, columns, width
 
 
+def on_device(array: Any, device: torch.device) -> Tensor:
+    """A numpy array as a tensor there.
+
+    A GPU gets it from pinned memory: from any other the copy would wait until the GPU has done all it was
+    given, which then stands still while the next batch is made.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Network(nn.Module):
     """Logits of every head for a batch of token ids.
 

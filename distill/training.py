@@ -25,7 +25,7 @@ from distill.inference import predict_logits
 from distill.learner import Learner, Matching
 from distill.losses import total_loss
 from distill.metrics import without_nan
-from distill.network import Network
+from distill.network import Network, on_device
 from distill.recipe import Distillation, Training
 from distill.tokens import Array, Tokens, shuffled_batches
 
@@ -203,9 +203,9 @@ def _loss(
     device: torch.device,
     mix: Mapping[str, Any],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    ids, mask = (torch.from_numpy(a).to(device, non_blocking=True) for a in train.tokens.batch(rows))
-    hard = {name: torch.from_numpy(labels[rows]).to(device) for name, labels in train.hard.items()}
-    soft = None if train.soft is None else torch.from_numpy(train.soft[rows]).to(device)
+    ids, mask = (on_device(array, device) for array in train.tokens.batch(rows))
+    hard = {name: on_device(labels[rows], device) for name, labels in train.hard.items()}
+    soft = None if train.soft is None else on_device(train.soft[rows], device)
     logits, matched = model(ids, mask)
     loss, parts = total_loss(logits, hard, soft, learner.network.heads, **mix)
     for part, value in matched.items():

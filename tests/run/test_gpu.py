@@ -1,0 +1,31 @@
+"""The small job on a GPU, in each of its precisions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from distill.cli import main
+from distill.network import on_device
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA finds"),
+]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_the_small_job_on_a_gpu(job, tmp_path, capfd, precision):
+    words = ["--set", f"precision={precision}", "--to", "fit_student"]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), *words]) == 0
+    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["figures"]
+    assert figures["validation"]["intent.accuracy"] > 0.8
+    record = json.loads((tmp_path / "run/stages/fit_student/stage.json").read_text("utf-8"))
+    assert record["device"].startswith("cuda") and record["peak_gpu_bytes"] > 0
+
+
+def test_a_batch_arrives_whole(tmp_path):
+    arrays = [np.full((64, 128), number) for number in range(50)]
+    moved = [on_device(array, torch.device("cuda")) for array in arrays]
+    assert [int(tensor.min()) for tensor in moved] == [int(tensor.max()) for tensor in moved] == [*range(50)]
