@@ -29,6 +29,7 @@ from distill.network import Network, on_device
 from distill.recipe import Distillation, Training
 from distill.tokens import Array, Tokens, shuffled_batches
 
+LOSSES = (".log_loss", ".ece")  # metrics of which less is better
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
 
 
@@ -75,14 +76,16 @@ def fit(
     until: float = 1.0,
     matching: Matching | None = None,
 ) -> dict[str, Any]:
-    """Train a network in place to its best epoch on validation; returns the figures.
+    """Train a network in place; returns the figures.
 
-    Goes on from `folder/checkpoint.safetensors` where there is one, to the same end.
+    What is kept is the best epoch on validation; with soft labels, from which learning longer does no
+    harm, the last within a standard error of the best (`_kept`). Goes on from
+    `folder/checkpoint.safetensors` where there is one, to the same end.
 
     Args:
-        network: Left with the weights of the best epoch.
+        network: Left with the weights of the epoch that is kept.
         train: What to learn from.
-        validation: What picks the best epoch.
+        validation: What picks the epoch.
         settings: Rates, epochs, what is frozen; `epochs` and `lr` given.
         accelerator: Device, precision, trackers.
         folder: Of checkpoints; made if missing.
@@ -99,13 +102,13 @@ def fit(
     if settings.epochs is None or settings.lr is None:
         raise ValueError("fit: epochs and lr must be given (distill.defaults finds them)")
     mix = {} if distillation is None else distillation.model_dump()
-    checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
+    checkpoint, kept_path = folder / "checkpoint.safetensors", folder / "kept.safetensors"
     world = accelerator.num_processes
     folder.mkdir(exist_ok=True)
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = _optimizer(learner, settings, accelerator.device)
-    state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
+    state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "kept_epoch": 0, "epochs": []}
     average = WeightAverage(network, settings.ema) if settings.ema else None
     averaged = average.weights if average else {}
     if checkpoint.exists():
@@ -150,26 +153,23 @@ def fit(
                 with average.applied() if average else nullcontext():
                     figures = evaluate_network(network, validation, accelerator)
                     accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
-                    lower_is_better = metric.endswith((".log_loss", ".ece"))
-                    score = -figures[metric] if lower_is_better else figures[metric]
                     state["epochs"].append(figures)
-                    if score > state["best"] or len(state["epochs"]) == 1:
-                        state |= {"best": score, "best_epoch": len(state["epochs"])}
-                        if main:
-                            save_tensors(best_path, network.state_dict(), {})
+                    texts = None if train.soft is None else len(validation.tokens)
+                    if _kept(state, metric, texts) and main:
+                        save_tensors(kept_path, network.state_dict(), {})
             if saves:
                 if main:
                     save_checkpoint(checkpoint, learner, optimizer.optimizer, state, averaged)
                 accelerator.wait_for_everyone()
     accelerator.free_memory()
-    network.load_state_dict(load_tensors(best_path)[0])
+    network.load_state_dict(load_tensors(kept_path)[0])
     accelerator.wait_for_everyone()  # before the main process clears it away
     return {
         "epochs": len(state["epochs"]),
         "steps": state["step"],
-        "best_epoch": state["best_epoch"],
+        "kept_epoch": state["kept_epoch"],
         "metric": metric,
-        "validation": without_nan(state["epochs"][state["best_epoch"] - 1]),
+        "validation": without_nan(state["epochs"][state["kept_epoch"] - 1]),
         "history": [epoch[metric] for epoch in state["epochs"]],
         "texts": len(train.tokens),
     }
@@ -273,6 +273,30 @@ def _rate(step: int, steps: int, settings: Training) -> float:
         return (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)
     return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _kept(state: dict[str, Any], metric: str, texts: int | None) -> bool:
+    """Whether the epoch that ended is kept: as the best, or as one within a standard error of the best.
+
+    Of epochs that validation cannot tell apart the last has learnt longest, at the lowest rates; the first
+    of them to be best by chance is not better (the rule of Breiman et al. 1984, CART, section 3.4.3).
+
+    Args:
+        state: Of the training, its epochs' figures among it; the best and the kept epoch are noted there.
+        metric: What is compared; of losses the lowest is best, and has no error.
+        texts: Of how many the metric is a share; None: only a better epoch is kept.
+    """
+    epoch, score, loss = len(state["epochs"]), state["epochs"][-1][metric], metric.endswith(LOSSES)
+    score = -score if loss else score
+    kept = epoch == 1 or score > state["best"]
+    if kept:
+        state |= {"best": score, "best_epoch": epoch}
+    elif texts and not loss:
+        share = min(1.0, max(0.0, state["best"]))
+        kept = score >= state["best"] - math.sqrt(share * (1 - share) / texts)
+    if kept:
+        state["kept_epoch"] = epoch
+    return kept
 
 
 def _patience_ends(state: Mapping[str, Any], settings: Training) -> bool:

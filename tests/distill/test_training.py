@@ -371,38 +371,62 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float], key: str = "m
     return seen
 
 
-def test_the_best_epoch_is_restored(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_epoch_that_is_kept_is_restored(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = scripted(monkeypatch, [0.1, 0.8, 0.3])
     network, figures = room.fit(QUICK)
-    assert (figures["epochs"], figures["best_epoch"], figures["validation"]) == (3, 2, {"mean": 0.8})
+    assert (figures["epochs"], figures["kept_epoch"], figures["validation"]) == (3, 2, {"mean": 0.8})
     assert all(torch.equal(value, seen[1][name]) for name, value in network.state_dict().items())
     assert not torch.equal(seen[1]["linear.logits_intent.weight"], seen[2]["linear.logits_intent.weight"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "texts", "kept"),
+    [("mean", 150, [1, 2, 3, 5, 6]), ("mean", None, [1, 2, 5]), ("intent.log_loss", 150, [1])],
+)
+def test_of_epochs_within_a_standard_error_of_the_best_the_last_is_kept(
+    metric: str, texts: int | None, kept: list[int]
+) -> None:
+    state: dict[str, Any] = {"best": -1.0, "best_epoch": 0, "kept_epoch": 0, "epochs": []}
+    found = []
+    for epoch, score in enumerate((0.70, 0.90, 0.88, 0.86, 0.91, 0.89, 0.87), 1):  # error of 0.9: 0.024
+        state["epochs"].append({metric: score})
+        if training._kept(state, metric, texts):
+            found.append(epoch)
+    assert found == kept and state["kept_epoch"] == kept[-1]
+
+
+@pytest.mark.parametrize(("soft", "kept"), [(False, 2), (True, 3)])
+def test_soft_labels_keep_the_last_of_epochs_alike(
+    room: Room, monkeypatch: pytest.MonkeyPatch, soft: bool, kept: int
+) -> None:
+    scripted(monkeypatch, [0.1, 0.8, 0.79])
+    assert room.fit(QUICK, train=room.examples(24, soft=soft))[1]["kept_epoch"] == kept
 
 
 def test_patience_ends_training(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.8, 0.3, 0.8, 0.9])
     _, figures = room.fit(QUICK.model_copy(update={"epochs": 9, "patience": 2}))
-    assert (figures["epochs"], figures["best_epoch"], figures["steps"]) == (4, 2, 24)
+    assert (figures["epochs"], figures["kept_epoch"], figures["steps"]) == (4, 2, 24)
 
 
 def test_a_better_epoch_renews_patience(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.1, 0.2, 0.1, 0.3])
     _, figures = room.fit(QUICK.model_copy(update={"epochs": 5, "patience": 2}))
-    assert (figures["epochs"], figures["best_epoch"]) == (5, 5)
+    assert (figures["epochs"], figures["kept_epoch"]) == (5, 5)
 
 
 @pytest.mark.parametrize("metric", ["intent.log_loss", "intent.ece"])
 def test_of_a_loss_the_lowest_is_best(room: Room, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     scripted(monkeypatch, [0.5, 0.2, 0.4], metric)
     _, figures = room.fit(QUICK.model_copy(update={"metric": metric}))
-    assert (figures["best_epoch"], figures["metric"]) == (2, metric)
+    assert (figures["kept_epoch"], figures["metric"]) == (2, metric)
 
 
 def test_a_metric_that_is_not_a_number_keeps_the_first_epoch(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [float("nan")] * 3)
-    assert room.fit(QUICK)[1]["best_epoch"] == 1
+    assert room.fit(QUICK)[1]["kept_epoch"] == 1
 
 
 def test_evaluation_names_every_metric_of_every_head(room: Room) -> None:
@@ -504,5 +528,5 @@ def test_projections_learn_beside_the_network_and_are_left_behind(
     # what several processes synchronise is what the prepared module owns
     owned = {id(parameter) for parameter in prepared[0].parameters()}
     assert {id(p) for module in (network, fresh) for p in module.parameters()} == owned
-    best, _ = training.load_tensors(room.folder / "run" / "best.safetensors")
+    best, _ = training.load_tensors(room.folder / "run" / "kept.safetensors")
     assert set(best) == set(room.build().state_dict())
