@@ -5,9 +5,8 @@
 RECIPE is one of the project's, or a folder of data, for which `distill init` proposes one. `--ours` is the
 folder of a finished `distill run`; without it the recipe is run. Peers run under another Python, for which
 quality-requirements.txt pins what they need; they train on the first head, or on `--head`. Each method
-leaves FOLDER/NAME.json and is not run again; the table and the chart are made of those there are.
-`--jobs` trains so many at once, each with its share of the threads; speeds are measured after that, one at a
-time with all of them.
+leaves FOLDER/NAME.json and is not run again, unless that and FOLDER/NAME/ are removed; table and chart are of
+those there are. `--jobs` trains so many at once on shares of the threads; speeds are measured alone after it.
 
 Every method is judged alike: its scores on validation choose temperature and thresholds by the function
 that `distill run` calibrates with, its scores on test are read once. A method's own validation is allowed.
@@ -67,7 +66,8 @@ def main() -> int:
         _distill(environment, "run", recipe, "--data-root", root, "--out", run)
     asked = {"head": options.head, "encoder": options.encoder, "threads": options.threads}
     head, labels = write_job(out, run, data_root=root, **asked)
-    names = [name for name in options.only or (*PEERS, *OWN) if not (out / f"{name}.json").exists()]
+    wanted = [name for name in (*PEERS, *OWN) if name in (options.only or NAMES)]
+    names = [name for name in wanted if not (out / f"{name}.json").exists()]
     share = max(1, options.threads // options.jobs)
     _train(out, names, options.peers, threads=share, jobs=options.jobs)
     failed = []
@@ -107,7 +107,7 @@ def write_job(
         out: The folder for it; a job that is there already must be the same.
         run: A finished run: its prepared splits are everyone's.
         data_root: Of the run's recipe.
-        threads: For each method.
+        threads: Of each method when its speed is measured.
         head: Its name; by default the first.
         encoder: What model2vec and SetFit start from; by default what the run's teacher did.
     """
@@ -273,8 +273,7 @@ def _step(out: Path, name: str, peers: str, step: str, threads: int) -> bool:
         environment["TEXTBREWER"] = found.stdout.strip() or "textbrewer"
     command = [python, str(HERE / program), str(out), name, step, str(threads)]
     with (out / f"{name}.log").open("a", encoding="utf-8") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
-    return done.returncode == 0
+        return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode == 0
 
 
 def _draw(out: Path, records: Sequence[Mapping[str, Any]], kind: str, title: str, peers: str) -> None:

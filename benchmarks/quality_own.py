@@ -1,6 +1,6 @@
 """Ours, its teacher, and students of the same shape that learn otherwise, for benchmarks/quality.py.
 
-    python benchmarks/quality_own.py JOB METHOD
+    python benchmarks/quality_own.py JOB METHOD train|measure THREADS
 
 All start from one finished run. The students are exported, quantised and served as the run's own is.
 """
@@ -128,7 +128,7 @@ def textbrewer(job: Job) -> Trained:
     recipe = load_recipe(Path(job.run) / "recipe.yaml", data_root=job.data_root)
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     texts, student = len(load_split(run.stage("prepare"), "train")), _record(ours, "fit_student")["figures"]
-    epochs = min(EPOCHS, round(student["texts"] * student["epochs"] / texts))
+    epochs = max(1, min(EPOCHS, student["texts"] * student["epochs"] // texts))
     start = time.perf_counter()
     for stage, work in (
         ("fit_student", lambda run, place: brew(run, place, epochs)),

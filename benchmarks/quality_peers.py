@@ -1,6 +1,6 @@
 """The peers of benchmarks/quality.py, each in its documented way; run by it, in an environment of their own.
 
-    python benchmarks/quality_peers.py JOB METHOD
+    python benchmarks/quality_peers.py JOB METHOD train|measure THREADS
 
 Validation texts choose where a peer lets them (fastText's autotune, model2vec's early stopping); test
 texts are read only to measure. quality-requirements.txt pins what this needs.

@@ -37,7 +37,7 @@ def learn(
         "head_lr": settings.head_lr or head_lr,
     }
     with run.tracked(name):
-        return fit(
+        figures = fit(
             network,
             train,
             validation,
@@ -50,6 +50,7 @@ def learn(
             until=run.recipe.augment.until,
             matching=matching,
         )
+    return figures | {"seed": run.seed_of(settings)}
 
 
 def labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:

@@ -70,7 +70,7 @@ def distillation_loss(
     teacher = teacher.to(student.dtype)
     if loss == "mse":
         return F.mse_loss(student, teacher)
-    if loss == "standardized" and kind == "single_label" and student.shape[-1] > 2:
+    if loss == "standardized" and _standardizable(kind, student.shape[-1]):
         student, teacher = _standardized(student), _standardized(teacher)
     s, t = student / temperature, teacher / temperature
     if loss == "dkd" and kind == "single_label":
@@ -84,6 +84,16 @@ def distillation_loss(
         off = (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
         kl = (on + off).sum(-1).mean()
     return temperature**2 * kl
+
+
+def _standardizable(kind: Kind, labels: int) -> bool:
+    return kind == "single_label" and labels > 2
+
+
+def _loss_of(head: Head, asked: Loss | None) -> Loss:
+    """The distillation loss of a head: that asked for where the head can take it."""
+    loss = asked or defaults.distillation_loss(head.kind, len(head.labels))
+    return "kl" if loss == "standardized" and not _standardizable(head.kind, len(head.labels)) else loss
 
 
 def _decoupled(s: Tensor, t: Tensor, beta: float) -> Tensor:
@@ -137,7 +147,7 @@ def total_loss(
             parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind)
             mixed = mixed + (1 - w) * parts[f"{head.name}/hard"]
         if soft is not None and w > 0:
-            of_head = loss or defaults.distillation_loss(head.kind, len(head.labels))
+            of_head = _loss_of(head, loss)
             t = temperature or defaults.distillation_temperature(of_head)
             parts[f"{head.name}/distillation"] = distillation_loss(
                 logits[:, part], soft[:, part], head.kind, temperature=t, loss=of_head, beta=beta

@@ -35,7 +35,7 @@ class Training(Part):
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
     schedule: Literal["linear", "cosine"] = "linear"
     clip: float = Field(1.0, gt=0)  # largest gradient norm
-    metric: str | None = None  # HEAD.METRIC that picks the best checkpoint; by default the mean
+    metric: str | None = None  # HEAD.METRIC that picks the epoch; by default the mean
     patience: int | None = Field(None, gt=0)  # epochs without a better metric before stopping
     checkpoint_every: int = Field(500, gt=0)  # steps
     # decay of a moving average of the weights, which is what is kept; None: the weights of the last step
@@ -63,7 +63,12 @@ class Teacher(Training, Imitated):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:
-        told = self.model_fields_set - {"networks", "max_length"}
+        # a recipe that a run wrote down says everything, also what it left as it is
+        told = {
+            name
+            for name in sorted(self.model_fields_set - {"networks", "max_length"})
+            if getattr(self, name) != type(self).model_fields[name].default
+        }
         if self.networks and told:
             raise ValueError(f"`networks` are taken as they are; leave out {', '.join(sorted(told))}")
         return self

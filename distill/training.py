@@ -21,6 +21,7 @@ from tqdm import tqdm
 from distill.averaging import WeightAverage
 from distill.calibration import validation_quality
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from distill.epochs import NO_EPOCHS, keeps, patience_ends
 from distill.inference import predict_logits
 from distill.learner import Learner, Matching
 from distill.losses import total_loss
@@ -29,7 +30,6 @@ from distill.network import Network, on_device
 from distill.recipe import Distillation, Training
 from distill.tokens import Array, Tokens, shuffled_batches
 
-LOSSES = (".log_loss", ".ece")  # metrics of which less is better
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
 
 
@@ -79,7 +79,7 @@ def fit(
     """Train a network in place; returns the figures.
 
     What is kept is the best epoch on validation; with soft labels, from which learning longer does no
-    harm, the last within a standard error of the best (`_kept`). Goes on from
+    harm, the last within a standard error of the best (see `epochs`). Goes on from
     `folder/checkpoint.safetensors` where there is one, to the same end.
 
     Args:
@@ -108,12 +108,14 @@ def fit(
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = _optimizer(learner, settings, accelerator.device)
-    state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "kept_epoch": 0, "epochs": []}
+    state: dict[str, Any] = {"step": 0, **NO_EPOCHS, "epochs": []}
     average = WeightAverage(network, settings.ema) if settings.ema else None
     averaged = average.weights if average else {}
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, learner, optimizer, averaged)
     metric = settings.metric or "mean"
+    taught = train.soft is not None and mix.get("soft_weight", 0) > 0
+    alike_over = len(validation.tokens) if taught else None
     rows_a_step = settings.batch_size * settings.accumulate * world
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs
@@ -124,7 +126,7 @@ def fit(
     with tqdm(
         total=steps, initial=state["step"], desc=name, unit="step", disable=not main, mininterval=1.0
     ) as bar:
-        while state["step"] < steps and not _patience_ends(state, settings):
+        while state["step"] < steps and not patience_ends(state, settings.patience):
             step = state["step"]
             epoch, index = divmod(step, steps_an_epoch)
             if index == 0 or not batches:
@@ -154,8 +156,7 @@ def fit(
                     figures = evaluate_network(network, validation, accelerator)
                     accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
                     state["epochs"].append(figures)
-                    texts = None if train.soft is None else len(validation.tokens)
-                    if _kept(state, metric, texts) and main:
+                    if keeps(state, metric, alike_over) and main:
                         save_tensors(kept_path, network.state_dict(), {})
             if saves:
                 if main:
@@ -273,32 +274,3 @@ def _rate(step: int, steps: int, settings: Training) -> float:
         return (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)
     return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-def _kept(state: dict[str, Any], metric: str, texts: int | None) -> bool:
-    """Whether the epoch that ended is kept: as the best, or as one within a standard error of the best.
-
-    Of epochs that validation cannot tell apart the last has learnt longest, at the lowest rates; the first
-    of them to be best by chance is not better (the rule of Breiman et al. 1984, CART, section 3.4.3).
-
-    Args:
-        state: Of the training, its epochs' figures among it; the best and the kept epoch are noted there.
-        metric: What is compared; of losses the lowest is best, and has no error.
-        texts: Of how many the metric is a share; None: only a better epoch is kept.
-    """
-    epoch, score, loss = len(state["epochs"]), state["epochs"][-1][metric], metric.endswith(LOSSES)
-    score = -score if loss else score
-    kept = epoch == 1 or score > state["best"]
-    if kept:
-        state |= {"best": score, "best_epoch": epoch}
-    elif texts and not loss:
-        share = min(1.0, max(0.0, state["best"]))
-        kept = score >= state["best"] - math.sqrt(share * (1 - share) / texts)
-    if kept:
-        state["kept_epoch"] = epoch
-    return kept
-
-
-def _patience_ends(state: Mapping[str, Any], settings: Training) -> bool:
-    waited = len(state["epochs"]) - state["best_epoch"]
-    return settings.patience is not None and waited >= settings.patience

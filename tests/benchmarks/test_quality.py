@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import time
 
 import numpy as np
 import pytest
@@ -128,8 +129,13 @@ def test_what_builds_on_another_is_trained_after_it(program, tmp_path, monkeypat
     quality, done = program("quality"), []
     (tmp_path / "tfidf").mkdir()
     (tmp_path / "tfidf" / "trained.json").touch()  # by a run that was stopped
-    monkeypatch.setattr(quality, "_step", lambda out, name, peers, step, threads: done.append((name, step)))
-    quality._train(tmp_path, [*quality.PEERS, "ours"], "python", threads=1, jobs=3)
+
+    def step(out, name, peers, step, threads):
+        time.sleep(0.05 if "-" not in name else 0)  # what others build on takes longer
+        done.append((name, step))
+
+    monkeypatch.setattr(quality, "_step", step)
+    quality._train(tmp_path, [*quality.PEERS, "ours"], "python", threads=1, jobs=8)
     names = [name for name, _ in done]
     assert sorted(names) == sorted({*quality.PEERS, "ours"} - {"tfidf"})
     assert {step for _, step in done} == {"train"}

@@ -343,3 +343,6 @@ def test_each_head_has_its_own_default_and_what_is_said_holds_for_all() -> None:
     said = total_loss(z, hard, soft, [many, flags_of_many], soft_weight=1.0, loss="kl", temperature=3.0)[1]
     kl = distillation_loss(z[:, :12], soft[:, :12], "single_label", temperature=3.0)
     torch.testing.assert_close(said["many/distillation"], kl)
+    asked = total_loss(z, hard, soft, [many, flags_of_many], soft_weight=1.0, loss="standardized")[1]
+    torch.testing.assert_close(asked["many/distillation"], one)
+    torch.testing.assert_close(asked["flags/distillation"], other)  # kl at its own temperature

@@ -379,28 +379,13 @@ def test_the_epoch_that_is_kept_is_restored(room: Room, monkeypatch: pytest.Monk
     assert not torch.equal(seen[1]["linear.logits_intent.weight"], seen[2]["linear.logits_intent.weight"])
 
 
-@pytest.mark.parametrize(
-    ("metric", "texts", "kept"),
-    [("mean", 150, [1, 2, 3, 5, 6]), ("mean", None, [1, 2, 5]), ("intent.log_loss", 150, [1])],
-)
-def test_of_epochs_within_a_standard_error_of_the_best_the_last_is_kept(
-    metric: str, texts: int | None, kept: list[int]
-) -> None:
-    state: dict[str, Any] = {"best": -1.0, "best_epoch": 0, "kept_epoch": 0, "epochs": []}
-    found = []
-    for epoch, score in enumerate((0.70, 0.90, 0.88, 0.86, 0.91, 0.89, 0.87), 1):  # error of 0.9: 0.024
-        state["epochs"].append({metric: score})
-        if training._kept(state, metric, texts):
-            found.append(epoch)
-    assert found == kept and state["kept_epoch"] == kept[-1]
-
-
-@pytest.mark.parametrize(("soft", "kept"), [(False, 2), (True, 3)])
-def test_soft_labels_keep_the_last_of_epochs_alike(
-    room: Room, monkeypatch: pytest.MonkeyPatch, soft: bool, kept: int
+@pytest.mark.parametrize(("soft", "weight", "kept"), [(False, 0.9, 2), (True, 0.0, 2), (True, 0.9, 3)])
+def test_what_soft_labels_taught_keeps_the_last_of_epochs_alike(
+    room: Room, monkeypatch: pytest.MonkeyPatch, soft: bool, weight: float, kept: int
 ) -> None:
     scripted(monkeypatch, [0.1, 0.8, 0.79])
-    assert room.fit(QUICK, train=room.examples(24, soft=soft))[1]["kept_epoch"] == kept
+    mix = Distillation(soft_weight=weight)
+    assert room.fit(QUICK, train=room.examples(24, soft=soft), distillation=mix)[1]["kept_epoch"] == kept
 
 
 def test_patience_ends_training(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

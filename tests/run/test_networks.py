@@ -11,6 +11,7 @@ from distill.cli import main
 from distill.ensemble import load_members, mean_logits
 from distill.inference import predict_logits
 from distill.prepared import load_split
+from distill.recipe_file import load_recipe
 from teachers.soft_labels import SoftLabels, text_digests
 
 
@@ -49,6 +50,8 @@ def test_an_ensemble_labels_by_the_mean(taught_by, finished, tmp_path, capfd):
     np.testing.assert_allclose(mean_logits(members, texts, Accelerator(cpu=True)), found, atol=2e-2)
     record = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
     assert record["networks"] == 2
+    # what a run writes down can be run
+    assert load_recipe(tmp_path / "run/recipe.yaml").teacher == load_recipe(recipe).teacher
     assert record["validation"]["mean"] > 0.9
 
 
