@@ -114,10 +114,10 @@ def _link(base: Path, folder: Path) -> None:
 def _table(done: dict[str, dict[str, Any]]) -> str:
     figures = {name: record["figures"] for name, record in done.items()}
     metrics = [m for m in figures["base"]["validation"] if m.endswith((".accuracy", ".micro_f1"))]
-    lines = [["variant", *metrics, "epoch", "texts", "seconds"]]
+    lines = [["variant", *metrics, "best epoch", "texts", "seconds"]]
     for name, found in figures.items():
         quality = [f"{found['validation'][m]:.4f}" for m in metrics]
-        epochs = f"{found['kept_epoch']} of {found['epochs']}"
+        epochs = f"{found['best_epoch']} of {found['epochs']}"
         lines.append([name, *quality, epochs, f"{found['texts']:,}", f"{done[name]['seconds']:.0f}"])
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])

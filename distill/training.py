@@ -21,7 +21,6 @@ from tqdm import tqdm
 from distill.averaging import WeightAverage
 from distill.calibration import validation_quality
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from distill.epochs import NO_EPOCHS, keeps, patience_ends
 from distill.inference import predict_logits
 from distill.learner import Learner, Matching
 from distill.losses import total_loss
@@ -76,16 +75,14 @@ def fit(
     until: float = 1.0,
     matching: Matching | None = None,
 ) -> dict[str, Any]:
-    """Train a network in place; returns the figures.
+    """Train a network in place to its best epoch on validation; returns the figures.
 
-    What is kept is the best epoch on validation; with soft labels, from which learning longer does no
-    harm, the last within a standard error of the best (see `epochs`). Goes on from
-    `folder/checkpoint.safetensors` where there is one, to the same end.
+    Goes on from `folder/checkpoint.safetensors` where there is one, to the same end.
 
     Args:
-        network: Left with the weights of the epoch that is kept.
+        network: Left with the weights of the best epoch.
         train: What to learn from.
-        validation: What picks the epoch.
+        validation: What picks the best epoch.
         settings: Rates, epochs, what is frozen; `epochs` and `lr` given.
         accelerator: Device, precision, trackers.
         folder: Of checkpoints; made if missing.
@@ -102,20 +99,18 @@ def fit(
     if settings.epochs is None or settings.lr is None:
         raise ValueError("fit: epochs and lr must be given (distill.defaults finds them)")
     mix = {} if distillation is None else distillation.model_dump()
-    checkpoint, kept_path = folder / "checkpoint.safetensors", folder / "kept.safetensors"
+    checkpoint, best_path = folder / "checkpoint.safetensors", folder / "best.safetensors"
     world = accelerator.num_processes
     folder.mkdir(exist_ok=True)
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = _optimizer(learner, settings, accelerator.device)
-    state: dict[str, Any] = {"step": 0, **NO_EPOCHS, "epochs": []}
+    state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
     average = WeightAverage(network, settings.ema) if settings.ema else None
     averaged = average.weights if average else {}
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, learner, optimizer, averaged)
     metric = settings.metric or "mean"
-    taught = train.soft is not None and mix.get("soft_weight", 0) > 0
-    alike_over = len(validation.tokens) if taught else None
     rows_a_step = settings.batch_size * settings.accumulate * world
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs
@@ -126,7 +121,7 @@ def fit(
     with tqdm(
         total=steps, initial=state["step"], desc=name, unit="step", disable=not main, mininterval=1.0
     ) as bar:
-        while state["step"] < steps and not patience_ends(state, settings.patience):
+        while state["step"] < steps and not _patience_ends(state, settings):
             step = state["step"]
             epoch, index = divmod(step, steps_an_epoch)
             if index == 0 or not batches:
@@ -155,22 +150,26 @@ def fit(
                 with average.applied() if average else nullcontext():
                     figures = evaluate_network(network, validation, accelerator)
                     accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
+                    lower_is_better = metric.endswith((".log_loss", ".ece"))
+                    score = -figures[metric] if lower_is_better else figures[metric]
                     state["epochs"].append(figures)
-                    if keeps(state, metric, alike_over) and main:
-                        save_tensors(kept_path, network.state_dict(), {})
+                    if score > state["best"] or len(state["epochs"]) == 1:
+                        state |= {"best": score, "best_epoch": len(state["epochs"])}
+                        if main:
+                            save_tensors(best_path, network.state_dict(), {})
             if saves:
                 if main:
                     save_checkpoint(checkpoint, learner, optimizer.optimizer, state, averaged)
                 accelerator.wait_for_everyone()
     accelerator.free_memory()
-    network.load_state_dict(load_tensors(kept_path)[0])
+    network.load_state_dict(load_tensors(best_path)[0])
     accelerator.wait_for_everyone()  # before the main process clears it away
     return {
         "epochs": len(state["epochs"]),
         "steps": state["step"],
-        "kept_epoch": state["kept_epoch"],
+        "best_epoch": state["best_epoch"],
         "metric": metric,
-        "validation": without_nan(state["epochs"][state["kept_epoch"] - 1]),
+        "validation": without_nan(state["epochs"][state["best_epoch"] - 1]),
         "history": [epoch[metric] for epoch in state["epochs"]],
         "texts": len(train.tokens),
     }
@@ -274,3 +273,8 @@ def _rate(step: int, steps: int, settings: Training) -> float:
         return (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)
     return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _patience_ends(state: Mapping[str, Any], settings: Training) -> bool:
+    waited = len(state["epochs"]) - state["best_epoch"]
+    return settings.patience is not None and waited >= settings.patience

@@ -371,47 +371,38 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float], key: str = "m
     return seen
 
 
-def test_the_epoch_that_is_kept_is_restored(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_epoch_is_restored(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = scripted(monkeypatch, [0.1, 0.8, 0.3])
     network, figures = room.fit(QUICK)
-    assert (figures["epochs"], figures["kept_epoch"], figures["validation"]) == (3, 2, {"mean": 0.8})
+    assert (figures["epochs"], figures["best_epoch"], figures["validation"]) == (3, 2, {"mean": 0.8})
     assert all(torch.equal(value, seen[1][name]) for name, value in network.state_dict().items())
     assert not torch.equal(seen[1]["linear.logits_intent.weight"], seen[2]["linear.logits_intent.weight"])
-
-
-@pytest.mark.parametrize(("soft", "weight", "kept"), [(False, 0.9, 2), (True, 0.0, 2), (True, 0.9, 3)])
-def test_what_soft_labels_taught_keeps_the_last_of_epochs_alike(
-    room: Room, monkeypatch: pytest.MonkeyPatch, soft: bool, weight: float, kept: int
-) -> None:
-    scripted(monkeypatch, [0.1, 0.8, 0.79])
-    mix = Distillation(soft_weight=weight)
-    assert room.fit(QUICK, train=room.examples(24, soft=soft), distillation=mix)[1]["kept_epoch"] == kept
 
 
 def test_patience_ends_training(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.8, 0.3, 0.8, 0.9])
     _, figures = room.fit(QUICK.model_copy(update={"epochs": 9, "patience": 2}))
-    assert (figures["epochs"], figures["kept_epoch"], figures["steps"]) == (4, 2, 24)
+    assert (figures["epochs"], figures["best_epoch"], figures["steps"]) == (4, 2, 24)
 
 
 def test_a_better_epoch_renews_patience(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.1, 0.2, 0.1, 0.3])
     _, figures = room.fit(QUICK.model_copy(update={"epochs": 5, "patience": 2}))
-    assert (figures["epochs"], figures["kept_epoch"]) == (5, 5)
+    assert (figures["epochs"], figures["best_epoch"]) == (5, 5)
 
 
 @pytest.mark.parametrize("metric", ["intent.log_loss", "intent.ece"])
 def test_of_a_loss_the_lowest_is_best(room: Room, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     scripted(monkeypatch, [0.5, 0.2, 0.4], metric)
     _, figures = room.fit(QUICK.model_copy(update={"metric": metric}))
-    assert (figures["kept_epoch"], figures["metric"]) == (2, metric)
+    assert (figures["best_epoch"], figures["metric"]) == (2, metric)
 
 
 def test_a_metric_that_is_not_a_number_keeps_the_first_epoch(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [float("nan")] * 3)
-    assert room.fit(QUICK)[1]["kept_epoch"] == 1
+    assert room.fit(QUICK)[1]["best_epoch"] == 1
 
 
 def test_evaluation_names_every_metric_of_every_head(room: Room) -> None:
@@ -513,5 +504,5 @@ def test_projections_learn_beside_the_network_and_are_left_behind(
     # what several processes synchronise is what the prepared module owns
     owned = {id(parameter) for parameter in prepared[0].parameters()}
     assert {id(p) for module in (network, fresh) for p in module.parameters()} == owned
-    best, _ = training.load_tensors(room.folder / "run" / "kept.safetensors")
+    best, _ = training.load_tensors(room.folder / "run" / "best.safetensors")
     assert set(best) == set(room.build().state_dict())
