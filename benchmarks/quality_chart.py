@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.ticker import LogLocator, NullFormatter
 
 PEER, FAMILY, OURS = "#7a7f87", "#4c8fd6", "#c8321f"
 PANELS = (("megabytes", "MB to ship (less is better)"), ("rate", "texts a second (more is better)"))
@@ -38,7 +39,9 @@ def main(folder: Path) -> None:
         panel.grid(color="#e4e6e9", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.margins(x=0.22, y=0.12)
         for point in content["points"]:
             mark = "*" if point["name"] == "ours" else "o"
