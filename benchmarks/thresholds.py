@@ -32,7 +32,9 @@ def main() -> None:
     heads = load_heads(run.stage("prepare"))
     several = {head.name: (head, part) for head, part in columns(heads) if head.kind == "multi_label"}
     if options.head not in several:
-        parser.error(f"{options.head}: not one of the run's multi_label heads ({', '.join(several)})")
+        parser.error(
+            f"{options.head}: not one of the run's multi_label heads ({', '.join(several) or 'it has none'})"
+        )
     head, part = several[options.head]
     logits, labels = {}, {}
     for split in ("validation", "test"):
