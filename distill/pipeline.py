@@ -132,8 +132,9 @@ def _carry_out(
 
 
 def _settings(recipe: Job) -> dict[str, Any]:
-    settings = recipe.model_dump(mode="json", exclude={"data": {"root"}})
-    settings["licence"] = settings["data"].pop("licence")
+    # without what is left open, so that an option that a later version adds leaves stages done
+    settings = recipe.model_dump(mode="json", exclude={"data": {"root"}}, exclude_none=True)
+    settings["licence"] = settings["data"].pop("licence", None)
     return settings
 
 
