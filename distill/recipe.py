@@ -64,13 +64,13 @@ class Teacher(Training, Imitated):
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:
         # a recipe that a run wrote down says everything, also what it left as it is
-        told = {
+        told = [
             name
             for name in sorted(self.model_fields_set - {"networks", "max_length"})
             if getattr(self, name) != type(self).model_fields[name].default
-        }
+        ]
         if self.networks and told:
-            raise ValueError(f"`networks` are taken as they are; leave out {', '.join(sorted(told))}")
+            raise ValueError(f"`networks` are taken as they are; leave out {', '.join(told)}")
         return self
 
 

@@ -16,8 +16,7 @@ def root(pytestconfig):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["demo", "distilbert", "assistant", "clinc150", "sst2", "agnews", "goemotions"],
+    "name", ["demo", "distilbert", "assistant", "clinc150", "sst2", "agnews", "goemotions"]
 )
 def test_recipe_is_read(root, name):
     assert load_recipe(root / "recipes" / f"{name}.yaml").name == name
