@@ -9,14 +9,50 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import NamedTuple
+from unicodedata import category
 
 from distill.recipe_data import Augment
 
-WORD = re.compile(r"(\W*)(.*?)(\W*)\Z", re.DOTALL)  # a word between its punctuation
+MOST_WORDS = 512  # of a text, from its beginning, that copies are made of: some times what a teacher reads
+
+
+def _unspaced() -> str:
+    """A pattern of a letter, with its marks, of a script that puts no spaces between words."""
+    # kana and punctuation, ideographs, their extensions, wide forms
+    wide = ((0x3001, 0x30FF), (0x3400, 0x9FFF), (0x20000, 0x3FFFF), (0xFF01, 0xFF9F))
+    letters, marks = "", ""
+    for first, last in (
+        *wide,
+        (0x0E01, 0x0EDF),
+        (0x1000, 0x109F),
+        (0x1780, 0x17D3),
+    ):  # Thai, Lao; Burmese; Khmer
+        letters += f"{chr(first)}-{chr(last)}"
+        if last < 0x2000:
+            marks += "".join(c for c in map(chr, range(first, last + 1)) if category(c)[0] == "M")
+    return f"[{letters}][{marks}]*"
+
+
+UNSPACED = re.compile(_unspaced())
+GLUED = re.compile(f"(?<=[{UNSPACED.pattern[1:].split(']')[0]}]) (?={UNSPACED.pattern})")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text; letters of a script without spaces are words of their own."""
+    return (text if text.isascii() else UNSPACED.sub(r" \g<0> ", text)).split()
+
+
+def joined(words: Iterable[str]) -> str:
+    """The text of words: with spaces, but for those between letters of a script that has none."""
+    return _glued(" ".join(words))
+
+
+def _glued(text: str) -> str:
+    return text if text.isascii() else GLUED.sub("", text)
 
 
 class Gapped(NamedTuple):
@@ -34,7 +70,8 @@ class Gapped(NamedTuple):
 
     def filled(self, words: Sequence[str]) -> str:
         """The text with these words in its gaps."""
-        return "".join(part + word for part, word in zip_longest(self.between, words, fillvalue=""))
+        whole = "".join(part + word for part, word in zip_longest(self.between, words, fillvalue=""))
+        return _glued(whole)
 
 
 @dataclass(frozen=True)
@@ -62,15 +99,16 @@ class Augmenter:
 
         Copies of the source `masked` have gaps yet.
         """
-        words = text.split()
-        clean = " ".join(words)
+        words = words_of(text)
+        clean = joined(words)
+        words = words[:MOST_WORDS]
         shares = [getattr(self.settings, name) for name in SOURCES]
         for number in range(count if any(shares) else 0):
             key = hashlib.blake2b(f"{self.seed}/{number}/{text}".encode(), digest_size=8).digest()
             chance = random.Random(int.from_bytes(key, "big"))
             source = chance.choices(list(SOURCES.values()), shares)[0]
             made = source(self, words, chance)
-            copy = made if isinstance(made, Gapped) else " ".join(word for word in made if word)
+            copy = made if isinstance(made, Gapped) else joined(word for word in made if word)
             if copy and copy != clean:
                 yield copy
 
@@ -117,7 +155,7 @@ def _mixed(augmenter: Augmenter, words: list[str], chance: random.Random) -> lis
     """A beginning of the text and a span of another, or the other way about."""
     if not augmenter.texts:
         return words
-    other = chance.choice(augmenter.texts).split()
+    other = words_of(chance.choice(augmenter.texts))[:MOST_WORDS]
     mine = words[: chance.randint(1, len(words))]
     start = chance.randint(0, max(0, len(other) - 2))
     theirs = other[start : start + chance.randint(2, max(2, len(other)))]
@@ -148,8 +186,11 @@ def _masked(augmenter: Augmenter, words: list[str], chance: random.Random) -> li
 
 def _parted(word: str) -> tuple[str, str, str]:
     """What stands before a word, the word, and what stands behind it."""
-    before, core, after = WORD.match(word).groups()  # type: ignore[union-attr]
-    return before, core, after
+    letters = [place for place, character in enumerate(word) if character.isalnum() or character == "_"]
+    if not letters:
+        return word, "", ""
+    first, behind = letters[0], letters[-1] + 1
+    return word[:first], word[first:behind], word[behind:]
 
 
 # by the name of their share in the recipe

@@ -47,6 +47,11 @@ def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
         network, tokenizer = load_network(Path(folder))
         for head, wanted in zip(network.heads, asked, strict=False):
             if (head.name, head.kind, head.labels) != wanted:
+                if (head.name, head.kind, set(head.labels)) == (*wanted[:2], set(wanted[2])):
+                    raise RecipeError(
+                        f"teacher.networks: {folder}: its head {head.name!r} has the labels in another order "
+                        f"(set heads.{head.name}.labels: [{', '.join(head.labels)}])"
+                    )
                 raise RecipeError(
                     f"teacher.networks: {folder}: its head {head.name!r} has {len(head.labels)} labels, "
                     f"expected {wanted[0]!r} with {len(wanted[2])} in the data's order (run both on "
@@ -79,9 +84,9 @@ def mean_logits(members: Sequence[Member], texts: Sequence[str], accelerator: Ac
 
 
 def members_digest(stage: Path) -> str:
-    """What tells the weights of a stage's networks from others."""
-    weights = [file_sha256(folder / "model.safetensors") for folder in _folders(stage)]
-    return weights[0] if len(weights) == 1 else hashlib.sha256("/".join(weights).encode()).hexdigest()
+    """What tells a stage's networks from others: their weights, and their heads and pooling."""
+    files = [folder / name for folder in _folders(stage) for name in ("model.safetensors", "heads.json")]
+    return hashlib.sha256("/".join(map(file_sha256, files)).encode()).hexdigest()
 
 
 def _folders(stage: Path) -> list[Path]:

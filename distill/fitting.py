@@ -14,6 +14,8 @@ from distill.stage import Run
 from distill.tokens import TextTokenizer
 from distill.training import Examples, fit
 
+MANY_UNKNOWN = 0.05  # share of tokens that a vocabulary cannot spell
+
 
 def learn(
     run: Run,

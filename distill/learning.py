@@ -10,7 +10,7 @@ import torch
 
 from distill import defaults
 from distill.checkpoint import load_tensors, save_tensors
-from distill.fitting import finish, labelled, learn
+from distill.fitting import MANY_UNKNOWN, finish, labelled, learn
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.inference import predict_logits
 from distill.learner import Matching, load_matching
@@ -20,7 +20,7 @@ from distill.recipe_data import RecipeError
 from distill.selection import kept_rows
 from distill.stage import Run
 from distill.teaching import open_soft_labels
-from distill.tokens import Array, TextTokenizer, chunks
+from distill.tokens import Array, TextTokenizer, Tokens, chunks
 from distill.training import Examples
 from distill.weights import shape_of, usual_start
 from students.factorized import fold
@@ -42,9 +42,10 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
+    validation, test = (labelled(run, split, heads, encode) for split in ("validation", "test"))
+    _spells(run, encode, validation.tokens, start)
     matching = matched(run, network, tokenizer, tokenizer.model_max_length)
     train = distilled(run, heads, encode, folder)
-    validation, test = (labelled(run, split, heads, encode) for split in ("validation", "test"))
     figures = learn(
         run,
         folder,
@@ -146,6 +147,16 @@ def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
     if factorized is False:
         fold(encoder)
     return encoder, tokenizer, Start(f"general start: {start}", learnt=False)
+
+
+def _spells(run: Run, encode: TextTokenizer, tokens: Tokens, start: Start) -> None:
+    """Refuse a checkpoint of another language than the teacher's."""
+    share, teachers = encode.unknown_share(tokens), run.figures("fit_teacher").get("unknown_tokens", 0.0)
+    if share > teachers + MANY_UNKNOWN:
+        raise RecipeError(
+            f"student.start: {start.said}: its vocabulary cannot spell {share:.0%} of the validation texts' "
+            f"tokens, the teacher's {teachers:.0%} (set student.start: teacher)"
+        )
 
 
 def _general_start(run: Run, folder: Path, shape: Shape, teacher: Any, fresh: dict[str, Any]) -> Any:

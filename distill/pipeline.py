@@ -20,7 +20,7 @@ from distill.devices import make_accelerator
 from distill.learning import fit_student
 from distill.pretraining import fit_start, keep_teacher, prepare_texts
 from distill.recipe import Job, Pretraining, Recipe
-from distill.recipe_data import digest_of
+from distill.recipe_data import RecipeError, digest_of
 from distill.report import summary, write_report
 from distill.shipping import bundle, calibrate_heads, check, export
 from distill.stage import Run, written_whole
@@ -109,6 +109,11 @@ def _carry_out(
 ) -> Run:
     """Do the stages that are not done, in order."""
     digests = _digests(recipe, stages, settings)  # first: of which data and encoders must be there
+    for network in recipe.teacher.networks if isinstance(recipe, Recipe) else ():
+        if Path(network).resolve().is_relative_to((folder / "stages").resolve()):
+            raise RecipeError(
+                f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
+            )
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     folder.mkdir(parents=True, exist_ok=True)
     if run.accelerator.is_main_process:

@@ -190,7 +190,7 @@ class Pretraining(Job):
     @model_validator(mode="after")
     def _sound(self) -> Pretraining:
         for key in ("metric", "train"):
-            if key in self.student.model_fields_set:
+            if getattr(self.student, key) != Small.model_fields[key].default:
                 raise ValueError(f"student.{key}: a start is taught no heads (leave it out)")
         if not self.data.unlabeled:
             raise ValueError("data.unlabeled: is required")

@@ -127,7 +127,8 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # `<<`, whose keys may be given again
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(

@@ -12,14 +12,14 @@ import numpy as np
 from distill import defaults
 from distill.calibration import validation_quality
 from distill.ensemble import adopt, load_members, mean_logits, members_digest
-from distill.fitting import finish, labelled, learn
+from distill.fitting import MANY_UNKNOWN, finish, labelled, learn
 from distill.heads import Head, width
 from distill.metrics import without_nan
 from distill.network import Network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.selection import select
 from distill.stage import Run
-from distill.tokens import Array, TextTokenizer, chunks
+from distill.tokens import Array, TextTokenizer, Tokens, chunks
 from distill.transfer import transfer_set
 from teachers.encoders import load_encoder
 from teachers.soft_labels import SoftLabels, text_digests
@@ -56,7 +56,8 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         lr=lr,
         head_lr=defaults.teacher_head_lr(lr),
     )
-    return figures | finish(run, network, tokenizer, folder)
+    unknown = _unknown(run, encode, validation.tokens)
+    return figures | unknown | finish(run, network, tokenizer, folder)
 
 
 def label(run: Run, folder: Path) -> dict[str, Any]:
@@ -110,6 +111,19 @@ def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
         adopt(teacher.networks, heads, folder)
     run.accelerator.wait_for_everyone()
     rows = load_split(run.stage("prepare"), "validation")
-    logits = mean_logits(load_members(folder, teacher.max_length), rows["text"], run.accelerator)
+    members = load_members(folder, teacher.max_length)
+    logits = mean_logits(members, rows["text"], run.accelerator)
     quality = validation_quality(heads, logits, hard_labels(rows, heads))
-    return {"networks": len(teacher.networks), "validation": without_nan(quality)}
+    unknown = _unknown(run, members[0].encode, members[0].encode(rows["text"]))
+    return {"networks": len(teacher.networks), "validation": without_nan(quality)} | unknown
+
+
+def _unknown(run: Run, encode: TextTokenizer, tokens: Tokens) -> dict[str, float]:
+    """The share of the validation texts' tokens that the teacher's vocabulary cannot spell; said if large."""
+    share = encode.unknown_share(tokens)
+    if share > MANY_UNKNOWN:
+        run.say(
+            f"teacher: its vocabulary cannot spell {share:.0%} of the validation texts' tokens (give "
+            "teacher.encoder one of their language)"
+        )
+    return {"unknown_tokens": share}

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Array = NDArray[Any]
-CHUNK = 8192  # texts handed to the tokeniser at once
+CHUNK = 8192  # texts handed over at once
+SLICE = 2_000_000  # characters that the tokeniser works on at once
 
 
 class Tokens:
@@ -46,13 +47,20 @@ class TextTokenizer:
         self.backend.enable_truncation(max_length)
         self.backend.no_padding()
         self.pad = int(tokenizer.pad_token_id or 0)
+        self.unknown: int | None = tokenizer.unk_token_id
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """The tokens of texts, in memory."""
-        rows = [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+        # the tokeniser holds all of a batch's texts in full, also what is cut off
+        rows = [encoding.ids for some in _slices(texts) for encoding in self.backend.encode_batch_fast(some)]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         ids = np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1]))
         return Tokens(ids, offsets, self.pad)
+
+    def unknown_share(self, tokens: Tokens) -> float:
+        """The share of tokens, special ones aside, that stand for what the vocabulary cannot spell."""
+        special = self.backend.num_special_tokens_to_add(is_pair=False) * len(tokens)
+        return float((tokens.ids == self.unknown).sum() / max(1, len(tokens.ids) - special))
 
     def to_disk(self, chunks: Iterable[Sequence[str]], path: Path) -> Tokens:
         """The tokens of texts given in chunks, their ids memory-mapped from `path`."""
@@ -70,6 +78,20 @@ def chunks(texts: Sequence[str] | Any, size: int = CHUNK) -> Iterable[Sequence[s
     """A sequence of texts (or a column of a data set on disk) in slices of `size`."""
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
+
+
+def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
+    """Texts in lists of at most SLICE characters, or one text."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        if some and size + len(text) > SLICE:
+            yield some
+            some, size = [], 0
+        some.append(text)
+        size += len(text)
+    if some:
+        yield some
 
 
 def shuffled_batches(

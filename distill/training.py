@@ -105,7 +105,7 @@ def fit(
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = _optimizer(learner, settings, accelerator.device)
-    state: dict[str, Any] = {"step": 0, "best": -math.inf, "best_epoch": 0, "epochs": []}
+    state: dict[str, Any] = {"step": 0, "best": [], "best_epoch": 0, "epochs": []}
     average = WeightAverage(network, settings.ema) if settings.ema else None
     averaged = average.weights if average else {}
     if checkpoint.exists():
@@ -150,11 +150,9 @@ def fit(
                 with average.applied() if average else nullcontext():
                     figures = evaluate_network(network, validation, accelerator)
                     accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
-                    lower_is_better = metric.endswith((".log_loss", ".ece"))
-                    score = -figures[metric] if lower_is_better else figures[metric]
                     state["epochs"].append(figures)
-                    if score > state["best"] or len(state["epochs"]) == 1:
-                        state |= {"best": score, "best_epoch": len(state["epochs"])}
+                    if (merit := _merit(figures, metric)) > state["best"]:
+                        state |= {"best": merit, "best_epoch": len(state["epochs"])}
                         if main:
                             save_tensors(best_path, network.state_dict(), {})
             if saves:
@@ -170,9 +168,20 @@ def fit(
         "best_epoch": state["best_epoch"],
         "metric": metric,
         "validation": without_nan(state["epochs"][state["best_epoch"] - 1]),
-        "history": [epoch[metric] for epoch in state["epochs"]],
+        "history": [without_nan(epoch)[metric] for epoch in state["epochs"]],
         "texts": len(train.tokens),
     }
+
+
+def _merit(figures: Mapping[str, float], metric: str) -> list[float]:
+    """What epochs are compared by, more is better: the metric, and where it is the same or NaN the log loss.
+
+    So a metric that the texts cannot move, such as F1 without a positive one, does not keep the first epoch.
+    """
+    sign = -1 if metric.endswith((".log_loss", ".ece")) else 1
+    losses = [value for name, value in figures.items() if name.endswith(".log_loss")]
+    merits = [sign * figures[metric], -sum(value for value in losses if not math.isnan(value))]
+    return [-math.inf if math.isnan(merit) else merit for merit in merits]
 
 
 def _gradients(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import defaults
-from distill.augment import Augmenter, Gapped
+from distill.augment import Augmenter, Gapped, words_of
 from distill.network import Network
 from distill.prepared import load_split, write_texts
 from distill.stage import Run, read_json, write_json
@@ -46,7 +46,7 @@ def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encod
             settings,
             run.recipe.seed,
             mask_token=tokenizer.mask_token or "",
-            words=[sys.intern(w) for t in texts for w in t.split()] if count and settings.noise else (),
+            words=[sys.intern(w) for t in texts for w in words_of(t)] if count and settings.noise else (),
             texts=texts,
             near=nearest_words(teacher.encoder, tokenizer, settings.nearest)
             if count and settings.neighbours

@@ -62,4 +62,6 @@ def _network_identity(folder: str) -> str:
         raise EncoderError(
             f"teacher.networks: {folder} holds no network (give RUN/stages/fit_teacher or fit_student)"
         )
+    if any(Path(folder).glob("member-*")):
+        raise EncoderError(f"teacher.networks: {folder} is an ensemble itself (name its networks instead)")
     return f"{identity(folder)}/{file_sha256(Path(folder, 'heads.json'))}"

@@ -45,7 +45,8 @@ def start_from_teacher(student: Any, teacher: Any) -> list[str]:
         ValueError: The vocabularies differ.
     """
     source, target = teacher.embeddings, student.embeddings
-    if not (hasattr(source, "word_embeddings") and hasattr(source, "position_embeddings")):
+    tables = ("word_embeddings", "position_embeddings")  # deberta's positions may be None
+    if any(getattr(source, table, None) is None for table in tables):
         raise ValueError(
             f"student.start: teacher: {type(teacher).__name__} has no table of word and position "
             "embeddings (use start: random)"

@@ -54,8 +54,11 @@ def whole_words(tokenizer: Any) -> dict[str, int]:
     begins = {mark: sum(piece.startswith(mark) for piece in vocabulary) for mark in ("##", "Ġ", "▁")}
     most = max(begins, key=lambda mark: begins[mark])
     mark = "" if most == "##" else most
-    return {
-        piece[len(mark) :]: number
-        for piece, number in sorted(vocabulary.items(), key=lambda item: item[1])
-        if piece.startswith(mark) and len(piece) > len(mark) + 1 and piece[len(mark) :].isalpha()
-    }
+    words = {}
+    for piece, number in sorted(vocabulary.items(), key=lambda item: item[1]):
+        if piece.startswith(mark):
+            # byte-level pieces spell what is not ASCII in other letters
+            word = tokenizer.convert_tokens_to_string([piece]).strip() if mark == "Ġ" else piece[len(mark) :]
+            if len(word) > 1 and word.isalpha():
+                words[word] = number
+    return words

@@ -1,9 +1,11 @@
+import re
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from distill.augment import Augmenter, Gapped
+from distill.augment import Augmenter, Gapped, _parted, joined, words_of
 from distill.recipe_data import Augment
 
 TEXT = "where is the red parcel that i have been waiting for since monday"
@@ -172,3 +174,30 @@ def test_sources_are_drawn_by_their_shares() -> None:
 
 def test_all_sources_off_make_no_copies() -> None:
     assert copies(copies=5, noise=0.0) == []
+
+
+UNSPACED = ["我想退款、因为包裹一直没有到。", "荷物がまだ届いていません", "ขอเงินคืนหน่อยครับ"]
+
+
+@pytest.mark.parametrize("text", UNSPACED)
+def test_texts_without_spaces_have_words(text: str) -> None:
+    assert len(words_of(text)) > 8 and joined(words_of(text)) == text
+    found = copies(text, copies=50)
+    assert len(set(found)) > 30
+    assert not any(f"{a} {b}" in copy for copy in found for a, b in pairwise(words_of(text)))
+
+
+def test_texts_with_spaces_keep_them() -> None:
+    for text in (TEXT, "übrigens: où est-il?", "посылка не пришла", "안녕 하세요"):
+        assert words_of(text) == text.split() and joined(text.split()) == text
+
+
+def test_copies_are_of_the_beginning_of_a_long_text() -> None:
+    text = " ".join(map(str, range(5000)))
+    assert max(len(copy.split()) for copy in copies(text, copies=20, mix=1.0)) <= 2 * 512
+
+
+@pytest.mark.parametrize("word", ["", "...", "a", "'tis!", "e.g.", "_x_", "(don't)", "¡año!"])
+def test_a_word_between_its_punctuation(word: str) -> None:
+    match = re.match(r"(\W*)(.*?)(\W*)\Z", word, re.DOTALL)
+    assert match is not None and _parted(word) == match.groups()

@@ -372,6 +372,14 @@ def test_a_key_given_twice(tmp_path: Path, text: str) -> None:
     assert "is given twice" in refused(tmp_path, text)
 
 
+def test_merge_keys(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "heads:", "heads:\n  first: &first {column: a, weight: 2.0}\n  second: {<<: *first, column: b}"
+    )
+    heads = load_recipe(written(tmp_path, text)).heads
+    assert (heads["second"].column, heads["second"].weight) == ("b", 2.0)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

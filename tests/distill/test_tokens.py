@@ -4,7 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.tokens import TextTokenizer, Tokens, chunks, length_sorted_batches, shuffled_batches
+from distill.tokens import (
+    TextTokenizer,
+    Tokens,
+    _slices,
+    chunks,
+    length_sorted_batches,
+    shuffled_batches,
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +147,19 @@ def test_inference_batches_stay_within_their_tokens(tokens: int) -> None:
         assert len(rows) == 1 or len(rows) * n[rows].max() <= tokens
     longest = [int(n[rows].max()) for rows in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+def test_long_texts_are_handed_over_a_few_at_a_time(
+    tiny_tokenizer: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TextTokenizer(tiny_tokenizer, 16)(texts)
+    monkeypatch.setattr("distill.tokens.SLICE", 100)
+    again = TextTokenizer(tiny_tokenizer, 16)(texts)
+    assert np.array_equal(again.ids, whole.ids) and np.array_equal(again.offsets, whole.offsets)
+    assert [len(some) for some in _slices(["a" * 60, "b" * 40, "c", "d" * 500, "e"])] == [2, 1, 1, 1]
+
+
+def test_what_the_vocabulary_cannot_spell(tiny_tokenizer: Any) -> None:
+    encode = TextTokenizer(tiny_tokenizer, 16)
+    assert encode.unknown_share(encode(["parcel", "parcel 包"])) == pytest.approx(1 / 3)
+    assert encode.unknown_share(encode([])) == 0

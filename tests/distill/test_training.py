@@ -398,6 +398,19 @@ def test_of_a_loss_the_lowest_is_best(room: Room, monkeypatch: pytest.MonkeyPatc
     assert (figures["best_epoch"], figures["metric"]) == (2, metric)
 
 
+@pytest.mark.parametrize("same", [0.0, 1.0, float("nan")])
+def test_where_the_metric_tells_nothing_the_log_loss_does(
+    room: Room, monkeypatch: pytest.MonkeyPatch, same: float
+) -> None:
+    epochs = [
+        {"mean": same, "intent.log_loss": loss, "flags.log_loss": float("nan")} for loss in (0.5, 0.2, 0.3)
+    ]
+    monkeypatch.setattr(training, "evaluate_network", lambda *_: epochs.pop(0))
+    figures = room.fit(QUICK)[1]
+    assert figures["best_epoch"] == 2
+    assert figures["history"] == [None if np.isnan(same) else same] * 3
+
+
 def test_a_metric_that_is_not_a_number_keeps_the_first_epoch(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,3 +152,17 @@ def test_all_faults_of_a_recipe_at_once(edited, capfd):
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "student.epochs: must be > 0, got 0" in lines[0]
+
+
+def test_a_start_of_another_language_is_refused(job, finished, tiny_encoder_folder, tmp_path, capfd):
+    start = tiny_encoder_folder(tmp_path)
+    tokenizer = json.loads((start / "tokenizer.json").read_text("utf-8"))
+    words = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {w if w.startswith("[") else f"ж{w}": n for w, n in words.items()}
+    (start / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    shutil.copytree(finished["folder"], tmp_path / "run")
+    settings = ["--set", f"student.start={start}", "--to", "fit_student"]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 2
+    error = capfd.readouterr().err
+    assert "its vocabulary cannot spell 100% of the validation texts' tokens, the teacher's" in error
+    assert "Traceback" not in error

@@ -53,6 +53,16 @@ def test_an_ensemble_labels_by_the_mean(taught_by, finished, tmp_path, capfd):
     # what a run writes down can be run
     assert load_recipe(tmp_path / "run/recipe.yaml").teacher == load_recipe(recipe).teacher
     assert record["validation"]["mean"] > 0.9
+    # an ensemble is not taken for its first network, and no run for its own teacher
+    own = tmp_path / "run/stages/fit_teacher"
+    for out, network, message in (
+        ("other", own, "is an ensemble itself (name its networks instead)"),
+        ("run", own / "member-2", "is of this run, whose stages are redone (set another --out)"),
+    ):
+        settings = ["--out", str(tmp_path / out), "--set", f"teacher.networks=[{network}]"]
+        assert main(["run", str(recipe), *settings]) == 2
+        assert message in capfd.readouterr().err
+    assert (own / "member-2/model.safetensors").exists()
 
 
 @pytest.mark.exporting
@@ -67,6 +77,7 @@ def test_an_assistant_teaches_to_the_bundle(taught_by, tmp_path, capfd):
 
 FLAGS = {"flags": {"column": "flags", "kind": "multi_label", "none": "none"}}
 INTENT = {"intent": {"column": "intent"}}
+ORDER = {"intent": {"column": "intent", "labels": ["thank", "track", "refund"]}, **FLAGS}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +86,7 @@ INTENT = {"intent": {"column": "intent"}}
         ("prepare", None, [], "prepare holds no network (give RUN/stages/fit_teacher or fit_student)"),
         ("fit_teacher", FLAGS, [], "its head 'intent' has 3 labels, expected 'flags' with 2"),
         ("fit_teacher", INTENT, [], "has 2 heads, the data 1 (run both on the same heads)"),
+        ("fit_teacher", ORDER, [], "has the labels in another order (set heads.intent.labels: ["),
         ("fit_teacher", None, ["--set", "teacher.epochs=3"], "taken as they are; leave out epochs"),
     ],
 )

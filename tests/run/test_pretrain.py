@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from distill.cli import main
+from distill.recipe_file import load_pretraining
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,17 @@ def test_the_student_learns_the_teachers_embeddings(pretrained):
     assert pretrained["result"]["start"] == str(start)
     assert sorted(p.name for p in start.iterdir()) == ["start.json", "start.safetensors"]
     assert json.loads((start / "start.json").read_text("utf-8"))["shape"]["hidden"] == 16
+    # what a pretraining writes down can be run
+    assert load_pretraining(pretrained["folder"] / "recipe.yaml").student.hidden == 16
+
+
+def test_another_pooling_is_labelled_anew(recipe, tmp_path, capfd):
+    for pooling in ("mean", "cls"):
+        settings = ["--set", "student.epochs=1", "--set", f"teacher.pooling={pooling}"]
+        assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), *settings]) == 0
+        capfd.readouterr()
+        figures = json.loads((tmp_path / "run/stages/label/stage.json").read_text("utf-8"))["figures"]
+        assert figures["labelled_texts"] > 500
 
 
 def test_killed_and_run_again_it_ends_alike(recipe, pretrained, kill_when, run_distill, tmp_path):

@@ -22,6 +22,11 @@ def test_recipe_is_read(root, name):
     assert load_recipe(root / "recipes" / f"{name}.yaml").name == name
 
 
+def test_the_assistants_heads_are_the_demos(root):
+    demo, assistant = (load_recipe(root / "recipes" / f"{name}.yaml") for name in ("demo", "assistant"))
+    assert assistant.heads == demo.heads and list(assistant.heads) == list(demo.heads)
+
+
 def test_the_pretraining_is_read(root):
     assert load_pretraining(root / "recipes" / "minilm-tiny.yaml").student.size == "tiny"
 

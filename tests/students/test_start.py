@@ -213,3 +213,10 @@ def test_other_vocabulary_is_refused() -> None:
         "student.start: teacher: the teacher has 60 word pieces, the student 61 "
         "(use the teacher's tokenizer, or start: random)"
     )
+
+
+def test_a_teacher_without_a_table_of_positions_is_refused() -> None:
+    teacher = encoder("bert", seed=1)
+    teacher.embeddings.position_embeddings = None  # as deberta's, whose positions are relative
+    with pytest.raises(ValueError, match="BertModel has no table of word and position embeddings"):
+        start_from_teacher(encoder("bert", seed=2), teacher)

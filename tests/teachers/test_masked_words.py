@@ -37,7 +37,7 @@ def roberta(place: Path) -> Path:
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"Ġ{word}" for word in WORDS), "box", "ing", "!"]
-    ids = {piece: number for number, piece in enumerate([*pieces, "ĠÐº", "Ġa", "Ġ2"])}
+    ids = {piece: number for number, piece in enumerate([*pieces, "ĠÐ´Ð°", "Ġa", "Ġ2"])}
     backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
@@ -90,8 +90,9 @@ class Plain:
             pieces = [self.tokenizer.convert_ids_to_tokens(number) for number in ranked]
             marked = any(piece.startswith("Ġ") for piece in pieces)
             whole = [piece.removeprefix("Ġ") for piece in pieces if piece.startswith("Ġ") or not marked]
-            whole = [{"Ðº": "к"}.get(piece, piece) for piece in whole if len(piece) > 1 and piece.isalpha()]
-            found.append([name for name in whole if name != word][:top])
+            whole = [{"Ð´Ð°": "да"}.get(piece, piece) for piece in whole]
+            whole = [name for name in whole if len(name) > 1 and name.isalpha() and name != word]
+            found.append(whole[:top])
         return found
 
 
@@ -118,7 +119,7 @@ def test_only_whole_words_and_never_the_word_itself(folder: Path) -> None:
     vocabulary = {piece.removeprefix("Ġ") for piece in words.tokenizer.get_vocab()}
     assert drawn and "parcel" not in drawn and not drawn & {"a", "i", "ing", "2", "!"}
     assert not [word for word in drawn if word.startswith(("#", "[", "<", "Ġ", " "))]
-    assert drawn <= vocabulary | {"к"}
+    assert drawn <= vocabulary | {"да"}
 
 
 def test_the_same_seed_draws_the_same_words(folder: Path) -> None:

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
+from tokenizers.decoders import ByteLevel
 from torch import nn
 
 from teachers.neighbours import nearest_words
@@ -15,7 +17,10 @@ def encoder(rows: list[list[float]]) -> Any:
 
 
 def tokenizer(pieces: list[str]) -> Any:
-    return SimpleNamespace(get_vocab=lambda: {piece: number for number, piece in enumerate(pieces)})
+    return SimpleNamespace(
+        get_vocab=lambda: {piece: number for number, piece in enumerate(pieces)},
+        convert_tokens_to_string=ByteLevel().decode,
+    )
 
 
 def test_nearest_first_and_never_itself() -> None:
@@ -36,6 +41,13 @@ def test_vocabularies_that_mark_the_start_of_a_word() -> None:
     pieces = ["Ġgood", "Ġfine", "good", "ing", "Ġ", "!"]
     found = nearest_words(encoder([[float(i), 1.0] for i in range(6)]), tokenizer(pieces), 3)
     assert found == {"good": ["fine"], "fine": ["good"]}
+
+
+def test_byte_level_pieces_are_read_as_they_are_written() -> None:
+    mapped = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = [mapped.pre_tokenize_str(f" {word}")[0][0] for word in ("straße", "große", "посылка")]
+    found = nearest_words(encoder([[float(i), 1.0] for i in range(5)]), tokenizer([*pieces, "ĠÃ", "x"]), 3)
+    assert sorted(found) == ["große", "straße", "посылка"]
 
 
 def test_no_words_no_neighbours() -> None:
