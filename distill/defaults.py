@@ -1,7 +1,7 @@
 """What a recipe leaves open, found from the training texts and from the shapes of teacher and student.
 
-Fixed here and nowhere else. The budgets are what two cores do in a quarter of an hour; the rates were found
-in short trials on validation splits.
+Fixed here and nowhere else. The budgets are what two cores do in half an hour; they and the rates were found in trials on validation
+splits (docs/ablation.md).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-LABELLED_TOKENS = 3_000_000  # of the transfer set, made up to by copies
-READ_TOKENS = 24_000_000  # by the student in all its epochs
-MOST_COPIES, MOST_STUDENT_EPOCHS = 40, 20
+LABELLED_TOKENS = 6_000_000  # of the transfer set, made up to by copies
+READ_TOKENS = 36_000_000  # by the student in all its epochs
+MOST_COPIES, MOST_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
 MOST_RELATION_HEADS, LEAST_RELATION_WIDTH = 48, 8
 
@@ -43,12 +43,12 @@ def student_lr(hidden: int, *, learnt: bool) -> float:
 
 
 def copies(tokens: int) -> int:
-    """Copies of each of texts of so many tokens: up to a set of 3 million tokens, 40 at most."""
+    """Copies of each of texts of so many tokens: up to a set of 6 million tokens, 160 at most."""
     return max(0, min(MOST_COPIES, round(LABELLED_TOKENS / tokens) - 1))
 
 
 def student_epochs(tokens: int) -> int:
-    """Epochs of a student over a transfer set of so many tokens: 24 million read, 3 to 20 epochs."""
+    """Epochs of a student over a transfer set of so many tokens: 36 million read, 3 to 20 epochs."""
     return min(MOST_STUDENT_EPOCHS, max(3, round(READ_TOKENS / tokens)))
 
 

@@ -30,11 +30,11 @@ def test_fresh_layers_learn_faster_than_learnt_ones() -> None:
     assert defaults.student_lr(128, learnt=False) == 2e-3
 
 
-@pytest.mark.parametrize("tokens, copies", [(210_000, 13), (3_000_000, 0), (90_000_000, 0), (100, 40)])
-def test_copies_make_up_three_million_tokens(tokens: int, copies: int) -> None:
+@pytest.mark.parametrize("tokens, copies", [(210_000, 28), (6_000_000, 0), (90_000_000, 0), (100, 160)])
+def test_copies_make_up_six_million_tokens(tokens: int, copies: int) -> None:
     assert defaults.copies(tokens) == copies
 
 
-@pytest.mark.parametrize("tokens, epochs", [(3_000_000, 8), (90_000_000, 3), (6_000_000, 4), (1_000, 20)])
-def test_a_student_reads_24_million_tokens(tokens: int, epochs: int) -> None:
+@pytest.mark.parametrize("tokens, epochs", [(3_000_000, 12), (90_000_000, 3), (6_000_000, 6), (1_000, 20)])
+def test_a_student_reads_36_million_tokens(tokens: int, epochs: int) -> None:
     assert defaults.student_epochs(tokens) == epochs
