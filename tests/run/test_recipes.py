@@ -16,7 +16,18 @@ def root(pytestconfig):
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "distilbert", "assistant", "clinc150", "sst2", "agnews", "goemotions"]
+    "name",
+    [
+        "demo",
+        "distilbert",
+        "assistant",
+        "clinc150",
+        "sst2",
+        "agnews",
+        "goemotions",
+        "best-clinc150",
+        "best-sst2",
+    ],
 )
 def test_recipe_is_read(root, name):
     assert load_recipe(root / "recipes" / f"{name}.yaml").name == name
