@@ -18,27 +18,14 @@ from unicodedata import category
 from distill.recipe_data import Augment
 
 MOST_WORDS = 512  # of a text, from its beginning, that copies are made of: some times what a teacher reads
-
-
-def _unspaced() -> str:
-    """A pattern of a letter, with its marks, of a script that puts no spaces between words."""
-    # kana and punctuation, ideographs, their extensions, wide forms
-    wide = ((0x3001, 0x30FF), (0x3400, 0x9FFF), (0x20000, 0x3FFFF), (0xFF01, 0xFF9F))
-    letters, marks = "", ""
-    for first, last in (
-        *wide,
-        (0x0E01, 0x0EDF),
-        (0x1000, 0x109F),
-        (0x1780, 0x17D3),
-    ):  # Thai, Lao; Burmese; Khmer
-        letters += f"{chr(first)}-{chr(last)}"
-        if last < 0x2000:
-            marks += "".join(c for c in map(chr, range(first, last + 1)) if category(c)[0] == "M")
-    return f"[{letters}][{marks}]*"
-
-
-UNSPACED = re.compile(_unspaced())
-GLUED = re.compile(f"(?<=[{UNSPACED.pattern[1:].split(']')[0]}]) (?={UNSPACED.pattern})")
+# letters of scripts that put no spaces between words, and the marks on them
+LETTERS = (
+    "\u3001-\u30ff\u3400-\u9fff\uff01-\uff9f\U00020000-\U0003ffff"  # kana, ideographs, wide forms
+    "\u0e01-\u0edf\u1000-\u109f\u1780-\u17d3"  # Thai and Lao, Burmese, Khmer
+)
+MARKS = "".join(c for c in map(chr, range(0x0E01, 0x17D4)) if category(c).startswith("M"))
+UNSPACED = re.compile(f"[{LETTERS}][{MARKS}]*")
+GLUED = re.compile(f"(?<=[{LETTERS}]) (?=[{LETTERS}])")
 
 
 def words_of(text: str) -> list[str]:

@@ -153,9 +153,10 @@ def _spells(run: Run, encode: TextTokenizer, tokens: Tokens, start: Start) -> No
     """Refuse a checkpoint of another language than the teacher's."""
     share, teachers = encode.unknown_share(tokens), run.figures("fit_teacher").get("unknown_tokens", 0.0)
     if share > teachers + MANY_UNKNOWN:
+        key = "encoder" if run.recipe.student.encoder else "start"
         raise RecipeError(
-            f"student.start: {start.said}: its vocabulary cannot spell {share:.0%} of the validation texts' "
-            f"tokens, the teacher's {teachers:.0%} (set student.start: teacher)"
+            f"student.{key}: {start.said}: its vocabulary cannot spell {share:.0%} of the validation texts' "
+            f"tokens, the teacher's {teachers:.0%} (name another, or in its place student.start: teacher)"
         )
 
 

@@ -72,6 +72,11 @@ def run_recipe(
         first: Do this stage and those after it anew, whether done or not.
         last: Stop after this stage.
     """
+    for network in recipe.teacher.networks:
+        if Path(network).resolve().is_relative_to((folder / "stages").resolve()):
+            raise RecipeError(
+                f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
+            )
     settings = _settings(recipe)
     settings["head_order"] = list(recipe.heads)
     settings["max_length"] = settings["export"]["max_length"]
@@ -109,11 +114,6 @@ def _carry_out(
 ) -> Run:
     """Do the stages that are not done, in order."""
     digests = _digests(recipe, stages, settings)  # first: of which data and encoders must be there
-    for network in recipe.teacher.networks if isinstance(recipe, Recipe) else ():
-        if Path(network).resolve().is_relative_to((folder / "stages").resolve()):
-            raise RecipeError(
-                f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
-            )
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     folder.mkdir(parents=True, exist_ok=True)
     if run.accelerator.is_main_process:

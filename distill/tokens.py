@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Array = NDArray[Any]
-CHUNK = 8192  # texts handed over at once
+CHUNK = 8192  # texts in memory at once, of those on disk
 SLICE = 2_000_000  # characters that the tokeniser works on at once
 
 
