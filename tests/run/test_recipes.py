@@ -50,6 +50,25 @@ def test_sentences_of_wordnet(root, tmp_path):
     assert subprocess.run([*script, tmp_path / "none"], capture_output=True, check=False).returncode == 1
 
 
+def test_packages_of_debian(root, tmp_path):
+    script = [sys.executable, root / "recipes" / "debian_packages.py", tmp_path]
+    stanza = "Package: p{0}\nDescription: {0}\nTag: role::program, game::x,\n use::viewing\nSection: net\n\n"
+    several = "".join(stanza.format(n) for n in range(10_000))
+    packages = (
+        several + "Package: other\nSource: p1 (2.0)\nDescription: of a source seen\nTag: a::b\nSection: net\n"
+    )
+    subprocess.run(script, input=packages, text=True, check=True)
+    found = [
+        (tmp_path / f"{name}.csv").read_text("utf-8").splitlines() for name in ("train", "validation", "test")
+    ]
+    assert [len(lines) for lines in found] == [6001, 1001, 3001]
+    assert {line.split(",", 1)[1] for lines in found for line in lines[1:]} == {
+        "net,role::program|use::viewing"
+    }
+    few = subprocess.run(script, input=stanza.format(1), capture_output=True, text=True, check=False)
+    assert few.returncode == 1 and "10000 are needed" in few.stderr
+
+
 @pytest.mark.parametrize("name", ["demo", "distilbert"])
 def test_recipe_and_its_data_are_sound(root, name, capfd):
     assert main(["check", str(root / "recipes" / f"{name}.yaml")]) == 0

@@ -1,0 +1,78 @@
+"""Write what Debian says of its packages as a data set: a line of text, its section, its tags.
+
+    apt-cache dumpavail | python recipes/debian_packages.py DIR
+
+Debian 12 has some 15,000 sources with tags. Of each source one package is taken; what is train, validation and
+test is drawn. Sections have many texts and few (1,377 to 24 in train), a text has several tags or none.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PARTS = {"test": 3000, "validation": 1000, "train": 6000}
+FACETS = ("role", "interface", "use", "works-with")
+FEWEST_OF_SECTION, FEWEST_OF_TAG = 60, 100
+
+
+def packages(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The fields of each package, continued lines joined."""
+    fields: dict[str, str] = {}
+    key = ""
+    for line in lines:
+        if not line.strip():
+            yield fields
+            fields = {}
+        elif line.startswith(" "):
+            fields[key] += " " + line.strip()
+        else:
+            key, _, fields[key] = line.rstrip("\n").partition(": ")
+    yield fields
+
+
+def rows(found: Iterable[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
+    """Text, section and tags of one tagged package a source, in an order drawn once."""
+    kept, seen = [], set()
+    for fields in found:
+        if "Tag" not in fields:
+            continue
+        source = fields.get("Source", fields["Package"]).split()[0]
+        text = fields["Description"].partition("  ")[0].strip()  # a few lines run on after two spaces
+        if source in seen or text.lower() in seen:
+            continue
+        seen |= {source, text.lower()}
+        tags = [tag for tag in fields["Tag"].split(", ") if tag.split("::")[0] in FACETS]
+        kept.append((text, fields["Section"].split("/")[-1], tags))
+    random.Random(5).shuffle(kept)
+    return kept
+
+
+def main() -> None:
+    """Write DIR/train.csv, validation.csv and test.csv."""
+    if len(sys.argv) != 2:
+        raise SystemExit("give a folder: apt-cache dumpavail | python recipes/debian_packages.py DIR")
+    found = rows(packages(sys.stdin))
+    sections = Counter(section for _, section, _ in found)
+    tags = Counter(tag for *_, several in found for tag in several)
+    lines = [
+        (text, section, "|".join(sorted(tag for tag in several if tags[tag] >= FEWEST_OF_TAG)))
+        for text, section, several in found
+        if sections[section] >= FEWEST_OF_SECTION
+    ]
+    if len(lines) < sum(PARTS.values()):
+        raise SystemExit(f"{len(lines)} tagged packages on standard input, {sum(PARTS.values())} are needed")
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size in PARTS.items():
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("text", "section", "tags"), *lines[:size]])
+        del lines[:size]
+
+
+if __name__ == "__main__":
+    main()
