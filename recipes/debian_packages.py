@@ -2,7 +2,7 @@
 
     apt-cache dumpavail | python recipes/debian_packages.py DIR
 
-Debian 12 has some 15,000 sources with tags. Of each source one package is taken; which go to train, validation
+Debian 12 has some 15,000 sources with tags. Of each one package is taken; which go to train, validation
 and test is drawn. A section has 1,377 to 24 of train's texts, a text several tags or none.
 """
 
