@@ -8,6 +8,7 @@ and test is drawn. A section has 1,377 to 24 of train's texts, a text several ta
 
 from __future__ import annotations
 
+import argparse
 import csv
 import random
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 PARTS = {"test": 3000, "validation": 1000, "train": 6000}
 FACETS = ("role", "interface", "use", "works-with")
 FEWEST_OF_SECTION, FEWEST_OF_TAG = 60, 100
+NEEDED = {"Package", "Description", "Section", "Tag"}
 
 
 def packages(lines: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -29,7 +31,7 @@ def packages(lines: Iterable[str]) -> Iterator[dict[str, str]]:
             yield fields
             fields = {}
         elif line.startswith(" "):
-            fields[key] += " " + line.strip()
+            fields[key] = fields.get(key, "") + " " + line.strip()
         else:
             key, _, fields[key] = line.rstrip("\n").partition(": ")
     yield fields
@@ -39,7 +41,7 @@ def rows(found: Iterable[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
     """Text, section and tags of one tagged package a source, in an order drawn once."""
     kept, seen = [], set()
     for fields in found:
-        if "Tag" not in fields:
+        if not fields.keys() >= NEEDED:
             continue
         source = fields.get("Source", fields["Package"]).split()[0]
         text = fields["Description"].partition("  ")[0].strip()  # a few lines run on after two spaces
@@ -54,9 +56,10 @@ def rows(found: Iterable[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
 
 def main() -> None:
     """Write DIR/train.csv, validation.csv and test.csv."""
-    if len(sys.argv) != 2:
-        raise SystemExit("give a folder: apt-cache dumpavail | python recipes/debian_packages.py DIR")
-    found = rows(packages(sys.stdin))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    folder: Path = parser.parse_args().folder
+    found = rows(packages(line.decode("utf-8", "replace") for line in sys.stdin.buffer))
     sections = Counter(section for _, section, _ in found)
     tags = Counter(tag for *_, several in found for tag in several)
     lines = [
@@ -65,13 +68,15 @@ def main() -> None:
         if sections[section] >= FEWEST_OF_SECTION
     ]
     if len(lines) < sum(PARTS.values()):
-        raise SystemExit(f"{len(lines)} tagged packages on standard input, {sum(PARTS.values())} are needed")
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, size in PARTS.items():
-        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("text", "section", "tags"), *lines[:size]])
-        del lines[:size]
+        parser.error(f"standard input: {len(lines)} usable packages, {sum(PARTS.values())} are needed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, size in PARTS.items():
+            with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("text", "section", "tags"), *lines[:size]])
+            del lines[:size]
+    except OSError as error:
+        parser.error(f"{folder}: {error.strerror} (name another folder)")
 
 
 if __name__ == "__main__":

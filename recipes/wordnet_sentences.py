@@ -8,8 +8,8 @@ WordNet 3 (wordnet.princeton.edu; Debian's package wordnet-base puts it in /usr/
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +30,11 @@ def sentences(line: str) -> Iterator[str]:
 
 def main() -> None:
     """Print each sentence once."""
-    if len(sys.argv) != 2 or not (paths := sorted(Path(sys.argv[1]).glob("data.*"))):
-        raise SystemExit("give the folder that holds WordNet's data.noun, data.verb, data.adj and data.adv")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
+    if not (paths := sorted(folder.glob("data.*"))):
+        parser.error(f"{folder}: holds no data.noun, data.verb, data.adj and data.adv of WordNet")
     lines = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
     for text in dict.fromkeys(text for line in lines for text in sentences(line)):
         print(text)

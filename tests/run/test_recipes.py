@@ -47,7 +47,7 @@ def test_sentences_of_wordnet(root, tmp_path):
         "able to swim far",
         "she was able to program",
     ]
-    assert subprocess.run([*script, tmp_path / "none"], capture_output=True, check=False).returncode == 1
+    assert subprocess.run([*script, tmp_path / "none"], capture_output=True, check=False).returncode == 2
 
 
 def test_packages_of_debian(root, tmp_path):
@@ -65,8 +65,17 @@ def test_packages_of_debian(root, tmp_path):
     assert {line.split(",", 1)[1] for lines in found for line in lines[1:]} == {
         "net,role::program|use::viewing"
     }
-    few = subprocess.run(script, input=stanza.format(1), capture_output=True, text=True, check=False)
-    assert few.returncode == 1 and "10000 are needed" in few.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(" x\n", "0 usable packages, 10000"), ("Tag: a::b\n", "0 usable"), ("\xff: \n", "0 usable")],
+)
+def test_other_text_is_no_packages(root, tmp_path, given, said):
+    script = [sys.executable, root / "recipes" / "debian_packages.py", tmp_path / "out"]
+    done = subprocess.run(script, input=given.encode("latin-1"), capture_output=True, check=False)
+    assert done.returncode == 2 and said in done.stderr.decode().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["demo", "distilbert"])
