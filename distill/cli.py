@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.bundle_commands import UsageError, add_bundle_commands, predict
+
 # What a user can mend, by name: naming the classes here would import every room for `--help`.
 MENDABLE = {
     "RecipeError",
@@ -23,19 +25,23 @@ MENDABLE = {
     "TrainingError",
     "BundleError",
     "ReportError",
+    "TargetError",
     "UsageError",
+    "ServingError",
 }
-
-
-class UsageError(Exception):
-    """A command that cannot be carried out as given."""
+# The extra that brings a package; every other one comes with `train`.
+EXTRAS = {
+    **dict.fromkeys(("onnx", "optimum"), "onnx"),
+    **dict.fromkeys(("uvicorn", "uvloop", "httptools", "orjson", "prometheus_client"), "serve"),
+    "onnxruntime_extensions": "text-in-graph",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
-    if options.command is _predict and not any(word.startswith("-") for word in rest):
+    if options.command is predict and not any(word.startswith("-") for word in rest):
         options.text += rest  # argparse leaves texts behind an option over
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = command(options)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        extra = "onnx" if package in ("onnx", "optimum") else "train"
+        extra = EXTRAS.get(package, "train")
         _complain(f"{package} is not installed (pip install 'tinyheads[{extra}]')")
         return 2
     except BrokenPipeError:  # the reader of a pipe had enough
@@ -107,7 +113,8 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> dict[str, Any] | None:
     from distill.recipe_file import load_recipe
 
-    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    allow = [f"gates.allow={json.dumps(options.allow)}"] if options.allow else []
+    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, *allow])
     from distill.pipeline import STAGES, run_recipe
 
     for stage in (options.first, options.last):
@@ -130,61 +137,6 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
     from distill.report import write_report
 
     return write_report(Path(options.run))
-
-
-def _classifier(options: argparse.Namespace) -> Any:
-    from export.runtime import Classifier
-
-    try:
-        return Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _predict(options: argparse.Namespace) -> None:
-    import itertools
-
-    classifier = _classifier(options)
-    texts = iter(options.text)
-    if not options.text:
-        # undecodable bytes become surrogates, which the classifier refuses by position
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        texts = (line.rstrip("\r\n") for line in sys.stdin)
-    done = 0
-    while chunk := list(itertools.islice(texts, 1024)):
-        try:
-            answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
-        except ValueError as error:
-            raise UsageError(f"after {done} texts: {error}" if done else str(error)) from None
-        for text, answer in zip(chunk, answers, strict=True):
-            print(json.dumps({"text": text, **answer}, ensure_ascii=False))
-        done += len(chunk)
-
-
-def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    from distill.evaluation import evaluate_bundle
-
-    return evaluate_bundle(_classifier(options), options.data, text=options.text)
-
-
-def _bench(options: argparse.Namespace) -> dict[str, Any]:
-    from export.bench import bench
-
-    classifier = _classifier(options)
-    try:
-        texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{options.texts}: cannot be read: {error} (give UTF-8, a text a line)") from None
-    try:
-        return bench(classifier, texts, heads=options.heads)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-SAMPLE = [
-    "where is my parcel?",
-    "Hello, I ordered a lamp two weeks ago and the tracking page has not moved since Monday, could you look?",
-] * 500
 
 
 def _complain(message: str) -> None:
@@ -222,25 +174,12 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME; starts/NAME)")
     sub.add_argument("--from", dest="first", metavar="STAGE", help="do this stage and the rest anew")
     sub.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
+    sub.add_argument("--allow", action="append", metavar="HEAD", help="ship int8 though it fails a gate")
 
     report = add("report", _report, "write report.json and report.html of a run anew")
     report.add_argument("run", help="folder of a run")
 
-    predict = add("predict", _predict, "classify texts, or the lines of stdin")
-    evaluate = add("evaluate", _evaluate, "measure a bundle on labelled texts")
-    bench = add("bench", _bench, "time a bundle on this machine")
-    for sub in (predict, evaluate, bench):
-        sub.add_argument("bundle", help="folder of a bundle")
-        sub.add_argument("--variant", help="int8 or fp32")
-        sub.add_argument("--threads", type=int, help="of onnxruntime")
-    predict.add_argument("text", nargs="*", help="texts; without any, lines of stdin")
-    predict.add_argument("--top-k", type=int, metavar="K", help="the K best labels of each head")
-    evaluate.add_argument("data", help="a labelled file with a column a head")
-    evaluate.add_argument("--text", help="column of the text (that of the recipe)")
-    bench.add_argument("--texts", metavar="FILE", help="texts to time, one a line")
-    for sub in (predict, bench):
-        about = "only these heads, parted by commas"
-        sub.add_argument("--heads", type=lambda names: names.split(","), metavar="HEAD,HEAD", help=about)
+    add_bundle_commands(add)
     return parser
 
 

@@ -28,6 +28,7 @@ from students.general import load_start
 from students.sizes import Shape, build_encoder
 from students.start import encoder_from_teacher
 from students.start_folder import is_start, read_about
+from students.vocabulary import needed_pieces, prune_encoder, prune_tokenizer
 from teachers.encoders import load_encoder
 from teachers.locate import weights_sha256
 from teachers.soft_labels import text_digests
@@ -39,6 +40,9 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     run.seed_everything(settings)
     heads = load_heads(run.stage("prepare"))
     encoder, tokenizer, start = _student_encoder(run)
+    figures: dict[str, Any] = {"start": start.said}
+    if isinstance(settings.vocabulary, int):
+        tokenizer, figures["vocabulary"] = _pruned(run, encoder, tokenizer, settings.vocabulary)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
@@ -46,7 +50,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     _spells(run, encode, validation.tokens, start)
     matching = matched(run, network, tokenizer, tokenizer.model_max_length)
     train = distilled(run, heads, encode, folder)
-    figures = learn(
+    figures |= learn(
         run,
         folder,
         "student",
@@ -67,7 +71,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     }
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", {k: torch.from_numpy(v) for k, v in logits.items()}, {})
-    return figures | {"start": start.said} | finish(run, network, tokenizer, folder)
+    return figures | finish(run, network, tokenizer, folder)
 
 
 def matched(run: Run, network: Network, tokenizer: Any, tokens: int) -> Matching | None:
@@ -84,9 +88,7 @@ def student_logits(run: Run, split: str) -> Array:
 
 def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: Path) -> Examples:
     """What is kept of the transfer set as examples: hard labels where there are any, soft ones everywhere."""
-    transfer = load_split(run.stage("label"), "transfer")
-    if (kept := kept_rows(run.stage("label"))) is not None:
-        transfer = transfer.select(kept)
+    transfer = _transfer(run)
     soft = open_soft_labels(run)
     hard: dict[str, Array] = {}
     for name, labels in hard_labels(load_split(run.stage("prepare"), "train"), heads).items():
@@ -100,6 +102,12 @@ def distilled(run: Run, heads: tuple[Head, ...], encode: TextTokenizer, folder: 
     logits = soft.to_disk(digests, scratch / "logits.bin")
     copies = transfer.select_columns("copy").with_format("numpy")[:]["copy"]
     return Examples(tokens, hard, logits, np.flatnonzero(~copies))
+
+
+def _transfer(run: Run) -> Any:
+    """What is kept of the transfer set."""
+    transfer, kept = load_split(run.stage("label"), "transfer"), kept_rows(run.stage("label"))
+    return transfer if kept is None else transfer.select(kept)
 
 
 class Start(NamedTuple):
@@ -147,6 +155,31 @@ def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
     if factorized is False:
         fold(encoder)
     return encoder, tokenizer, Start(f"general start: {start}", learnt=False)
+
+
+def _pruned(run: Run, encoder: Any, tokenizer: Any, size: int) -> tuple[Any, dict[str, Any]]:
+    """Leave encoder and tokenizer the pieces that the transfer set needs; what that changes on test."""
+    tokens = run.recipe.export.max_length
+    whole = TextTokenizer(tokenizer, tokens)
+    counts = np.zeros(encoder.config.vocab_size, np.int64)
+    for texts in chunks(_transfer(run)["text"]):
+        counts += np.bincount(whole(texts).ids, minlength=len(counts))
+    try:
+        kept = needed_pieces(tokenizer, counts, size)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    prune_encoder(encoder, kept)
+    pruned = prune_tokenizer(tokenizer, kept)
+    texts = list(load_split(run.stage("prepare"), "test")["text"])
+    before, after = whole(texts), TextTokenizer(pruned, tokens)(texts)
+    dropped = ~np.isin(before.ids, kept)
+    return pruned, {
+        "pieces": len(kept),
+        "of": len(counts),
+        "used_by_transfer_set": int((counts > 0).sum()),
+        "test_tokens_dropped": float(dropped.mean()),
+        "test_tokens_more": len(after.ids) / len(before.ids) - 1,
+    }
 
 
 def _spells(run: Run, encode: TextTokenizer, tokens: Tokens, start: Start) -> None:

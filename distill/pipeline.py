@@ -43,7 +43,7 @@ STAGES: Stages = {
     "label": (label, ("augment",), True),
     "fit_student": (fit_student, ("student", "distillation", "match", "max_length"), True),
     "calibrate": (calibrate_heads, (), False),
-    "export": (export, ("export",), False),
+    "export": (export, ("export", "exported"), False),
     "check": (check, ("gates",), False),
     "bundle": (bundle, ("name", "licence"), False),
 }
@@ -80,6 +80,7 @@ def run_recipe(
     settings = _settings(recipe)
     settings["head_order"] = list(recipe.heads)
     settings["max_length"] = settings["export"]["max_length"]
+    settings["exported"] = 2  # counts what `export` has come to write: 7 bits, a replay
     run = _carry_out(recipe, folder, STAGES, settings, KEPT, first=first, last=last)
     if not run.accelerator.is_main_process:
         return {}

@@ -107,6 +107,8 @@ class Student(Small):
     # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
     # default: factorized where they start from those of a wider teacher
     embeddings: Literal["factorized", "free"] | None = None
+    # word pieces: so many that the transfer set needs most; by default full, all of the start's
+    vocabulary: Literal["full"] | Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> Student:
@@ -162,6 +164,9 @@ class Gates(Part):
 
     parity: float = Field(1e-3, gt=0)  # largest difference of a logit, torch against ONNX fp32
     int8_drop: float = Field(0.005, ge=0, le=1)  # largest loss of a head's first metric by int8
+    int8_changed: float = Field(0.03, ge=0, le=1)  # largest share of a head's decisions that int8 changes
+    int8_log_loss: float = Field(0.02, ge=0)  # largest rise of a head's log loss by int8
+    allow: tuple[str, ...] = ()  # heads that may fail those of int8; the manifest then says so
 
 
 class Job(Part):
@@ -238,6 +243,9 @@ class Recipe(Job):
                 raise ValueError(
                     f"{side}.metric: {training.metric!r} is no HEAD.METRIC{near(training.metric, metrics)}"
                 )
+        for name in self.gates.allow:
+            if name not in self.heads:
+                raise ValueError(f"gates.allow: no head {name!r}{near(name, self.heads)}")
         if self.augment.balance and all(head.kind != "single_label" for head in self.heads.values()):
             raise ValueError("augment.balance: needs a single_label head, whose classes it balances")
         return self

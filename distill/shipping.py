@@ -25,7 +25,7 @@ from distill.teaching import teacher_logits
 from distill.tokens import Array
 from export import bundle as bundles
 from export.bench import bench
-from export.parity import check_drop, check_parity
+from export.parity import Toll, check_int8, check_parity
 from export.runtime import Classifier
 
 SHIPPED = ("validation", "test")
@@ -50,6 +50,7 @@ def calibrate_heads(run: Run, folder: Path) -> dict[str, Any]:
 def export(run: Run, folder: Path) -> dict[str, Any]:
     """Write the student as ONNX, fp32 and int8, in a bundle that is yet to be checked."""
     from export.quantize import quantize_int8
+    from export.replay import replay_file
     from export.to_onnx import to_onnx
 
     settings, student = run.recipe.export, run.stage("fit_student")
@@ -58,7 +59,8 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     outputs = ["logits" if only else f"logits_{head.name}" for head in network.heads]
     work = folder / "onnx"
     work.mkdir(exist_ok=True)
-    to_onnx(network, outputs, work / "model.onnx", opset=settings.opset)
+    tokens = network.reads(settings.max_length)
+    to_onnx(network, outputs, work / "model.onnx", positions=tokens, opset=settings.opset)
     variants = {"fp32": bundles.FP32}
     if settings.quantize == "int8":
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
@@ -70,7 +72,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
             bundles.Head(h.name, h.kind, h.labels, output, **calibrations[h.name].to_json())
             for h, output in zip(network.heads, outputs, strict=True)
         ),
-        max_length=network.reads(settings.max_length),
+        max_length=tokens,
         pad_token_id=int(tokenizer.pad_token_id or 0),
         variants=variants,
         default_variant=list(variants)[-1],
@@ -79,6 +81,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     contents["tokenizer.json"] = student / "tokenizer.json"
     contents["tokenizer_config.json"] = student / "tokenizer_config.json"
     contents["config.json"] = _config(network).encode()
+    contents[bundles.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1)
     bundles.write_bundle(folder / "candidate", manifest, contents)
     sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
     shutil.rmtree(work)
@@ -97,23 +100,33 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
         logits[split] |= served
     labels = {s: hard_labels(load_split(run.stage("prepare"), s), heads) for s in SHIPPED}
     student = _calibrations(run, "student")
+    allowed: dict[str, list[str]] = {}
     if "int8" in variants:
-        fp32, int8 = (
-            {
-                head.name: _quality(
-                    head,
-                    np.concatenate([logits[s][variant][:, part] for s in SHIPPED]),
-                    np.concatenate([labels[s][head.name] for s in SHIPPED]),
-                    student[head.name],
-                )[head.first_metric]
-                for head, part in columns(heads)
-            }
-            for variant in ("fp32", "int8")
+        both = {
+            variant: np.concatenate([logits[s][variant] for s in SHIPPED]) for variant in ("fp32", "int8")
+        }
+        tolls = {
+            head.name: _toll(
+                head,
+                both["fp32"][:, part],
+                both["int8"][:, part],
+                np.concatenate([labels[s][head.name] for s in SHIPPED]),
+                student[head.name],
+            )
+            for head, part in columns(heads)
+        }
+        gates = run.recipe.gates
+        allowed = check_int8(
+            tolls,
+            drop=gates.int8_drop,
+            changed=gates.int8_changed,
+            log_loss=gates.int8_log_loss,
+            allow=gates.allow,
         )
-        check_drop(fp32, int8, run.recipe.gates.int8_drop, [h.first_metric for h in heads])
     fitted = dict.fromkeys(logits["test"], student) | {"teacher": _calibrations(run, "teacher")}
     return {
         "parity": parity["test"],
+        "allowed": allowed,
         "quality": {
             head.name: _against_teacher(
                 head,
@@ -166,6 +179,7 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
         "recipe_sha256": run.recipe.digest(),
         "quality": checked["quality"],
         "parity": checked["parity"],
+        "allowed": checked["allowed"],
         "versions": versions(),
         "parameters": run.figures("fit_student")["parameters"],
     }
@@ -182,6 +196,19 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
 def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> dict[str, float]:
     """A head's metrics as users get them: calibrated, over its thresholds."""
     return metrics.quality(head, logits, labels, temperature=fitted.temperature, thresholds=fitted.thresholds)
+
+
+def _toll(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> Toll:
+    """What int8 costs a head, judged as users get it: calibrated, over its thresholds."""
+    before, after = (_quality(head, logits, labels, fitted) for logits in (fp32, int8))
+    said = [metrics.decisions(head, x, fitted.thresholds, fitted.temperature) for x in (fp32, int8)]
+    return Toll(
+        head.first_metric,
+        before[head.first_metric],
+        after[head.first_metric],
+        float(np.not_equal(*said).mean()),
+        after["log_loss"] - before["log_loss"],
+    )
 
 
 def _against_teacher(

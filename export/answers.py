@@ -1,49 +1,114 @@
-"""Logits into answers: probabilities by the head's calibration, then labels and scores."""
+"""Logits into answers: labels and scores, by the calibration of each head.
+
+All heads are answered at once, as columns of one matrix, so that thirty-two heads cost little more than one.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from export.bundle import SINGLE_LABEL, Head
-
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-
-
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """The softmax over the last axis, computed in float64."""
-    wide = np.asarray(logits, np.float64)
-    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
+from export.probabilities import Floats, probabilities, sigmoid
 
 
-def sigmoid(logits: Floats) -> npt.NDArray[np.float64]:
-    """The logistic function of each element, computed in float64, without overflow."""
-    wide = np.asarray(logits, np.float64)
-    power = np.exp(-np.abs(wide))
-    return np.where(wide >= 0, 1 / (1 + power), power / (1 + power))
+def columns(heads: Sequence[Head]) -> dict[str, slice]:
+    """Where each head's logits stand when all lie side by side."""
+    found, start = {}, 0
+    for head in heads:
+        found[head.name] = slice(start, start := start + len(head.labels))
+    return found
 
 
-def probabilities(logits: Floats, head: Head) -> npt.NDArray[np.float64]:
-    """The calibrated probabilities [texts, labels]: softmax or sigmoid of logits / temperature."""
-    scaled = np.asarray(logits, np.float64) / head.temperature
-    return softmax(scaled) if head.kind == SINGLE_LABEL else sigmoid(scaled)
+class Answers:
+    """How the logits of some heads, side by side, become answers."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self.heads, self.columns = tuple(heads), columns(heads)
+        self._multi = [head for head in heads if head.kind != SINGLE_LABEL]
+        labels = sum(len(head.labels) for head in heads)
+        self._divisors = np.ones(labels)
+        for head in heads:
+            self._divisors[self.columns[head.name]] = head.temperature
+        # heads of like widths together: a row a head, padded with a column that is put behind the last
+        alike: dict[int, list[Head]] = {}
+        for head in heads:
+            if head.kind == SINGLE_LABEL:
+                alike.setdefault(len(head.labels).bit_length() // 2, []).append(head)
+        self._groups = [(group, self._where(group, labels)) for group in alike.values()]
+        parts = [np.arange(labels)[self.columns[head.name]] for head in self._multi]
+        self._flags = np.concatenate([np.empty(0, np.intp), *parts])
+        thresholds = (head.thresholds or (0.5,) * len(head.labels) for head in self._multi)
+        self._thresholds = np.concatenate([np.empty(0), *thresholds])
+        self._flag_heads = [(head, label) for head in self._multi for label in head.labels]
+
+    def __call__(self, logits: Floats, top_k: int | None, scores: bool) -> list[dict[str, Any]]:
+        """The answers to each row of logits `[texts, labels of all heads]`, in Python values."""
+        if scores or top_k is not None:
+            return self._ranked(logits, top_k)
+        scaled = np.asarray(logits, np.float64) / self._divisors
+        answers: list[dict[str, Any]] = [dict.fromkeys(self.columns) for _ in scaled]
+        for group, where in self._groups:
+            _best(group, _table(scaled, where), answers)
+        if self._multi:
+            self._over(logits, scaled, answers)
+        return answers
+
+    def _where(self, heads: list[Head], behind: int) -> slice | npt.NDArray[np.intp]:
+        """The columns of one head; of several a row of them a head, filled up with the column `behind`."""
+        if len(heads) == 1:
+            return self.columns[heads[0].name]
+        grid = np.full((len(heads), max(len(head.labels) for head in heads)), behind)
+        for row, head in zip(grid, heads, strict=True):
+            part = self.columns[head.name]
+            row[: len(head.labels)] = np.arange(part.start, part.stop)
+        return grid
+
+    def _over(self, logits: Floats, scaled: npt.NDArray[np.float64], answers: list[dict[str, Any]]) -> None:
+        """Fill in the labels of each multi_label head that reach their thresholds, best first."""
+        for answer in answers:
+            answer |= {head.name: [] for head in self._multi}
+        shares = sigmoid(scaled[:, self._flags])
+        # by logits: probabilities near 0 and 1 tie
+        order = np.argsort(-logits[:, self._flags], axis=-1, kind="stable")
+        reached = np.take_along_axis(shares >= self._thresholds, order, axis=-1)
+        for row, place in np.argwhere(reached).tolist():
+            label = int(order[row, place])
+            head, name = self._flag_heads[label]
+            answers[row][head.name].append({"label": name, "score": float(shares[row, label])})
+
+    def _ranked(self, logits: Floats, top_k: int | None) -> list[dict[str, Any]]:
+        """All labels of each head, or the k best, best first."""
+        answers: list[dict[str, Any]] = [{} for _ in logits]
+        for head in self.heads:
+            mine = logits[:, self.columns[head.name]]
+            shares = probabilities(mine, head)
+            order = np.argsort(-mine, axis=-1, kind="stable")[:, :top_k]
+            ranked = np.take_along_axis(shares, order, axis=-1)
+            for answer, ranks, values in zip(answers, order.tolist(), ranked.tolist(), strict=True):
+                answer[head.name] = [
+                    {"label": head.labels[rank], "score": value}
+                    for rank, value in zip(ranks, values, strict=True)
+                ]
+        return answers
 
 
-def answers(head: Head, logits: Floats, top_k: int | None, scores: bool) -> list[Any]:
-    """The answer of one head to each row of logits, in Python values."""
-    shares, ranked = probabilities(logits, head), scores or top_k is not None
-    if head.kind == SINGLE_LABEL and not ranked:
-        best = logits.argmax(axis=-1)
-        found = zip(best.tolist(), shares[np.arange(len(best)), best].tolist(), strict=True)
-        return [{"label": head.labels[label], "score": score} for label, score in found]
-    # by logits: probabilities near 0 and 1 tie
-    order = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
-    kept = shares >= (0.0 if ranked else np.asarray(head.thresholds or 0.5))
-    return [
-        [{"label": head.labels[i], "score": float(row[i])} for i in ranks.tolist() if keep[i]]
-        for row, ranks, keep in zip(shares, order, kept, strict=True)
-    ]
+def _table(scaled: npt.NDArray[np.float64], where: slice | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """The logits [texts, heads, labels of the longest], -inf where a head has no such label."""
+    if isinstance(where, slice):
+        return scaled[:, None, where]
+    behind = np.full((len(scaled), 1), -np.inf)
+    table: npt.NDArray[np.float64] = np.concatenate([scaled, behind], axis=1)[:, where]
+    return table
+
+
+def _best(heads: list[Head], table: npt.NDArray[np.float64], answers: list[dict[str, Any]]) -> None:
+    """Fill in the likeliest label of each single_label head."""
+    best = table.argmax(-1)
+    shares = 1 / np.exp(table - table.max(-1, keepdims=True)).sum(-1)
+    for answer, chosen, share in zip(answers, best.tolist(), shares.tolist(), strict=True):
+        for head, label, score in zip(heads, chosen, share, strict=True):
+            answer[head.name] = {"label": head.labels[label], "score": score}

@@ -56,7 +56,7 @@ def bench(
             "p50": p50,
             "p99": p99,
             "tokens": lengths[chosen],
-            "threads": classifier.threads,
+            "threads": 1,  # a text alone is never parted
         },
         "throughput": len(texts) / elapsed,
         "variant": classifier.variant,

@@ -10,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short
 from typing import Any, TypedDict
 
+from export.folders import written_folder
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 FP32 = "onnx/model.onnx"
 INT8 = "onnx/model_quantized.onnx"
 TOKENIZER = "tokenizer.json"
+REPLAY = "replay.npz"
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
 
@@ -181,11 +182,8 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
     fine = not folder.exists() or (folder / MANIFEST).is_file()
     fine = fine or (folder.is_dir() and not any(folder.iterdir()))
     _require(fine, str(folder), "is not a bundle, so it is not replaced (choose another folder)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    temporary, old = (folder.with_name(f".{folder.name}.{x}-{os.getpid()}") for x in ("tmp", "old"))
     files: dict[str, FileRecord] = {}
-    try:
+    with written_folder(folder) as temporary:
         for name, content in contents.items():
             _check_name(name, str(folder))
             data = content if isinstance(content, bytes) else content.read_bytes()
@@ -195,41 +193,7 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
         manifest = Manifest.from_json(document, str(folder / MANIFEST))
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         _write(temporary / MANIFEST, text.encode())
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
     return manifest
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed processes left beside `folder`; a bundle they had set aside returns."""
-    for leftover in list(folder.parent.glob(".*-*")):
-        stem, _, pid = leftover.name.rpartition("-")
-        if stem not in (f".{folder.name}.tmp", f".{folder.name}.old") or _alive(pid):
-            continue
-        if stem.endswith(".old") and not folder.exists():
-            leftover.rename(folder)  # killed between the two renames
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    """Whether another process of this id runs. On Windows always: os.kill would end it there."""
-    if not pid.isdecimal() or os.name == "nt":
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return int(pid) != os.getpid()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,12 +1,13 @@
 """Whether two forms of a classifier say the same: the gates that refuse a bundle.
 
-`check_parity` compares logits of torch and ONNX on real texts; `check_drop` compares the quality of
-fp32 and int8. Both return what they measured, or raise.
+`check_parity` compares logits of torch and ONNX on real texts; `check_int8` compares the quality, the
+decisions and the calibration of fp32 and int8. Both return what they found, or raise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,17 +51,58 @@ def check_parity(
     return {"texts": len(gaps), "heads": measured}
 
 
-def check_drop(
-    before: Mapping[str, float], after: Mapping[str, float], largest: float, metrics: Sequence[str]
-) -> None:
-    """Refuse int8 where a head's first metric fell by more than `largest` (0.005 is half a point).
+@dataclass(frozen=True)
+class Toll:
+    """What int8 costs a head on real texts.
+
+    Attributes:
+        metric: name of the head's first metric.
+        before: that metric in fp32; `after` in int8.
+        changed: share of its decisions (texts, or texts times labels) that are other ones.
+        log_loss: how much it rises, which tells of worse probabilities.
+    """
+
+    metric: str
+    before: float
+    after: float
+    changed: float
+    log_loss: float
+
+
+def check_int8(
+    tolls: Mapping[str, Toll], *, drop: float, changed: float, log_loss: float, allow: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Refuse int8 where it costs a head more than allowed; what heads in `allow` fail is returned.
+
+    Args:
+        tolls: Of each head.
+        drop: Largest fall of the first metric (0.005 is half a point).
+        changed: Largest share of other decisions.
+        log_loss: Largest rise of the log loss.
+        allow: Heads that may fail.
 
     Raises:
-        GateError: Naming the head, the metric and both figures.
+        GateError: A line for each gate that a head failed, with both figures.
     """
-    for (head, was), metric in zip(before.items(), metrics, strict=True):
-        if not after[head] >= was - largest - ROUNDING:
-            raise GateError(
-                f"int8: head {head!r} falls from {metric} {was:.4f} to {after[head]:.4f}, more than "
-                f"{largest:g} (gates.int8_drop allows more; export.quantize: none keeps fp32)"
-            )
+    failed: dict[str, list[str]] = {}
+    for head, toll in tolls.items():
+        faults = []
+        # so that what is not a number is refused too
+        if not toll.after >= toll.before - drop - ROUNDING:
+            fall = f"{toll.metric} {toll.before:.4f} to {toll.after:.4f}"
+            faults.append(f"falls from {fall}, more than {drop:g} (gates.int8_drop)")
+        if not toll.changed <= changed + ROUNDING:
+            other = f"decides otherwise in {toll.changed:.4f} of the cases"
+            faults.append(f"{other}, more than {changed:g} (gates.int8_changed)")
+        if not toll.log_loss <= log_loss + ROUNDING:
+            rise = f"is surer than right: its log loss rises by {toll.log_loss:.4f}"
+            faults.append(f"{rise}, more than {log_loss:g} (gates.int8_log_loss)")
+        if faults:
+            failed[head] = faults
+    lines = [
+        f"int8: head {h!r} {fault}" for h, faults in failed.items() if h not in allow for fault in faults
+    ]
+    if lines:
+        lines[-1] += " (--allow HEAD ships it all the same; export.quantize: none keeps fp32)"
+        raise GateError("\n".join(lines))
+    return failed

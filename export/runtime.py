@@ -1,8 +1,8 @@
 """The classifier: texts in, labels and scores of every head out, on a CPU and without torch.
 
 It tokenises, batches texts of like length, runs onnxruntime and turns logits into answers with the
-calibration of the manifest. Nothing changes after `load`, so threads may share one classifier.
-The integrity of the files is left to the bundle.
+calibration of the manifest. Threads may share one classifier. The integrity of the files is left to
+the bundle.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
-from tokenizers import Tokenizer
 
-from export.answers import Floats, answers, probabilities
-from export.bundle import TOKENIZER, BundleError, Head, read_bundle
+from export.answers import Answers, columns
+from export.bundle import TOKENIZER, Head, read_bundle
+from export.probabilities import Floats, probabilities
+from export.session import Session
+from export.token_ids import TokenIds
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_WINDOW = 64  # batches tokenised and sorted at a time: a million texts need no more memory
+_WINDOW = 32  # batches tokenised and sorted at a time: a million texts need no more memory
 
 
 class Classifier:
@@ -36,7 +36,7 @@ class Classifier:
         heads: the names of the heads, in the order of the manifest.
         manifest: what the bundle says of itself.
         variant: the ONNX file that answers, such as int8.
-        threads: how many onnxruntime uses within one call.
+        threads: how many batches are computed at once within one call.
     """
 
     def __init__(self, folder: str | Path, variant: str | None, threads: int | None) -> None:
@@ -49,11 +49,10 @@ class Classifier:
         _check_count("threads", self.threads)
         self._heads = {head.name: head for head in self.manifest.heads}
         self.heads = tuple(self._heads)
-        self._tokenizer = _open_tokenizer(Path(folder, TOKENIZER), self.manifest.max_length)
+        self._answers, self._columns = Answers(self.manifest.heads), columns(self.manifest.heads)
+        self._token_ids = TokenIds(Path(folder, TOKENIZER), self.manifest.max_length)
         path = Path(folder, self.manifest.variants[self.variant])
-        self._session = _open_session(path, self.threads)
-        self._inputs: list[str] = [node.name for node in self._session.get_inputs()]
-        self._check_session(path)
+        self._session = Session(path, self.manifest, self._token_ids.last, self.threads)
 
     @classmethod
     def load(
@@ -92,11 +91,13 @@ class Classifier:
         checked, chosen = _check_texts(texts), self._choose(heads)
         if top_k is not None:
             _check_count("top_k", top_k)
-        names = [head.name for head in chosen]
+        answers, where = self._answers, None
+        if heads is not None:
+            answers = Answers(chosen)
+            where = np.r_[tuple(self._columns[head.name] for head in chosen)]
         results: list[dict[str, Any]] = []
-        for logits in self._windows(checked, chosen, batch_size):
-            columns = [answers(*pair, top_k, scores) for pair in zip(chosen, logits, strict=True)]
-            results += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        for logits in self._windows(checked, batch_size):
+            results += answers(logits if where is None else logits[:, where], top_k, scores)
         return results[0] if isinstance(texts, str) else results
 
     def logits(
@@ -104,10 +105,10 @@ class Classifier:
     ) -> dict[str, npt.NDArray[np.float32]]:
         """The raw logits of each head, float32 [texts, labels]. Raises: ValueError, as a call."""
         chosen = self._choose(heads)
-        windows = list(self._windows(_check_texts(texts), chosen, batch_size))
-        empty = [np.empty((0, len(head.labels)), np.float32) for head in chosen]
-        columns = zip(chosen, zip(empty, *windows, strict=True), strict=True)
-        return {head.name: np.concatenate(parts, dtype=np.float32) for head, parts in columns}
+        width = sum(len(head.labels) for head in self.manifest.heads)
+        windows = self._windows(_check_texts(texts), batch_size)
+        whole = np.concatenate([np.empty((0, width), np.float32), *windows], dtype=np.float32)
+        return {head.name: whole[:, self._columns[head.name]] for head in chosen}
 
     def probabilities(self, logits: Floats, head: str) -> npt.NDArray[np.float64]:
         """The calibrated probabilities [texts, labels] of a head. Raises: ValueError, its name."""
@@ -119,7 +120,7 @@ class Classifier:
 
     def tokens(self, texts: str | Sequence[str]) -> list[int]:
         """The number of tokens of each text, special ones included, as the network sees it."""
-        return [len(found) for found in self._tokenizer.encode_batch_fast(_check_texts(texts))]
+        return [len(ids) for ids in self._token_ids(_check_texts(texts))]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         heads = self.__dict__.get("heads", ())  # absent while copy or pickle probe a bare instance
@@ -154,84 +155,14 @@ class Classifier:
             raise ValueError("heads: must name at least one head, got none (None asks all)")
         return chosen
 
-    def _windows(
-        self, texts: list[str], heads: Sequence[Head], batch_size: int
-    ) -> Iterator[list[Floats]]:
-        """The logits of the heads, window by window, each [texts, labels] in order of texts."""
+    def _windows(self, texts: list[str], batch_size: int) -> Iterator[Floats]:
+        """The logits of all heads, window by window, each [texts, labels] in order of texts."""
         _check_count("batch_size", batch_size)
-        outputs = [head.output for head in heads]
-        for start in range(0, len(texts), batch_size * _WINDOW):
-            found = self._tokenizer.encode_batch_fast(texts[start : start + batch_size * _WINDOW])
-            ids = [encoding.ids for encoding in found]
-            if len(ids) <= batch_size:  # nothing to sort: the short way of a single text
-                yield self._run(ids, outputs)
-                continue
-            order = np.argsort([len(row) for row in ids], kind="stable")
-            logits: list[Floats] = [np.empty((len(ids), len(head.labels)), np.float32) for head in heads]
-            for first in range(0, len(ids), batch_size):
-                rows = order[first : first + batch_size]
-                parts = self._run([ids[row] for row in rows], outputs)
-                for whole, part in zip(logits, parts, strict=True):
-                    whole[rows] = part
-            yield logits
-
-    def _run(self, ids: Sequence[Sequence[int]], outputs: list[str]) -> list[Floats]:
-        """The outputs for one batch of token ids, padded to its longest text."""
-        width = max(1, *map(len, ids))  # a text may have no tokens at all, a tensor needs one
-        tokens = np.full((len(ids), width), self.manifest.pad_token_id, np.int64)
-        mask = np.zeros_like(tokens)
-        for row, text in enumerate(ids):
-            tokens[row, : len(text)] = text
-            mask[row, : len(text)] = 1
-        feed = dict(zip(_INPUTS, (tokens, mask, np.zeros_like(tokens)), strict=True))
-        return list(self._session.run(outputs, {key: feed[key] for key in self._inputs}))
-
-    def _check_session(self, path: Path) -> None:
-        """Raises BundleError unless the graph takes any token and position and has each head."""
-        heads, again = self.manifest.heads, "(export it again)"
-        found = {node.name for node in self._session.get_outputs()}
-        missing = {head.output for head in heads} - found
-        if missing:
-            raise BundleError(f"{path}: no output {sorted(missing)}, got {sorted(found)} {again}")
-        if not {"input_ids"} <= set(self._inputs) <= set(_INPUTS):
-            raise BundleError(f"{path}: inputs must be of {_INPUTS}, got {self._inputs} {again}")
-        last = self._tokenizer.get_vocab_size() - 1
-        longest = [*[self.manifest.pad_token_id] * (self.manifest.max_length - 1), last]
-        try:
-            logits = self._run([longest], [head.output for head in heads])
-        except Exception as error:  # onnxruntime's own exceptions share no base
-            problem = f"refuses {len(longest)} tokens, ids <= {last}: {error}"
-            raise BundleError(f"{path}: {problem} {again}") from error
-        shapes = {head.name: part.shape for head, part in zip(heads, logits, strict=True)}
-        expected = {head.name: (1, len(head.labels)) for head in heads}
-        if shapes != expected:
-            raise BundleError(f"{path}: logits must be {expected}, got {shapes} {again}")
-
-
-def _open_tokenizer(path: Path, max_length: int) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(f"{path}: not a tokenizer: {error} (build the bundle again)") from error
-    special = tokenizer.num_special_tokens_to_add(False)
-    if max_length <= special:  # tokenizers would then not truncate at all
-        problem = f"adds {special} special tokens, so max_length {max_length} leaves no room"
-        raise BundleError(f"{path}: {problem} (export with a larger export.max_length)")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    return tokenizer
-
-
-def _open_session(path: Path, threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no base
-        raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+        if 0 < len(texts) <= batch_size:  # the short way of a single text
+            return iter([self._session.run(self._token_ids(texts))])
+        size = batch_size * _WINDOW
+        parts = (texts[start : start + size] for start in range(0, len(texts), size))
+        return self._session.windows(map(self._token_ids, parts), batch_size)
 
 
 def _check_texts(texts: object) -> list[str]:

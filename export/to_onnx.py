@@ -1,6 +1,7 @@
-"""A classifier as ONNX, through optimum-onnx: dynamic batch and length, one output a head.
+"""A classifier as ONNX: dynamic batch and length, one output a head.
 
-The only module that touches optimum; optimum-onnx 0.1.0 needs transformers < 4.58.
+BERT is laid out by `bert_graph`, every other encoder traced through optimum-onnx. The only module that
+touches optimum; optimum-onnx 0.1.0 needs transformers < 4.58.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import onnx
 from torch import Tensor, nn
 
-INPUTS = ("input_ids", "attention_mask")
+from export.bert_graph import OPSET, bert_graph, is_plain_bert
+from export.session import INPUTS
 
 
 class _Outputs(nn.Module):
@@ -31,7 +33,9 @@ class _Outputs(nn.Module):
         return dict(zip(self.names, parts.values(), strict=True))
 
 
-def to_onnx(network: Any, outputs: Sequence[str], path: Path, *, opset: int = 17) -> None:
+def to_onnx(
+    network: Any, outputs: Sequence[str], path: Path, *, positions: int = 512, opset: int = OPSET
+) -> None:
     """Write a network as one ONNX file of float32 weights.
 
     Args:
@@ -39,8 +43,16 @@ def to_onnx(network: Any, outputs: Sequence[str], path: Path, *, opset: int = 17
             `split(logits) -> {head: logits}`; in eval mode, on the CPU.
         outputs: A name for each head, in order.
         path: The file to write.
+        positions: Tokens that a text has at most; the graph may refuse more.
         opset: Of ONNX.
     """
+    if opset >= OPSET and is_plain_bert(network):
+        onnx.save(bert_graph(network, outputs, positions, opset), path)
+    else:
+        _traced(network, outputs, path, opset)
+
+
+def _traced(network: Any, outputs: Sequence[str], path: Path, opset: int) -> None:
     from optimum.exporters.onnx import export
     from optimum.exporters.onnx.config import TextEncoderOnnxConfig
     from optimum.utils import NormalizedTextConfig
@@ -54,7 +66,7 @@ def to_onnx(network: Any, outputs: Sequence[str], path: Path, *, opset: int = 17
 
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            return OrderedDict((n, {0: "batch_size", 1: "sequence_length"}) for n in INPUTS)
+            return OrderedDict((n, {0: "batch_size", 1: "sequence_length"}) for n in INPUTS[:2])
 
         @property
         def outputs(self) -> dict[str, dict[int, str]]:

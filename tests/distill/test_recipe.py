@@ -74,7 +74,13 @@ def test_defaults_are_the_published_configuration() -> None:
     }
     assert recipe.match.weights == {} and recipe.match.layers is None
     assert (recipe.export.quantize, recipe.export.max_length) == ("int8", 128)
-    assert recipe.gates.model_dump() == {"parity": 1e-3, "int8_drop": 0.005}
+    assert recipe.gates.model_dump() == {
+        "parity": 1e-3,
+        "int8_drop": 0.005,
+        "int8_changed": 0.03,
+        "int8_log_loss": 0.02,
+        "allow": (),
+    }
     assert recipe.data.validation == recipe.data.test and recipe.data.test.fraction == 0.1  # type: ignore[union-attr]
     assert (recipe.seed, recipe.precision, recipe.device) == (0, "auto", "auto")
     assert recipe.heads["intent"].kind == "single_label" and recipe.heads["intent"].weight == 1

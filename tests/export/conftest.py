@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +140,32 @@ def texts() -> list[str]:
     draw = np.random.default_rng(1)
     drawn = [" ".join(draw.choice(WORDS[:-1], size)) for size in draw.integers(1, 9, 60)]
     return [*drawn, "", "parcels " * 40, "ünbekannt 包裹 \x00 😀", "Thanks"]
+
+
+@pytest.fixture(scope="session")
+def exportable(
+    tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, contents: dict[str, bytes], graph: Graph
+) -> Path:
+    """A bundle that other readers can take: int8, and a tokenizer and settings as a BERT's of 8 by 1."""
+    from export.quantize import quantize_int8
+
+    folder = tmp_path_factory.mktemp("exportable")
+    (folder / "fp32.onnx").write_bytes(graph())
+    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx")
+    config = {"model_type": "bert", "architectures": None, "hidden_size": WIDTH, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 1, "max_position_embeddings": 64, "id2label": {"0": "LABEL_0"}}
+    tokenizer = {"tokenizer_class": "BertTokenizer", "model_max_length": MAX_LENGTH}
+    for mark in ("pad", "unk", "cls", "sep"):
+        tokenizer[f"{mark}_token"] = f"[{mark.upper()}]"
+    words = Tokenizer.from_str(contents[TOKENIZER].decode())
+    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words.add_special_tokens(SPECIAL)
+    files = {
+        TOKENIZER: words.to_str().encode(),
+        "config.json": json.dumps(config).encode(),
+        "tokenizer_config.json": json.dumps(tokenizer).encode(),
+        FP32: folder / "fp32.onnx",
+        INT8: folder / "int8.onnx",
+    }
+    write_bundle(folder / "bundle", replace(manifest, default_variant="int8"), files)
+    return folder / "bundle"

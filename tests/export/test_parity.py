@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.parity import GateError, check_drop, check_parity
+from export.parity import GateError, Toll, check_int8, check_parity
 
 
 def logits(texts: int = 8) -> dict[str, Any]:
@@ -106,42 +106,59 @@ def test_other_heads(names: list[str]) -> None:
     assert refusal(logits(), found, 1e9, "int8").startswith(f"parity: heads of int8 are {names}, expected")
 
 
-def test_drop_within_the_gate() -> None:
-    before = {"intent": 0.95, "flags": 0.80}
-    check_drop(before, {"intent": 0.949, "flags": 0.85}, 0.005, ["accuracy", "micro_f1"])
-    check_drop(before, before, 0.0, ["accuracy", "micro_f1"])
+LIMITS = {"drop": 0.005, "changed": 0.03, "log_loss": 0.02}
 
 
-def test_drop_over_the_gate() -> None:
+def toll(
+    before: float = 0.95,
+    after: float = 0.95,
+    changed: float = 0.0,
+    log_loss: float = 0.0,
+    metric: str = "accuracy",
+) -> Toll:
+    return Toll(metric, before, after, changed, log_loss)
+
+
+def test_within_the_gates() -> None:
+    tolls = {"intent": toll(after=0.949), "flags": toll(0.80, 0.85, 0.03, 0.02, "micro_f1")}
+    assert check_int8(tolls, **LIMITS) == {}
+    assert check_int8({"intent": toll()}, drop=0.0, changed=0.0, log_loss=0.0) == {}
+
+
+def test_every_gate_a_head_fails_is_a_line() -> None:
+    tolls = {"intent": toll(), "flags": toll(0.8, 0.7912, 0.051, 0.0212, "micro_f1")}
     with pytest.raises(GateError) as caught:
-        check_drop(
-            {"intent": 0.95, "flags": 0.8},
-            {"intent": 0.95, "flags": 0.7912},
-            0.005,
-            ["accuracy", "micro_f1"],
-        )
-    assert str(caught.value) == (
-        "int8: head 'flags' falls from micro_f1 0.8000 to 0.7912, more than 0.005 "
-        "(gates.int8_drop allows more; export.quantize: none keeps fp32)"
-    )
+        check_int8(tolls, **LIMITS)
+    assert str(caught.value).splitlines() == [
+        "int8: head 'flags' falls from micro_f1 0.8000 to 0.7912, more than 0.005 (gates.int8_drop)",
+        "int8: head 'flags' decides otherwise in 0.0510 of the cases, more than 0.03 (gates.int8_changed)",
+        "int8: head 'flags' is surer than right: its log loss rises by 0.0212, more than 0.02 "
+        "(gates.int8_log_loss) (--allow HEAD ships it all the same; export.quantize: none keeps fp32)",
+    ]
 
 
-def test_heads_are_matched_by_name() -> None:
-    after = {"flags": 0.80, "intent": 0.95}
-    check_drop({"intent": 0.95, "flags": 0.80}, after, 0.0, ["accuracy", "micro_f1"])
+def test_only_a_head_that_is_named_may_fail() -> None:
+    tolls = {"intent": toll(after=0.9), "flags": toll(changed=0.2)}
+    with pytest.raises(GateError, match="head 'flags' decides otherwise") as caught:
+        check_int8(tolls, **LIMITS, allow=["intent"])
+    assert "intent" not in str(caught.value)
+    found = check_int8(tolls, **LIMITS, allow=["intent", "flags"])
+    assert {head: len(faults) for head, faults in found.items()} == {"intent": 1, "flags": 1}
+    assert "0.9500 to 0.9000" in found["intent"][0]
 
 
 @pytest.mark.parametrize("largest", [0.001, 0.005, 0.01, 0.02])
 def test_a_drop_equal_to_the_gate_passes(largest: float) -> None:
     """Whatever the figures: 0.05 - 0.005 is more than 0.045 in floating point."""
+    limits = {**LIMITS, "drop": largest}
     for thousandths in range(20, 1001):
         was = thousandths / 1000
-        check_drop({"intent": was}, {"intent": round(was - largest, 3)}, largest, ["accuracy"])
+        check_int8({"intent": toll(was, round(was - largest, 3))}, **limits)
         with pytest.raises(GateError):
-            check_drop({"intent": was}, {"intent": was - largest - 1e-6}, largest, ["accuracy"])
+            check_int8({"intent": toll(was, was - largest - 1e-6)}, **limits)
 
 
-@pytest.mark.parametrize("was, now", [(0.9, np.nan), (np.nan, 0.9), (np.nan, np.nan)])
-def test_a_figure_that_is_no_number_is_refused(was: float, now: float) -> None:
-    with pytest.raises(GateError, match="head 'intent' falls from accuracy"):
-        check_drop({"intent": was}, {"intent": now}, 0.5, ["accuracy"])
+@pytest.mark.parametrize("name", ["before", "after", "changed", "log_loss"])
+def test_a_figure_that_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(GateError, match="head 'intent'"):
+        check_int8({"intent": toll(**{name: np.nan})}, drop=0.5, changed=0.5, log_loss=0.5)

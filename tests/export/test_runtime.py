@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import pytest
 from tokenizers import Tokenizer
 
 import export
-from export.answers import probabilities, sigmoid, softmax
+from export.answers import Answers
 from export.bench import bench
 from export.bundle import FP32, TOKENIZER, BundleError, Manifest, write_bundle
+from export.probabilities import probabilities, sigmoid, softmax
 from export.runtime import Classifier
 
 ROOT = Path(export.__file__).parents[1]
@@ -98,10 +100,8 @@ def test_answers_are_the_calibrated_probabilities(
 
 def test_a_head_without_thresholds_takes_a_half(manifest: Manifest):
     head = replace(manifest.heads[1], thresholds=None, temperature=1.0)
-    from export.answers import answers
-
-    found = answers(head, np.array([[0.0, -1e-6], [-1.0, 2.0]], np.float32), None, False)
-    assert [[x["label"] for x in row] for row in found] == [["urgent"], ["späte"]]
+    found = Answers([head])(np.array([[0.0, -1e-6], [-1.0, 2.0]], np.float32), None, False)
+    assert [[x["label"] for x in row["flags"]] for row in found] == [["urgent"], ["späte"]]
 
 
 def test_softmax_and_sigmoid_do_not_overflow(manifest: Manifest):
@@ -113,22 +113,15 @@ def test_softmax_and_sigmoid_do_not_overflow(manifest: Manifest):
     assert probabilities(logits, cold).max() > probabilities(logits, manifest.heads[0]).max()
 
 
-def test_only_the_heads_asked_for(classifier: Classifier, monkeypatch: pytest.MonkeyPatch):
+def test_only_the_heads_asked_for(classifier: Classifier):
     both = classifier("cancel the order")
-    assert classifier("cancel the order", heads=["flags"]) == {"flags": both["flags"]}
-    assert list(classifier("cancel", heads=["flags", "intent"])) == ["flags", "intent"]
-    assert list(classifier("cancel", heads=("intent", "intent"))) == ["intent"]
-    asked = []
-
-    class Session:
-        def run(self, outputs: list[str], feed: dict) -> list[np.ndarray]:
-            asked.append(outputs)
-            return classifier.__dict__["session"].run(outputs, feed)
-
-    monkeypatch.setitem(classifier.__dict__, "session", classifier._session)
-    monkeypatch.setattr(classifier, "_session", Session())
+    for asked in (["flags"], ["intent"], ["flags", "intent"], ("intent", "intent")):
+        found = classifier("cancel the order", heads=asked)
+        assert list(found) == list(dict.fromkeys(asked))
+        assert found == {head: both[head] for head in found}
+        every = classifier("cancel the order", heads=asked, scores=True)
+        assert every == {head: classifier("cancel the order", scores=True)[head] for head in found}
     assert list(classifier.logits("cancel", ["flags"])) == ["flags"]
-    assert asked == [["logits_flags"]]
 
 
 def test_top_k_and_scores(classifier: Classifier):
@@ -236,6 +229,35 @@ def test_threads_share_a_classifier(classifier: Classifier, texts: list[str]):
         assert same(list(singles), expected)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(bundle: Path, classifier: Classifier, texts: list[str], threads: int):
+    other = Classifier.load(bundle, threads=threads)
+    assert same(other(texts * 40, batch_size=3, scores=True), classifier(texts * 40, scores=True))
+
+
+def test_heads_of_very_different_sizes(manifest: Manifest):
+    draw = np.random.default_rng(0)
+    kinds = [
+        ("single_label", 2),
+        ("multi_label", 3),
+        ("single_label", 700),
+        ("single_label", 3),
+        ("single_label", 1),
+    ]
+    heads = [
+        replace(manifest.heads[0], name=f"h{i}", kind=kind, labels=tuple(f"l{j}" for j in range(count)))
+        for i, (kind, count) in enumerate(kinds)
+    ]
+    logits = draw.normal(0, 3, (5, 709)).astype(np.float32)
+    found, every = Answers(heads)(logits, None, False), Answers(heads)(logits, None, True)
+    assert [list(row) for row in found] == [["h0", "h1", "h2", "h3", "h4"]] * 5
+    for row, ranked in zip(found, every, strict=True):
+        for name in ("h0", "h2", "h3", "h4"):
+            assert row[name]["label"] == ranked[name][0]["label"]
+            assert row[name]["score"] == pytest.approx(ranked[name][0]["score"])
+        assert row["h1"] == [one for one in ranked["h1"] if one["score"] >= 0.5]
+
+
 def test_a_text_may_have_no_tokens(tmp_path: Path, manifest: Manifest, contents: dict[str, bytes]):
     data = json.loads(contents[TOKENIZER])
     data["post_processor"] = None
@@ -297,6 +319,29 @@ def test_it_serves_without_the_workshop(bundle: Path, classifier: Classifier):
         "print(json.dumps(classifier(['where is my parcel', 'thanks'])))\n"
     )
     assert same(json.loads(run(code, str(bundle))), classifier(["where is my parcel", "thanks"]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_has_threads_of_its_own(bundle: Path):
+    """In a process of its own: what else tests have loaded may not survive a fork."""
+    code = (
+        "import os, select, signal, sys\n"
+        "os.environ['TOKENIZERS_PARALLELISM'] = 'true'\n"
+        "from export import Classifier\n"
+        "texts = ['where is my parcel', 'thanks', 'cancel the order now'] * 10\n"
+        "classifier = Classifier.load(sys.argv[1], threads=2)\n"
+        "expected = classifier(texts, batch_size=4, scores=True)\n"
+        "reader, writer = os.pipe()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    same = classifier(texts, batch_size=4, scores=True) == expected\n"
+        "    os.write(writer, b'same' if same else b'other')\n"
+        "    os._exit(0)\n"
+        "found = select.select([reader], [], [], 60)[0]\n"
+        "os.kill(child, signal.SIGKILL)\n"
+        "print(os.read(reader, 9).decode() if found else 'hangs')\n"
+    )
+    assert run(code, str(bundle)) == "same\n"
 
 
 def test_importing_it_is_light():

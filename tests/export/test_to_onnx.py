@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from distill.heads import Head
 from distill.network import Network
 from export.parity import check_parity
+from export.session import ALL_LOGITS
 from export.to_onnx import to_onnx
 from students.sizes import Shape, build_encoder
 
@@ -59,7 +60,7 @@ class Exported:
     session: Any
 
     def logits(self, ids: Any, mask: Any) -> dict[str, Any]:
-        names = [output.name for output in self.session.get_outputs()]
+        names = [output.name for output in self.session.get_outputs() if output.name != ALL_LOGITS]
         found = self.session.run(names, {"input_ids": ids, "attention_mask": mask})
         return dict(zip(names, found, strict=True))
 
@@ -132,8 +133,9 @@ def test_inputs_and_outputs(exported: Exported) -> None:
         assert all(isinstance(size, str) for size in taken.shape)  # both dynamic
     assert len({tuple(taken.shape) for taken in exported.session.get_inputs()}) == 1
     outputs = exported.session.get_outputs()
-    assert [o.name for o in outputs] == OUTPUTS
-    assert [o.shape[1] for o in outputs] == [len(head.labels) for head in HEADS]
+    bert = exported.network.config.model_type == "bert"
+    assert [o.name for o in outputs] == [*OUTPUTS, ALL_LOGITS][: len(OUTPUTS) + bert]
+    assert [o.shape[1] for o in outputs] == [*(len(head.labels) for head in HEADS), WIDTH][: len(outputs)]
     assert all(isinstance(o.shape[0], str) for o in outputs)
 
 
@@ -181,7 +183,10 @@ def test_weights_are_stored_once(exported: Exported) -> None:
         if node.op_type == "Constant"
         for attribute in node.attribute
     )
-    assert stored + constants >= exported.network.parameters_count
+    whole = exported.network.parameters_count
+    if exported.network.config.model_type == "bert":  # its token types lie in its positions
+        whole -= exported.network.encoder.embeddings.token_type_embeddings.weight.numel()
+    assert stored + constants >= whole
     # constants are sizes, axes, scales: a few dozen numbers
     assert stored <= exported.network.parameters_count
     assert constants < 300
@@ -217,6 +222,42 @@ def test_outputs_named_like_the_numbers_of_the_exporter(tmp_path: Path) -> None:
         expected_of(exported.network, ids, np.ones_like(ids)).values(), found.values(), strict=True
     ):
         np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_all_heads_side_by_side(pooling: str, tmp_path: Path) -> None:
+    exported = exported_of(network_of("bert", pooling=pooling), OUTPUTS, tmp_path / "model.onnx")
+    for ids, mask in batches():
+        (whole,) = exported.session.run([ALL_LOGITS], {"input_ids": ids, "attention_mask": mask})
+        parts = exported.logits(ids, mask).values()
+        np.testing.assert_array_equal(whole, np.concatenate([*parts], axis=1))
+
+
+def test_bert_needs_no_node_for_shapes(tmp_path: Path) -> None:
+    """And a BERT with another activation, which the hand-laid graph does not know, is traced."""
+    plain, other = network_of("bert"), network_of("bert")
+    other.encoder.encoder.layer[0].intermediate.intermediate_act_fn = torch.nn.ReLU()
+    other.encoder.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.ReLU()
+    other.config.hidden_act = "relu"
+    laid, traced = (
+        exported_of(network, OUTPUTS, tmp_path / f"{name}.onnx")
+        for network, name in ((plain, "a"), (other, "b"))
+    )
+    kinds = [[node.op_type for node in found.model.graph.node] for found in (laid, traced)]
+    assert kinds[0].count("Shape") == 1 and not {"Concat", "Expand", "Where"} & set(kinds[0])
+    assert kinds[1].count("Relu") == 2
+    for found in (laid, traced):
+        assert_same(found)
+
+
+def test_positions_beyond_the_longest_text_are_left_out(tmp_path: Path) -> None:
+    exported = exported_of(network_of("bert"), OUTPUTS, tmp_path / "model.onnx", positions=24)
+    assert weights_of(exported.model)["positions"].shape == (24, 16)
+    ids = np.full((1, 24), 7, np.int64)
+    found = exported.logits(ids, np.ones_like(ids))["logits_topic"]
+    np.testing.assert_allclose(
+        found, expected_of(exported.network, ids, np.ones_like(ids))["topic"], atol=1e-4
+    )
 
 
 def test_many_heads_in_their_order(tmp_path: Path) -> None:

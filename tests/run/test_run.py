@@ -61,7 +61,7 @@ def test_bundle_holds_what_readers_expect(finished):
     names = {str(p.relative_to(bundle)) for p in bundle.rglob("*") if p.is_file()}
     assert names == {
         *("manifest.json", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"),
-        *("onnx/model.onnx", "onnx/model_quantized.onnx"),
+        *("onnx/model.onnx", "onnx/model_quantized.onnx", "replay.npz"),
     }
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert {"recipe_sha256", "quality", "parity", "versions"} <= set(manifest)
