@@ -1,0 +1,183 @@
+"""How a server begins, changes bundles and ends; and what stops it from beginning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+from concurrent.futures import Future
+from dataclasses import replace
+
+import pytest
+
+from distill.cli import main
+from export.bundle import FP32, MANIFEST, write_bundle
+from export.runtime import Classifier
+
+HOUR = 3_600_000
+
+
+def test_a_stop_answers_what_was_accepted_and_refuses_the_rest(serve, bundle):
+    server = serve(bundle, "--max-wait-ms", HOUR, "--drain-s", 1)
+    accepted = [server.later(text=text) for text in ("where", "is", "my")]
+    server.waits(3)
+    server.process.terminate()
+    server.until(lambda: server.ask("/v2/health/ready").status == 503)
+    assert server.ask("/v2/models/tiny/ready").status == 503
+    assert server.ask("/v2/health/live").status == 200
+    refused = server.predict(text="new")
+    assert refused.status == 503 and refused.headers["retry-after"] == "1"
+    assert "stopping" in refused.json()["error"] and refused.headers["connection"] == "close"
+    assert [one.result().status for one in accepted] == [200, 200, 200]
+    assert server.process.wait(60) == 0
+    told = json.loads(server.process.stdout.read())
+    assert told["served"] == ["tiny"] and told["requests"] >= 5
+    assert server.lines[-1]["event"] == "stopped"
+
+
+def test_a_second_signal_ends_at_once(serve, bundle):
+    server = serve(bundle, "--drain-s", 3_000)
+    server.process.send_signal(signal.SIGINT)
+    server.until(lambda: server.ask("/v2/health/ready").status == 503)
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def changing(serve, copied):
+    """A server that looks at its bundle often, and the folder."""
+    return serve(copied, "--watch-s", 0.02, "--drain-s", 0), copied
+
+
+def new_bundle(folder, manifest, contents, **changes):
+    """Writes another bundle at `folder`, as `distill run` does; the version that the server will tell."""
+    written = write_bundle(folder, replace(manifest, **changes), contents)
+    return written.to_json()["digest"][:12]
+
+
+def versions(server):
+    return server.ask("/v2/models/tiny").json()["versions"]
+
+
+def test_a_new_bundle_takes_over_and_no_request_is_lost(changing, manifest, contents):
+    server, folder = changing
+    asked: list[Future] = []
+    wanted = {}
+    for turn in range(3):
+        heads = (replace(manifest.heads[0], labels=(f"a{turn}", "b", "c")), manifest.heads[1])
+        version = new_bundle(folder, manifest, contents, heads=heads)
+        while versions(server) != [version]:
+            assert server.process.poll() is None
+            asked += [server.later(text="thanks") for _ in range(8)]
+            assert asked[-1].result().status == 200
+        wanted = Classifier.load(folder)("thanks")
+    assert {one.result().status for one in asked} == {200}
+    assert server.predict(text="thanks").json() == wanted
+    assert server.figure('tinyheads_reloads_total{model="tiny",outcome="done"}') == 3
+    assert server.figure("tinyheads_bundle_info") == 1
+    assert server.stop() == 0
+
+
+def test_a_request_of_the_old_bundle_is_answered_by_it(serve, copied, manifest, contents, classifier):
+    server = serve(copied, "--watch-s", 0.02, "--max-batch", 2, "--max-wait-ms", HOUR, "--drain-s", 0)
+    waiting = server.later(text="thanks")
+    server.waits(1)
+    new_bundle(copied, manifest, contents, heads=(manifest.heads[1],))
+    assert waiting.result().json() == classifier("thanks")  # its queue is closed, so it waits no longer
+    assert server.predict(texts=["a", "b"]).json()[0].keys() == {"flags"}
+    assert server.predict(texts=["a", "b"], heads=["intent"]).status == 422
+
+
+def test_a_broken_new_bundle_is_logged_and_the_old_one_goes_on(changing, manifest, contents, classifier):
+    server, folder = changing
+
+    def goes_on(version):
+        assert versions(server) == [version]
+        assert server.predict(text="thanks").json() == classifier("thanks")
+
+    (before,) = versions(server)
+    (folder / FP32).write_bytes(b"no model")
+    assert "changed" in server.line("reload refused")["error"]
+    goes_on(before)
+    mended = new_bundle(folder, replace(manifest, max_length=9), contents)
+    server.until(lambda: versions(server) == [mended])
+    new_bundle(folder, manifest, contents, name="other")
+    server.line(
+        "reload refused", error=f"{folder}: is now named 'other', was 'tiny' (start anew to serve it)"
+    )
+    goes_on(mended)
+    assert server.figure('tinyheads_reloads_total{model="tiny",outcome="refused"}') >= 2
+    shutil.rmtree(folder)
+    goes_on(mended)
+    back = new_bundle(folder, manifest, contents)
+    server.until(lambda: versions(server) == [back])
+    assert server.stop() == 0
+
+
+def test_several_bundles_each_by_its_name(serve, bundle, tmp_path, manifest, contents, classifier):
+    write_bundle(tmp_path / "b", replace(manifest, name="sp\u00e4te/b", heads=manifest.heads[:1]), contents)
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    server = serve(bundle, tmp_path / "link", "--drain-s", 0, "--watch-s", 0.02)
+    assert server.predict(text="thanks").status == 422
+    assert server.predict(text="thanks", model="tiny").json() == classifier("thanks")
+    alone = {"intent": classifier("thanks")["intent"]}
+    assert server.predict(text="thanks", model="sp\u00e4te/b").json() == alone
+    inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["thanks"]}]
+    reply = server.ask("/v2/models/sp%C3%A4te%2Fb/infer", {"inputs": inputs})
+    assert reply.json()["outputs"][0]["data"] == [alone["intent"]["label"]]
+    assert server.figure("tinyheads_texts_total{") == 3
+    write_bundle(tmp_path / "c", replace(manifest, name="sp\u00e4te/b"), contents)
+    (tmp_path / "new").symlink_to(tmp_path / "c")
+    (tmp_path / "new").replace(tmp_path / "link")  # a link that is turned is a new bundle too
+    server.line("reloaded", model="sp\u00e4te/b")
+    assert server.predict(text="thanks", model="sp\u00e4te/b").json() == classifier("thanks")
+    assert server.stop() == 0
+
+
+def refused(capsys, *arguments):
+    assert main(["serve", *map(str, arguments)]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    return told.err
+
+
+def test_what_cannot_be_served_is_told_in_a_line(capsys, bundle, copied, tmp_path, manifest, contents):
+    assert "both bundles are named 'tiny'" in refused(capsys, bundle, copied, "--port", 0)
+    assert "no such folder" in refused(capsys, tmp_path / "none", "--port", 0)
+    assert "unknown variant 'int4'" in refused(capsys, bundle, "--port", 0, "--variant", "int4")
+    assert "--queue: must be >= 1, got 0" in refused(capsys, bundle, "--queue", 0)
+    assert "--timeout-s: must be above 0" in refused(capsys, bundle, "--timeout-s", "nan")
+    assert "--port: must be from 0 to 65535" in refused(capsys, bundle, "--port", 65536)
+    assert "cannot be listened at" in refused(capsys, bundle, "--host", "nowhere.invalid")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = refused(capsys, bundle, "--port", taken.getsockname()[1])
+        assert "cannot be listened at: Address already in use" in line
+    heads = (manifest.heads[0], replace(manifest.heads[1], name="intent.score"))
+    write_bundle(tmp_path / "clash", replace(manifest, heads=heads), contents)
+    assert "two outputs of one name" in refused(capsys, tmp_path / "clash", "--port", 0)
+    (copied / MANIFEST).write_text("{}")
+    assert MANIFEST in refused(capsys, copied, "--port", 0)
+
+
+STOPPED = """
+import os, signal, threading, time
+from distill.cli import main
+
+def stop():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=stop, daemon=True).start()
+raise SystemExit(main(["serve", BUNDLE, "--port", "0", "--drain-s", "0"]))
+"""
+
+
+def test_the_server_runs_where_only_its_extra_is_installed(run_blocked, bundle):
+    code = f"BUNDLE = {str(bundle)!r}\n{STOPPED}"
+    done = run_blocked(code)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"served": ["tiny"], "requests": 0}
+    done = run_blocked("sys.modules['uvicorn'] = None\n" + code)
+    assert done.returncode == 2
+    assert "uvicorn is not installed (pip install 'tinyheads[serve]')" in done.stderr

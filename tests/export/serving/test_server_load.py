@@ -1,0 +1,136 @@
+"""What happens when there is more to do than can be done, and who is told what of it."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HOUR = 3_600_000  # milliseconds: longer than any test, so a batch goes when it is full or never
+
+
+@pytest.fixture(scope="module")
+def patient(serve, bundle):
+    """A server that computes three texts at once or none, and in which at most four may wait."""
+    options = ["--max-batch", 3, "--max-wait-ms", HOUR, "--queue", 4, "--max-body", 2_000]
+    return serve(bundle, *options, "--max-text", 100, "--log-texts")
+
+
+def test_texts_of_several_requests_share_one_call(patient, classifier, closely):
+    texts = ["where is my parcel", "thanks", "cancel the order"]
+    calls = patient.figure("tinyheads_batch_texts_count")
+    asked = [patient.later(text=text) for text in texts]
+    assert closely([one.result().json() for one in asked], classifier(texts))
+    assert patient.figure("tinyheads_batch_texts_count") == calls + 1
+
+
+def test_models_texts_and_lines_are_counted(patient):
+    texts, codes = (
+        patient.figure("tinyheads_texts_total{"),
+        'tinyheads_requests_total{code="200",route="/predict"}',
+    )
+    requests, seconds = patient.figure(codes), 'tinyheads_request_seconds_count{route="/predict"}'
+    observed = patient.figure(seconds)
+    assert patient.predict(texts=["now", "now", "please"]).status == 200
+    assert patient.figure("tinyheads_texts_total{") == texts + 3
+    assert patient.figure(codes) == requests + 1 and patient.figure(seconds) == observed + 1
+    assert patient.figure('tinyheads_bundle_info{model="tiny",variant="fp32"') == 1
+    assert patient.figure("process_resident_memory_bytes") > 0
+    assert patient.line("request", asked=["now", "now", "please"])["texts"] == 3  # --log-texts
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(patient):
+    waiting = patient.later(texts=["where", "is"])
+    patient.waits(2)
+    refused = patient.predict(texts=["my", "parcel", "now"])
+    assert refused.status == 503 and refused.headers["retry-after"] == "1"
+    assert "too many texts are waiting" in refused.json()["error"]
+    assert patient.predict(text="thanks").status == 200  # the third: the batch is full
+    assert waiting.result().status == 200
+    assert patient.figure('tinyheads_refusals_total{reason="queue"}') >= 1
+
+
+def test_a_bad_request_does_not_hold_or_harm_those_beside_it(patient):
+    waiting = [patient.later(text=text) for text in ("where", "is")]
+    patient.waits(2)
+    assert patient.ask("/predict", b'{"text": "\\udc00"}').status == 400
+    assert patient.predict(text="a" * 101).status == 422
+    assert patient.predict(text="thanks").status == 200
+    assert [one.result().status for one in waiting] == [200, 200]
+
+
+def test_what_takes_too_long_is_given_up(serve, bundle):
+    slow = serve(bundle, "--max-wait-ms", HOUR, "--timeout-s", 0.3, "--drain-s", 0)
+    late = slow.predict(text="where")
+    assert late.status == 504 and "not answered within 0.3 s" in late.json()["error"]
+    with socket.create_connection(("127.0.0.1", slow.port), 60) as link:
+        link.sendall(b'POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n{"text"')
+        assert link.makefile("rb").read().startswith(b"HTTP/1.1 408 ")
+    assert slow.figure('tinyheads_refusals_total{reason="timeout"}') == 2
+    slow.waits(1)  # the one that was given up, until a call would take it
+    assert slow.stop() == 0
+
+
+def test_a_body_too_large_is_told_so_however_it_is_sent(patient):
+    for size in (2_001, 16_001):
+        assert patient.ask("/predict", b"x" * size).status == 413
+    chunks = b"POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + 3 * (
+        b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+    )
+    waits = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 2001\r\nexpect: 100-continue\r\n\r\n"
+    for sent in (chunks + b"0\r\n\r\n", waits):
+        with socket.create_connection(("127.0.0.1", patient.port), 60) as link:
+            link.sendall(sent)
+            assert link.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_several_requests_on_one_connection(patient):
+    one = b'POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 33\r\n\r\n{"texts": ["now", "now", "now" ]}'
+    with socket.create_connection(("127.0.0.1", patient.port), 60) as link:
+        link.sendall(one * 3)
+        link.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert link.makefile("rb").read().count(b"HTTP/1.1 200 ") == 4
+
+
+HEADS = st.sampled_from(
+    [b"POST /predict HTTP/1.1\r\n", b"GET /v2/models/", b"GET /v2/models/\xff\xfe HTTP/1.1\r\n\r\n"]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(HEADS, st.binary(max_size=100))
+def test_whatever_comes_down_the_line_the_server_lives(patient, head, rest):
+    with socket.create_connection(("127.0.0.1", patient.port), 60) as link:
+        link.sendall(head + rest)
+        link.shutdown(socket.SHUT_WR)
+        assert b" 500 " not in link.makefile("rb").readline()
+    assert patient.ask("/v2/health/live").status == 200
+
+
+def test_one_line_of_json_a_request_and_no_text_in_it(server):
+    start = datetime.now(timezone.utc).isoformat()
+    for more in ({}, {"heads": ["secretword"]}, {"secretword": 1}):
+        server.ask("/predict?text=secretword", {"text": "secretword", **more})
+    server.ask("/secretword")
+    server.ask("/v2/models/secretword/infer", {})
+    server.ask("/v2/health/live", method="SECRETWORD")
+    inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["secretword"]}]
+    server.ask("/v2/models/tiny/infer", {"inputs": inputs, "id": "secretword"})
+    server.ask("/v2/models/tiny/ready", method="DELETE")
+    lines: list[dict] = []
+
+    def whole():
+        lines[:] = [line for line in server.lines if line.get("time", start) >= start]
+        return any(line.get("method") == "DELETE" for line in lines)
+
+    server.until(whole)
+    assert lines[-1].items() >= {"route": "/v2/models/{model}/ready", "code": 405, "reason": "method"}.items()
+    # the server's parser knows no such method as SECRETWORD, so no request comes of it
+    assert [line["event"] for line in lines].count("request") == 7
+    assert all({"time", "route", "method", "code", "ms"} <= {*x} for x in lines if x["event"] == "request")
+    assert "secretword" not in str(server.lines).lower()
+    assert "secretword" not in server.ask("/metrics").body.decode().lower()
+    assert not [line for line in server.lines if line["event"] == "no JSON"]

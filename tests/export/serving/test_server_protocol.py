@@ -1,0 +1,264 @@
+"""What a client asks and is told: `/predict`, the open inference protocol v2, and the pages around them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TEXTS = ["where is my parcel", "thanks", "cancel the order now please"]
+
+
+def tensors(reply):
+    """The outputs of an answer by name, each as (datatype, shape, data)."""
+    assert reply.status == 200, reply.body
+    return {x["name"]: (x["datatype"], x["shape"], x["data"]) for x in reply.json()["outputs"]}
+
+
+def infer(server, data, shape=None, **more):
+    tensor = {"name": "text", "datatype": "BYTES", "shape": shape or [len(data)], "data": data}
+    return server.ask("/v2/models/tiny/infer", {"inputs": [tensor], **more})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"heads": ["flags"]},
+        {"heads": ["flags", "intent", "flags"], "top_k": 1},
+        {"scores": True},
+        {"top_k": 10**9, "model": "tiny", "heads": None},
+    ],
+)
+def test_predict_gives_what_the_classifier_gives(server, classifier, options, closely):
+    called = {key: value for key, value in options.items() if key != "model"}
+    for text in TEXTS:
+        assert closely(server.predict(text=text, **options).json(), classifier(text, **called))
+    assert closely(server.predict(texts=TEXTS, **options).json(), classifier(TEXTS, **called))
+    assert server.predict(texts=[], **options).json() == []
+
+
+def test_a_text_alone_is_answered_to_the_last_digit(server, classifier):
+    assert [server.predict(text=text).json() for text in TEXTS] == [classifier(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        (b"", 400, "body: must be JSON"),
+        (b"\xff", 400, "body: must be JSON"),
+        (b'{"text": "\\ud800"}', 400, "body: must be JSON"),
+        (b"[" * 90_000, 400, "body: must be JSON"),
+        (b"[]", 422, "body: must be a JSON object, got a list"),
+        (b"{}", 422, 'either "text"'),
+        ({"text": "a", "texts": []}, 422, 'either "text"'),
+        ({"text": 3}, 422, "text: must be a string, got 3"),
+        ({"text": None}, 422, "text: must be a string, got null"),
+        ({"texts": "a"}, 422, "texts: must be a list of strings, got a string"),
+        ({"texts": ["a", {}]}, 422, "texts: position 1: must be a string, got an object"),
+        ({"texts": ["a"] * 201}, 422, "texts: at most 200"),
+        ({"text": "a" * 5_001}, 422, "text: has 5001 characters, at most 5000"),
+        ({"text": "a" * 100_001}, 413, "body: at most 100000 bytes"),
+        ({"text": "a", "head": ["intent"]}, 422, "unknown key 'head'"),
+        ({"text": "a", "heads": ["intend"]}, 422, "did you mean 'intent'?"),
+        ({"text": "a", "heads": []}, 422, "heads: must be a list of at least one name"),
+        ({"text": "a", "heads": "intent"}, 422, "heads: must be a list"),
+        ({"text": "a", "top_k": 0}, 422, "top_k: must be a whole number >= 1, got 0"),
+        ({"text": "a", "top_k": 10**30}, 422, "top_k: must be a whole number >= 1, got 1e+30"),
+        ({"text": "a", "top_k": True}, 422, "top_k: must be a whole number"),
+        ({"text": "a", "scores": 1}, 422, "scores: must be true or false"),
+        ({"text": "a", "model": "tinny"}, 404, "did you mean 'tiny'?"),
+        ({"text": "a", "model": 1}, 422, "model: must be a name"),
+    ],
+)
+def test_what_predict_refuses_it_tells_in_a_line(server, body, status, line):
+    reply = server.ask("/predict", body)
+    assert reply.status == status
+    assert line in reply.json()["error"]
+    assert reply.headers["content-type"] == "application/json"
+    assert server.predict(text="thanks").status == 200
+
+
+def test_infer_gives_labels_and_scores_of_each_head(server, classifier, closely):
+    found = tensors(infer(server, TEXTS, id="7"))
+    answers = classifier(TEXTS)
+    assert [*found] == ["intent", "intent.score", "flags", "flags.score"]
+    assert found["intent"] == ("BYTES", [3], [one["intent"]["label"] for one in answers])
+    assert found["intent.score"][:2] == ("FP32", [3])
+    assert closely(found["intent.score"][2], [one["intent"]["score"] for one in answers])
+    labels, scores = found["flags"], found["flags.score"]
+    assert labels[:2] == ("BYTES", [3, 2]) and scores[:2] == ("FP32", [3, 2])
+    for row, answer in enumerate(answers):
+        given = [*zip(labels[2][2 * row :][:2], scores[2][2 * row :][:2], strict=True)]
+        given = [{"label": label, "score": score} for label, score in given if label]
+        assert closely(given, answer["flags"])
+    assert any(one["flags"] for one in answers) and not all(len(one["flags"]) == 2 for one in answers)
+
+
+def test_infer_gives_the_outputs_asked_for_by_name_in_their_order(server, classifier):
+    asked = [{"name": "flags.probabilities"}, {"name": "intent"}]
+    reply = infer(server, TEXTS, outputs=asked)
+    found = tensors(reply)
+    assert [*found] == ["flags.probabilities", "intent"]
+    expected = classifier.probabilities(classifier.logits(TEXTS)["flags"], "flags")
+    assert found["flags.probabilities"][:2] == ("FP32", [3, 2])
+    assert found["flags.probabilities"][2] == pytest.approx(expected.ravel().tolist(), abs=1e-5)
+    assert "id" not in reply.json() and reply.json()["model_name"] == "tiny"
+
+
+def test_infer_takes_a_column_flat_or_nested_and_no_texts_at_all(server, closely):
+    flat = tensors(infer(server, TEXTS))
+    assert closely([*tensors(infer(server, TEXTS, [3, 1])).values()], [*flat.values()])
+    assert closely([*tensors(infer(server, [[x] for x in TEXTS], [3, 1])).values()], [*flat.values()])
+    assert tensors(infer(server, [], [0]))["flags.score"] == ("FP32", [0, 2], [])
+    assert infer(server, ["a"], id="späte 😀").json()["id"] == "späte 😀"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"name": "txt"}, "inputs: unknown input 'txt', expected one of ['text'] (did you mean 'text'?)"),
+        ({"name": 1}, "inputs: unknown input '1'"),
+        ({"datatype": "FP32"}, 'datatype: must be "BYTES"'),
+        ({"shape": [2]}, "data: has 1 elements, the shape has 2"),
+        ({"shape": [1, 2]}, "shape: must be [n] or [n, 1]"),
+        ({"shape": []}, "shape: must be [n] or [n, 1]"),
+        ({"shape": [True]}, "shape: must be [n] or [n, 1]"),
+        ({"shape": None}, "shape: must be [n] or [n, 1]"),
+        ({"data": "thanks"}, "data: must be a list of strings, got a string"),
+        ({"data": [1]}, "data: position 0: must be a string, got 1"),
+        ({"data": [["a", "b"]], "shape": [1, 1]}, "data: position 0: must be a string, got a list"),
+        ({"data": ["a" * 5_001]}, "has 5001 characters"),
+    ],
+)
+def test_what_infer_refuses_of_the_input(server, change, line):
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["thanks"], **change}
+    reply = server.ask("/v2/models/tiny/infer", {"inputs": [tensor]})
+    assert reply.status == 422
+    assert line in reply.json()["error"]
+
+
+def test_what_infer_refuses_else(server):
+    for more, line in (
+        ({"outputs": [{"name": "intents"}]}, "did you mean 'intent'?"),
+        ({"outputs": ["intent"]}, "outputs: must be a list"),
+        ({"id": 7}, "id: must be a string"),
+        ({"inputs": []}, "inputs: must be a list of one tensor"),
+    ):
+        reply = infer(server, ["a"], **more)
+        assert reply.status == 422 and line in reply.json()["error"]
+    assert server.ask("/v2/models/none/infer", {"inputs": []}).status == 404
+    binary = {"Inference-Header-Content-Length": "2"}
+    assert server.ask("/v2/models/tiny/infer", b"{}", None, **binary).status == 415
+    assert server.ask("/v2/models/tiny/infer", b"{}", None, **{"Content-Encoding": "gzip"}).status == 415
+
+
+def test_metadata_tells_inputs_outputs_and_labels(server, classifier):
+    told = server.ask("/v2/models/tiny").json()
+    assert told["name"] == "tiny" and told["platform"] == "onnxruntime_onnx"
+    assert told["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+    outputs = {x["name"]: (x["datatype"], x["shape"], x["parameters"]["labels"]) for x in told["outputs"]}
+    intent, flags = (list(head.labels) for head in classifier.manifest.heads)
+    assert outputs == {
+        "intent": ("BYTES", [-1], intent),
+        "intent.score": ("FP32", [-1], intent),
+        "intent.probabilities": ("FP32", [-1, 3], intent),
+        "flags": ("BYTES", [-1, 2], flags),
+        "flags.score": ("FP32", [-1, 2], flags),
+        "flags.probabilities": ("FP32", [-1, 2], flags),
+    }
+    version = classifier.manifest.to_json()["digest"][:12]
+    assert told["versions"] == [version] == [infer(server, ["a"]).json()["model_version"]]
+
+
+def test_health_and_server(server):
+    assert server.ask("/v2/health/live").json() == {"live": True}
+    assert server.ask("/v2/health/ready").json() == {"ready": True}
+    assert server.ask("/v2/models/tiny/ready").json() == {"name": "tiny", "ready": True}
+    assert server.ask("/v2").json()["extensions"] == []
+    head = server.ask("/v2", method="HEAD")
+    assert head.status == 200 and head.body == b""
+    for path in (
+        "/v2/models/none",
+        "/v2/models/none/ready",
+        "/v2/models/",
+        "/",
+        "/nothing",
+        "/v2/models/%ff/x",
+    ):
+        reply = server.ask(path)
+        assert reply.status == 404 and reply.json()["error"]
+    reply = server.ask("/predict", method="PUT")
+    assert reply.status == 405 and reply.headers["allow"] == "POST"
+
+
+def test_the_page_asks_nothing_of_anyone_else(server):
+    page = server.ask("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.search(rb"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page.body)
+    for path in server.ask("/openapi.json").json()["paths"]:
+        assert path in page.body.decode()
+
+
+ODD = [
+    "",
+    "\x00",
+    "\x00" * 50,
+    "\u202eلا شكرا\u202c",
+    "שלום",
+    "😀" * 900,
+    "a\r\n\tb",
+    "\ufeff",
+    "\uffff",
+    "e\u0301",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_texts_are_texts(server, classifier, text):
+    assert server.predict(text=text).json() == classifier(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(), max_size=200))
+def test_any_text_is_answered_or_told_to_be_none(server, classifier, text):
+    reply = server.ask("/predict", json.dumps({"text": text}).encode())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        assert reply.status == 400
+    else:
+        assert reply.json() == classifier(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=100).map(lambda x: json.dumps({"text": x})[:-1].encode()))
+def test_any_bytes_are_refused_as_the_clients_fault(server, body):
+    assert 400 <= server.ask("/predict", body).status < 500 or b'"text' in body
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+TENSOR = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("name", "shape", "data"), JSON) | {"datatype": st.just("BYTES")}
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(["text", "texts", "heads", "top_k", "scores", "model"]), JSON))
+def test_any_predict_is_answered_or_refused(server, body):
+    assert server.ask("/predict", body).status in (200, 400, 404, 422)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.fixed_dictionaries({"inputs": st.lists(TENSOR, max_size=2)}, optional={"id": JSON, "outputs": JSON})
+)
+def test_any_infer_is_answered_or_refused(server, body):
+    assert server.ask("/v2/models/tiny/infer", body).status in (200, 400, 422)
