@@ -1,0 +1,219 @@
+"""Do all readers of a bundle answer alike? Python, Node, Chromium, and the graph that takes raw text.
+
+    python benchmarks/readers.py BUNDLE texts.csv --transformers-js node_modules/@huggingface/transformers
+
+Exports the bundle as transformers-js and text-in-graph into a temporary folder, asks each reader and prints
+one JSON document: on how many texts it gives every head's labels as Python does, the largest difference of
+a score, and on which of the built-in odd texts its token ids differ from the bundle's own tokenizer's. Node
+and Chromium are left out without --transformers-js (playwright-core must stand beside it for Chromium).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.bundle import TOKENIZER
+from export.readers.targets import export_bundle
+from export.readers.text_in_graph import INPUT, operators
+from export.runtime import Classifier
+from export.session import open_graph
+from export.token_ids import open_tokenizer
+
+DRIVER = Path(__file__).with_name("readers_browser.mjs")
+IDS = """
+import { readFileSync } from "node:fs";
+import { AutoTokenizer, env } from "@huggingface/transformers";
+env.allowRemoteModels = false;
+env.localModelPath = process.argv[2];
+const tokenizer = await AutoTokenizer.from_pretrained("model");
+console.log(JSON.stringify(JSON.parse(readFileSync(0, "utf8")).map((text) => tokenizer.encode(text))));
+"""
+
+
+def main() -> None:
+    """Print the document."""
+    parser = argparse.ArgumentParser(description="Do all readers of a bundle answer alike?")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--column", default="text")
+    parser.add_argument("--texts", type=int, default=200, help="for Node and Chromium (200)")
+    parser.add_argument("--graph-texts", type=int, default=1000, help="for text-in-graph (1000)")
+    parser.add_argument("--transformers-js", type=Path)
+    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    parser.add_argument("--picture", type=Path, help="save what the page looks like with the last text")
+    options = parser.parse_args()
+    with options.csv.open(encoding="utf-8", newline="") as file:
+        texts = [row[options.column] for row in csv.DictReader(file)]
+    classifier = Classifier.load(options.bundle, threads=1)
+    probes = json.loads((files("export.readers") / "shipped" / "probes.json").read_text(encoding="utf-8"))
+    odd = [*probes["ordinary"], *probes["odd"]]
+    told: dict[str, Any] = {"bundle": classifier.manifest.name, "variant": classifier.variant}
+    with tempfile.TemporaryDirectory() as scratch:
+        some, many = texts[: options.texts], texts[: options.graph_texts]
+        graph = _graph(classifier, options.bundle, Path(scratch), odd)
+        told["text-in-graph"] = compare(classifier, many, graph[0](many)) | graph[1]
+        told["BertTokenizer, the ready-made operator"] = _ready_made(classifier, options.bundle, odd)
+        if options.transformers_js:
+            folder = _page(options.bundle, Path(scratch), options.transformers_js)
+            node, ids = _node(folder, some, odd)
+            told["node"] = compare(classifier, some, node) | _ids(classifier, options.bundle, odd, ids)
+            if options.chromium:
+                told["chromium"] = _chromium(classifier, folder, some, options)
+    print(json.dumps(told, indent=2, ensure_ascii=False))
+
+
+def compare(classifier: Classifier, texts: list[str], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """On how many texts `found` has all labels as the classifier, asked one text a time; the worst score."""
+    same, gap = 0, 0.0
+    for text, mine in zip(texts, found, strict=True):
+        theirs = classifier(text)
+        pairs = [(_listed(mine[head]), _listed(theirs[head])) for head in classifier.heads]
+        equal = all([x["label"] for x in a] == [x["label"] for x in b] for a, b in pairs)
+        same += equal
+        if equal:
+            scores = [(x["score"], y["score"]) for a, b in pairs for x, y in zip(a, b, strict=True)]
+            gap = max([gap, *(abs(x - y) for x, y in scores)])
+    return {"texts": len(texts), "same_labels": same, "max_score_difference": gap}
+
+
+def _listed(answer: Any) -> list[dict[str, Any]]:
+    return answer if isinstance(answer, list) else [answer]
+
+
+def _ids(classifier: Classifier, bundle: Path, texts: list[str], found: list[list[int]]) -> dict[str, Any]:
+    tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
+    tokenizer.no_truncation()
+    pairs = zip(texts, found, strict=True)
+    other = [text for text, mine in pairs if tokenizer.encode(text).ids != mine]
+    return {"odd_texts": len(texts), "odd_that_differ": len(other), "differ": [text[:40] for text in other]}
+
+
+def _graph(
+    classifier: Classifier, bundle: Path, scratch: Path, odd: list[str]
+) -> tuple[Callable[[list[str]], list[dict[str, Any]]], dict[str, Any]]:
+    export_bundle(bundle, "text-in-graph", scratch / "graph")
+    session = open_graph(scratch / "graph" / "model.onnx", operators())
+    names = [node.name for node in session.get_outputs()]
+
+    def ask(texts: list[str]) -> list[dict[str, Any]]:
+        return [_answer(classifier, run(text)) for text in texts]
+
+    def run(text: str) -> dict[str, Any]:
+        return dict(zip(names, session.run(names, {INPUT: np.array([text], object)}), strict=True))
+
+    ids = [run(text)["input_ids"][0].tolist() for text in odd]
+    tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
+    other = [text for text, mine in zip(odd, ids, strict=True) if tokenizer.encode(text).ids != mine]
+    return ask, {
+        "odd_texts": len(odd),
+        "odd_that_differ": len(other),
+        "differ": [text[:40] for text in other],
+    }
+
+
+def _answer(classifier: Classifier, found: dict[str, Any]) -> dict[str, Any]:
+    """What the graph's own outputs say, in the classifier's form."""
+    said: dict[str, Any] = {}
+    for head in classifier.manifest.heads:
+        shares = found[f"probabilities_{head.name}"][0]
+        if head.kind == "single_label":
+            said[head.name] = {"label": found[f"label_{head.name}"][0], "score": float(shares.max())}
+            continue
+        order = np.argsort(-found[head.output][0], kind="stable")
+        applies = [i for i in order if found[f"applies_{head.name}"][0][i]]
+        said[head.name] = [{"label": head.labels[i], "score": float(shares[i])} for i in applies]
+    return said
+
+
+def _ready_made(classifier: Classifier, bundle: Path, texts: list[str]) -> dict[str, Any]:
+    """The ids of onnxruntime-extensions' own operator, which the exported graph does not use."""
+    document = json.loads((bundle / "tokenizer.json").read_text(encoding="utf-8"))
+    normalizer, vocabulary = document["normalizer"], document["model"]["vocab"]
+    node = helper.make_node(
+        "BertTokenizer",
+        [INPUT],
+        ["ids", "types", "mask"],
+        domain="ai.onnx.contrib",
+        vocab_file="\n".join(sorted(vocabulary, key=vocabulary.__getitem__)),
+        do_lower_case=int(normalizer["lowercase"]),
+        strip_accents=int(normalizer["lowercase"]),
+    )
+    info = helper.make_tensor_value_info
+    ends = [info(INPUT, TensorProto.STRING, [None])], [info("ids", TensorProto.INT64, [None])]
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.contrib", 1)]
+    model = helper.make_model(helper.make_graph([node], "ids", *ends), opset_imports=domains, ir_version=8)
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx.save(model, Path(scratch) / "ids.onnx")
+        session = open_graph(Path(scratch) / "ids.onnx", operators())
+        found = [session.run(["ids"], {INPUT: np.array([text], object)})[0].tolist() for text in texts]
+    tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
+    tokenizer.no_truncation()
+    other = [text for text, mine in zip(texts, found, strict=True) if tokenizer.encode(text).ids != mine]
+    return {"odd_texts": len(texts), "odd_that_differ": len(other), "differ": [text[:40] for text in other]}
+
+
+def _page(bundle: Path, scratch: Path, library: Path) -> Path:
+    export_bundle(bundle, "transformers-js", scratch / "page", library=library)
+    (scratch / "node_modules").symlink_to(library.resolve().parents[1])
+    (scratch / "page" / "ids.mjs").write_text(IDS, encoding="utf-8")
+    return scratch / "page"
+
+
+def _node(folder: Path, texts: list[str], odd: list[str]) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    def run(*words: str, given: str) -> str:
+        command = ["node", *words]
+        return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
+
+    lines = "".join(" ".join(text.split()) + "\n" for text in texts)  # a line a text
+    answers = [json.loads(line) for line in run(str(folder / "example.mjs"), given=lines).splitlines()]
+    return answers, json.loads(run(str(folder / "ids.mjs"), f"{folder}{os.sep}", given=json.dumps(odd)))
+
+
+def _chromium(classifier: Classifier, folder: Path, texts: list[str], options: Any) -> dict[str, Any]:
+    handler = partial(_Quiet, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        command = [
+            "node",
+            str(DRIVER),
+            str(options.transformers_js.resolve().parents[1]),
+            options.chromium,
+            url,
+        ]
+        command += [str(options.picture)] if options.picture else []
+        done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    seen = json.loads(done.stdout)
+    latency = sorted(answer["ms"] for answer in seen["answers"])
+    told = compare(classifier, texts, seen["answers"])
+    return told | {"p50_ms": latency[len(latency) // 2], "outside": seen["outside"], "faults": seen["faults"]}
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing of requests."""
+
+
+if __name__ == "__main__":
+    main()

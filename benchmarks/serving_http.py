@@ -1,0 +1,129 @@
+"""Requests a second and their latency over loopback, driven by wrk (Debian package wrk).
+
+    python benchmarks/serving_http.py BUNDLE TEXTS.csv --student RUN/stages/fit_student
+
+Compares `distill serve` with itself at --max-batch 1 and, where a student is given, with FastAPI around the
+transformers pipeline (benchmarks/serving_peer.py). Every request has one text, taken in turn from the file.
+All servers run throughout; rounds are interleaved, and what is printed is the median of the rounds, as a
+markdown table. A request that is not answered with 200 ends the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+SCRIPT = """
+local requests, turn = {}, 0
+for line in io.lines("%s") do
+  requests[#requests + 1] = wrk.format("POST", "/predict", {["Content-Type"] = "application/json"}, line)
+end
+request = function()
+  turn = turn %% #requests + 1
+  return requests[turn]
+end
+done = function(summary, latency)
+  local errors = summary.errors
+  local lost = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.write(string.format('\\nJSON {"requests": %%d, "us": %%d, "p50": %%d, "p99": %%d, "lost": %%d}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), lost))
+end
+"""
+
+
+def free_port() -> int:
+    """A port nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
+    """The server, as soon as it answers."""
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    body = json.dumps({"text": "ready?"}).encode()
+    ask = urllib.request.Request(
+        f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"}
+    )
+    for _ in range(1200):
+        if process.poll() is not None:
+            sys.exit(f"{shlex.join(command)}: ended with {process.returncode}")
+        try:
+            urllib.request.urlopen(ask, timeout=30).close()
+            return process
+        except OSError:
+            time.sleep(0.1)
+    process.kill()
+    sys.exit(f"{shlex.join(command)}: does not answer")
+
+
+def drive(port: int, script: Path, seconds: int, connections: int) -> dict[str, float]:
+    """One round of wrk: requests a second and latencies in milliseconds."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--timeout", "30", "-s", str(script)]
+    done = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.rpartition("JSON ")[2])
+    if found["lost"]:
+        sys.exit(f"{found['lost']} requests of {found['requests']} were not answered with 200")
+    rate = 1e6 * found["requests"] / found["us"]
+    return {"rate": rate, "p50": found["p50"] / 1000, "p99": found["p99"] / 1000}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("texts", type=Path, help="CSV")
+    parser.add_argument("--column", default="text")
+    parser.add_argument("--student", type=Path, help="RUN/stages/fit_student, for the peers")
+    parser.add_argument("--peer-python", default=sys.executable, help="where fastapi and torch are")
+    parser.add_argument("--serve", default="", help="more options of `distill serve`, in one word")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=10, help="of a round")
+    parser.add_argument("--connections", type=int, default=64)
+    options = parser.parse_args()
+    serve = [sys.executable, "-m", "distill.cli", "serve", str(options.bundle), *shlex.split(options.serve)]
+    servers = {"distill serve": serve, "distill serve --max-batch 1": [*serve, "--max-batch", "1"]}
+    if options.student:
+        peer = [options.peer_python, str(Path(__file__).with_name("serving_peer.py")), str(options.student)]
+        servers["FastAPI, transformers pipeline"] = peer
+        servers["FastAPI, transformers pipeline, in threads"] = [*peer, "--threaded"]
+    running: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+    with tempfile.TemporaryDirectory() as scratch, options.texts.open(encoding="utf-8", newline="") as file:
+        bodies, script = Path(scratch, "bodies"), Path(scratch, "ask.lua")
+        lines = [json.dumps({"text": row[options.column]}) for row in csv.DictReader(file)]
+        bodies.write_text("\n".join(lines) + "\n")
+        script.write_text(SCRIPT % bodies)
+        try:
+            for name, command in servers.items():
+                port = free_port()
+                running[name] = start(command, port), port
+                drive(port, script, 1, options.connections)
+            for turn in range(options.rounds):
+                for name, (_, port) in running.items():
+                    rounds[name].append(drive(port, script, options.seconds, options.connections))
+                    print(turn, name, rounds[name][-1], file=sys.stderr)
+        finally:
+            for process, _ in running.values():
+                process.terminate()
+                process.wait()
+    print(f"| {options.connections} connections | requests a second | p50 | p99 |\n|---|---|---|---|")
+    for name, found in rounds.items():
+        rate, p50, p99 = (statistics.median(x[key] for x in found) for key in ("rate", "p50", "p99"))
+        print(f"| {name} | {rate:.0f} | {p50:.2f} ms | {p99:.2f} ms |")
+
+
+if __name__ == "__main__":
+    main()
