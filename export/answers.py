@@ -14,6 +14,8 @@ import numpy.typing as npt
 from export.bundle import SINGLE_LABEL, Head
 from export.probabilities import Floats, probabilities, sigmoid
 
+Named = tuple[str, tuple[str, ...]]  # a head and its labels
+
 
 def columns(heads: Sequence[Head]) -> dict[str, slice]:
     """Where each head's logits stand when all lie side by side."""
@@ -30,15 +32,19 @@ class Answers:
         self.heads, self.columns = tuple(heads), columns(heads)
         self._multi = [head for head in heads if head.kind != SINGLE_LABEL]
         labels = sum(len(head.labels) for head in heads)
-        self._divisors = np.ones(labels)
+        # one column more than there are labels: what fills up rows of the shorter heads
+        self._divisors = np.ones(labels + 1)
         for head in heads:
             self._divisors[self.columns[head.name]] = head.temperature
-        # heads of like widths together: a row a head, padded with a column that is put behind the last
+        # heads of like widths together: a row a head
         alike: dict[int, list[Head]] = {}
         for head in heads:
             if head.kind == SINGLE_LABEL:
                 alike.setdefault(len(head.labels).bit_length() // 2, []).append(head)
-        self._groups = [(group, self._where(group, labels)) for group in alike.values()]
+        self._groups = [
+            ([(head.name, head.labels) for head in group], self._where(group, labels))
+            for group in alike.values()
+        ]
         parts = [np.arange(labels)[self.columns[head.name]] for head in self._multi]
         self._flags = np.concatenate([np.empty(0, np.intp), *parts])
         thresholds = (head.thresholds or (0.5,) * len(head.labels) for head in self._multi)
@@ -49,10 +55,13 @@ class Answers:
         """The answers to each row of logits `[texts, labels of all heads]`, in Python values."""
         if scores or top_k is not None:
             return self._ranked(logits, top_k)
-        scaled = np.asarray(logits, np.float64) / self._divisors
+        scaled = np.full((len(logits), len(self._divisors)), -np.inf)
+        np.divide(logits, self._divisors[:-1], scaled[:, :-1])
         answers: list[dict[str, Any]] = [dict.fromkeys(self.columns) for _ in scaled]
         for group, where in self._groups:
-            _best(group, _table(scaled, where), answers)
+            # a slice of one head is a view, a grid of several a copy
+            table = scaled[:, None, where] if isinstance(where, slice) else scaled[:, where]
+            _best(group, table, answers)
         if self._multi:
             self._over(logits, scaled, answers)
         return answers
@@ -96,19 +105,11 @@ class Answers:
         return answers
 
 
-def _table(scaled: npt.NDArray[np.float64], where: slice | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-    """The logits [texts, heads, labels of the longest], -inf where a head has no such label."""
-    if isinstance(where, slice):
-        return scaled[:, None, where]
-    behind = np.full((len(scaled), 1), -np.inf)
-    table: npt.NDArray[np.float64] = np.concatenate([scaled, behind], axis=1)[:, where]
-    return table
-
-
-def _best(heads: list[Head], table: npt.NDArray[np.float64], answers: list[dict[str, Any]]) -> None:
-    """Fill in the likeliest label of each single_label head."""
+def _best(heads: list[Named], table: npt.NDArray[np.float64], answers: list[dict[str, Any]]) -> None:
+    """Fill in the likeliest label of each single_label head, of its logits [texts, heads, labels]."""
     best = table.argmax(-1)
-    shares = 1 / np.exp(table - table.max(-1, keepdims=True)).sum(-1)
+    table = table - np.maximum.reduce(table, -1, keepdims=True)
+    shares = 1 / np.add.reduce(np.exp(table, table), -1)
     for answer, chosen, share in zip(answers, best.tolist(), shares.tolist(), strict=True):
-        for head, label, score in zip(heads, chosen, share, strict=True):
-            answer[head.name] = {"label": head.labels[label], "score": score}
+        for (name, labels), label, score in zip(heads, chosen, share, strict=True):
+            answer[name] = {"label": labels[label], "score": score}

@@ -19,6 +19,7 @@ from export.session import ALL_LOGITS, INPUTS
 OPSET = 17  # the first that has LayerNormalization
 IDS, MASK = INPUTS[:2]
 FAR = 1e9  # subtracted from the attention to padding
+FEW = 4  # attention heads that are computed one by one
 
 
 def is_plain_bert(network: Any) -> bool:
@@ -123,7 +124,8 @@ class _Graph:
         states = self.node("Add", self.node("Gather", words, IDS, name="word"), place, name="embedded")
         states = self.norm(states, f"{tables}.LayerNorm")
         self.inside = self.node("Cast", MASK, name="inside", to=TensorProto.FLOAT)
-        axes = self.constant("middle", [1, 2], np.int64)
+        few = self.config.num_attention_heads <= FEW
+        axes = self.constant("middle", [1] if few else [1, 2], np.int64)
         outside = self.node("Sub", self.inside, self.constant("float_one", [1]), name="outside")
         outside = self.node("Mul", outside, self.constant("far", [FAR]), name="outside.far")
         bias = self.node("Unsqueeze", outside, axes, name="attention.bias")
@@ -133,34 +135,58 @@ class _Graph:
 
     def layer(self, states: str, bias: str, name: str) -> str:
         """A transformer layer: attention, then the feed-forward part, each added to what it read."""
-        count, width = self.config.num_attention_heads, self.config.hidden_size
-        apart = self.constant("apart", [0, 0, count, width // count], np.int64)
-        together = self.constant("together", [0, 0, width], np.int64)
-        inside = f"{name}.attention.self"
-        scale = (width // count) ** -0.5
-        parts = {}
-        for part, factor, order in (
-            ("query", scale, [0, 2, 1, 3]),
-            ("key", 1.0, [0, 2, 3, 1]),
-            ("value", 1.0, [0, 2, 1, 3]),
-        ):
-            place = f"{inside}.{part}"
-            weight, row = (self.state[f"{place}.{x}"] * np.float32(factor) for x in ("weight", "bias"))
-            part_states = self.product(states, weight, row, place)
-            part_states = self.node("Reshape", part_states, apart, name=f"{place}.apart")
-            parts[part] = self.node("Transpose", part_states, name=f"{place}.turned", perm=order)
-        scores = self.node("MatMul", parts["query"], parts["key"], name=f"{inside}.scores")
-        scores = self.node("Add", scores, bias, name=f"{inside}.scores.inside")
-        shares = self.node("Softmax", scores, name=f"{inside}.shares", axis=-1)
-        context = self.node("MatMul", shares, parts["value"], name=f"{inside}.context")
-        context = self.node("Transpose", context, name=f"{inside}.turned", perm=[0, 2, 1, 3])
-        context = self.node("Reshape", context, together, name=f"{inside}.together")
+        context = self.attention(states, bias, f"{name}.attention.self")
         read = f"{name}.attention.output"
         states = self.node("Add", self.linear(context, f"{read}.dense"), states, name=f"{read}.sum")
         states = self.norm(states, f"{read}.LayerNorm")
         wide = self.gelu(self.linear(states, f"{name}.intermediate.dense"), f"{name}.intermediate")
         sum_ = self.node("Add", self.linear(wide, f"{name}.output.dense"), states, name=f"{name}.output.sum")
         return self.norm(sum_, f"{name}.output.LayerNorm")
+
+    def attention(self, states: str, bias: str, name: str) -> str:
+        """What each token reads of the others, the heads side by side: one product for all that is compared.
+
+        Few heads are computed one by one, which spares them all turning of axes; many are not, since a node
+        costs more than turning.
+        """
+        count, width = self.config.num_attention_heads, self.config.hidden_size
+        scales = {"query": (width // count) ** -0.5, "key": 1.0, "value": 1.0}
+        weight, row = (
+            np.concatenate([self.state[f"{name}.{part}.{x}"] * np.float32(s) for part, s in scales.items()])
+            for x in ("weight", "bias")
+        )
+        every = self.product(states, weight, row, f"{name}.product")
+        if count <= FEW:
+            parts = self.split(every, 3 * count, width // count, name)
+            heads = [
+                self.head(parts[head::count], bias, [0, 2, 1], f"{name}.{head}") for head in range(count)
+            ]
+            return heads[0] if count == 1 else self.node("Concat", *heads, name=f"{name}.together", axis=2)
+        apart = self.constant("apart", [0, 0, count, width // count], np.int64)
+        turned = []
+        for part in self.split(every, 3, width, name):
+            part = self.node("Reshape", part, apart, name=f"{part}.apart")
+            turned.append(self.node("Transpose", part, name=f"{part}.turned", perm=[0, 2, 1, 3]))
+        context = self.head(turned, bias, [0, 1, 3, 2], name)
+        context = self.node("Transpose", context, name=f"{name}.turned", perm=[0, 2, 1, 3])
+        together = self.constant("together", [0, 0, width], np.int64)
+        return self.node("Reshape", context, together, name=f"{name}.together")
+
+    def split(self, states: str, count: int, width: int, name: str) -> list[str]:
+        """So many parts of the last axis, each so wide."""
+        parts = [f"{name}.part.{number}" for number in range(count)]
+        widths = self.constant("widths_of_parts", [width] * count, np.int64)
+        self.nodes.append(helper.make_node("Split", [states, widths], parts, f"{name}.split", axis=2))
+        return parts
+
+    def head(self, parts: Sequence[str], bias: str, turn: Sequence[int], name: str) -> str:
+        """Attention proper, by queries, keys and values, of the last two axes."""
+        query, key, value = parts
+        key = self.node("Transpose", key, name=f"{name}.key", perm=turn)
+        scores = self.node("MatMul", query, key, name=f"{name}.scores")
+        scores = self.node("Add", scores, bias, name=f"{name}.scores.inside")
+        shares = self.node("Softmax", scores, name=f"{name}.shares", axis=-1)
+        return self.node("MatMul", shares, value, name=f"{name}.context")
 
     def gelu(self, inputs: str, name: str) -> str:
         """Give x * (1 + erf(x / sqrt 2)) / 2, in the order that onnxruntime knows as one Gelu."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short
-from typing import Any, TypedDict
-
-from export.folders import written_folder
+from threading import Thread
+from typing import Any, BinaryIO, TypedDict, TypeVar
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -24,6 +24,8 @@ FP32 = "onnx/model.onnx"
 INT8 = "onnx/model_quantized.onnx"
 TOKENIZER = "tokenizer.json"
 REPLAY = "replay.npz"
+_Found = TypeVar("_Found")
+
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
 
@@ -154,19 +156,37 @@ def read_bundle(folder: str | Path) -> Manifest:
     Raises:
         BundleError: no bundle, of a newer format, or a file that is missing, changed or outside.
     """
-    folder = Path(folder)
-    _require(folder.is_dir(), str(folder), "no such folder (`distill run` writes a bundle)")
-    text = _read(folder, MANIFEST)
-    try:
-        data = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{folder / MANIFEST}: must be JSON: {error} {_AGAIN}") from error
-    manifest = Manifest.from_json(data, str(folder / MANIFEST))
-    for name, expected in manifest.files.items():
-        found, where = _record(_read(folder, name)), str(folder / name)
-        problem = f"changed: {found}, expected {expected} {_AGAIN}"
-        _require(found == expected, where, problem)
+    manifest = _manifest(Path(folder))
+    _compare(Path(folder), manifest)
     return manifest
+
+
+@contextmanager
+def opened_bundle(folder: str | Path) -> Iterator[Manifest]:
+    """As `read_bundle`, but the files are compared by another thread while the block opens them.
+
+    The block ends when they have been compared, and with what was found rather than with its own error: a
+    changed file is changed first of all.
+    """
+    manifest = _manifest(Path(folder))
+    for name in manifest.files:
+        _read(Path(folder), name, lambda file: None)  # nothing that leads out is opened by others
+    problems: list[Exception] = []
+
+    def compare() -> None:
+        try:
+            _compare(Path(folder), manifest)
+        except Exception as error:
+            problems.append(error)
+
+    thread = Thread(target=compare)
+    thread.start()
+    try:
+        yield manifest
+    finally:
+        thread.join()
+        if problems:
+            raise problems[0] from None
 
 
 def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, Path | bytes]) -> Manifest:
@@ -178,6 +198,8 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
     Raises:
         BundleError: `read_bundle` would refuse the result, or `folder` holds something else.
     """
+    from export.folders import written_folder  # who only reads bundles starts sooner without
+
     folder = Path(folder).resolve()
     fine = not folder.exists() or (folder / MANIFEST).is_file()
     fine = fine or (folder.is_dir() and not any(folder.iterdir()))
@@ -201,17 +223,46 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _read(folder: Path, name: str) -> bytes:
-    """The bytes of a file of the bundle. Raises: BundleError, also for a link that leads out."""
+def _manifest(folder: Path) -> Manifest:
+    _require(folder.is_dir(), str(folder), "no such folder (`distill run` writes a bundle)")
+    text = _read(folder, MANIFEST, lambda file: file.read())
+    try:
+        data = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{folder / MANIFEST}: must be JSON: {error} {_AGAIN}") from error
+    return Manifest.from_json(data, str(folder / MANIFEST))
+
+
+def _compare(folder: Path, manifest: Manifest) -> None:
+    """Raises BundleError unless every file is as the manifest says."""
+    for name, expected in manifest.files.items():
+        found, where = _read(folder, name, _recorded), str(folder / name)
+        problem = f"changed: {found}, expected {expected} {_AGAIN}"
+        _require(found == expected, where, problem)
+
+
+def _read(folder: Path, name: str, take: Callable[[BinaryIO], _Found]) -> _Found:
+    """What `take` makes of a file of the bundle. Raises: BundleError, also for a link that leads out."""
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
         _require(inside, str(path), "is a link out of the bundle (copy the file into it)")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return take(file)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: is missing {_AGAIN}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise BundleError(f"{path}: cannot be read: {error} {_AGAIN}") from error
+
+
+def _recorded(file: BinaryIO) -> FileRecord:
+    """The record of an open file, never more than a part of it in memory."""
+    digest, size = hashlib.sha256(), 0
+    part = memoryview(bytearray(1 << 18))
+    while count := file.readinto(part):  # type: ignore[attr-defined]  # every binary file has it
+        digest.update(part[:count])
+        size += count
+    return {"sha256": digest.hexdigest(), "bytes": size}
 
 
 def _record(data: bytes) -> FileRecord:

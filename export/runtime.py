@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.answers import Answers, columns
-from export.bundle import TOKENIZER, Head, read_bundle
+from export.bundle import TOKENIZER, Head, opened_bundle
 from export.probabilities import Floats, probabilities
 from export.session import Session
 from export.token_ids import TokenIds
@@ -41,18 +40,18 @@ class Classifier:
 
     def __init__(self, folder: str | Path, variant: str | None, threads: int | None) -> None:
         self._folder = Path(folder).absolute()
-        self.manifest = read_bundle(folder)
-        self.variant = self.manifest.default_variant if variant is None else variant
-        if self.variant not in self.manifest.variants:
-            raise ValueError(_unknown("variant", self.variant, [*self.manifest.variants]))
         self.threads = min(4, os.cpu_count() or 1) if threads is None else threads
         _check_count("threads", self.threads)
+        with opened_bundle(folder) as self.manifest:
+            self.variant = self.manifest.default_variant if variant is None else variant
+            if self.variant not in self.manifest.variants:
+                raise ValueError(_unknown("variant", self.variant, [*self.manifest.variants]))
+            self._token_ids = TokenIds(Path(folder, TOKENIZER), self.manifest.max_length)
+            path = Path(folder, self.manifest.variants[self.variant])
+            self._session = Session(path, self.manifest, self._token_ids.last, self.threads)
         self._heads = {head.name: head for head in self.manifest.heads}
         self.heads = tuple(self._heads)
         self._answers, self._columns = Answers(self.manifest.heads), columns(self.manifest.heads)
-        self._token_ids = TokenIds(Path(folder, TOKENIZER), self.manifest.max_length)
-        path = Path(folder, self.manifest.variants[self.variant])
-        self._session = Session(path, self.manifest, self._token_ids.last, self.threads)
 
     @classmethod
     def load(
@@ -167,18 +166,21 @@ class Classifier:
 
 def _check_texts(texts: object) -> list[str]:
     """The texts as a list. Raises: ValueError, which is not a text that UTF-8 can hold."""
-    if isinstance(texts, (bytes, bytearray, Mapping, Set)) or not isinstance(texts, Iterable):
+    if isinstance(texts, str):
+        listed = [texts]
+    elif isinstance(texts, (bytes, bytearray, Mapping, Set)) or not isinstance(texts, Iterable):
         raise ValueError(f"texts: must be str or a list of str, got {type(texts).__name__}")
-    listed: list[str] = [texts] if isinstance(texts, str) else list(texts)
+    else:
+        listed = list(texts)
     for position, text in enumerate(listed):
-        where = f"texts: position {position}"
         if not isinstance(text, str):
-            raise ValueError(f"{where}: must be str, got {type(text).__name__} {short(text)}")
+            problem = f"must be str, got {type(text).__name__} {short(text)}"
+            raise ValueError(f"texts: position {position}: {problem}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             half = f"character {error.start} is half a surrogate pair (decode with errors='replace')"
-            raise ValueError(f"{where}: {half}") from error
+            raise ValueError(f"texts: position {position}: {half}") from error
     return listed
 
 
@@ -188,6 +190,8 @@ def _check_count(option: str, value: object) -> None:
 
 
 def _unknown(what: str, name: object, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # who makes no mistake starts sooner without
+
     near = get_close_matches(str(name), known, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"unknown {what} {name!r}, expected one of {[*known]}{hint}"

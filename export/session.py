@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +18,9 @@ import onnxruntime
 from export.answers import columns
 from export.bundle import BundleError, Manifest
 from export.probabilities import Floats
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 ALL_LOGITS = "all_logits"  # an output that holds those of every head, in the order of the manifest
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -85,6 +87,8 @@ class Session:
     def _executor(self) -> ThreadPoolExecutor:
         """The threads of this process: a fork has none of its parent's."""
         if self._pool is None or self._pool[0] != os.getpid():
+            from concurrent.futures import ThreadPoolExecutor  # one text alone starts sooner without
+
             self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "tinyheads")
         return self._pool[1]
 
@@ -125,7 +129,7 @@ def run_graph(session: Any, outputs: Sequence[str], inputs: Sequence[str], ids: 
     width = max(1, *lengths)  # a text may have no tokens at all, a tensor needs one
     if min(lengths) == width:
         tokens = np.array(ids, np.int64)
-        mask = np.ones_like(tokens)
+        mask = np.ones(tokens.shape, np.int64)
     else:
         inside = np.arange(width) < np.array(lengths)[:, None]
         tokens = np.full(inside.shape, pad, np.int64)

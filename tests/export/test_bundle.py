@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import active_count
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from export.bundle import (
     TOKENIZER,
     BundleError,
     Manifest,
+    opened_bundle,
     read_bundle,
     write_bundle,
 )
+from export.runtime import Classifier
 
 FILES = [MANIFEST, TOKENIZER, "config.json", FP32, INT8]
 
@@ -83,6 +86,8 @@ def test_a_flipped_byte(copied: Path, name: str):
         path.write_bytes(spoiled)
         with pytest.raises(BundleError, match=name):
             read_bundle(copied)
+        with pytest.raises(BundleError, match=f"{name}: .*changed" if name != MANIFEST else name):
+            Classifier.load(copied)
 
 
 def test_any_letter_or_digit_of_the_manifest(copied: Path):
@@ -120,6 +125,24 @@ def test_a_link_that_leads_out(copied: Path, tmp_path: Path, name: str):
     (copied / name).symlink_to(outside)
     with pytest.raises(BundleError, match=f"{name}: is a link out"):
         read_bundle(copied)
+    with (
+        pytest.raises(BundleError, match=f"{name}: is a link out"),
+        opened_bundle(copied),
+    ):
+        pytest.fail("opened what leads out")
+
+
+def test_files_are_opened_while_they_are_compared(copied: Path):
+    """What the comparison finds goes before what the block finds, and the block does not outlive it."""
+    with pytest.raises(RuntimeError), opened_bundle(copied):
+        raise RuntimeError
+    with opened_bundle(copied) as manifest:
+        assert manifest == read_bundle(copied)
+    (copied / FP32).write_bytes(b"?")
+    threads = active_count()
+    with pytest.raises(BundleError, match=f"{FP32}: changed"), opened_bundle(copied):
+        raise RuntimeError
+    assert active_count() == threads
 
 
 def test_links_inside_and_in_circles(copied: Path):

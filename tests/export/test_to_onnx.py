@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 
 from distill.heads import Head
 from distill.network import Network
+from export.bert_graph import FEW
 from export.parity import check_parity
 from export.session import ALL_LOGITS
 from export.to_onnx import to_onnx
@@ -39,11 +41,17 @@ def exporter() -> None:
     pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
 
 
-def network_of(architecture: str, heads: tuple[Head, ...] = HEADS, **settings: Any) -> Network:
+def network_of(
+    architecture: str, heads: tuple[Head, ...] = HEADS, attention_heads: int = 2, **settings: Any
+) -> Network:
     """A network with every weight drawn at random, so that none can pass for another."""
     torch.manual_seed(0)
     encoder = build_encoder(
-        Shape(2, 16, 2), architecture=architecture, vocabulary=VOCABULARY, positions=POSITIONS, pad=0
+        Shape(2, 16, attention_heads),
+        architecture=architecture,
+        vocabulary=VOCABULARY,
+        positions=POSITIONS,
+        pad=0,
     )
     network = Network(encoder, heads, **settings).eval()
     with torch.no_grad():
@@ -244,10 +252,19 @@ def test_bert_needs_no_node_for_shapes(tmp_path: Path) -> None:
         for network, name in ((plain, "a"), (other, "b"))
     )
     kinds = [[node.op_type for node in found.model.graph.node] for found in (laid, traced)]
-    assert kinds[0].count("Shape") == 1 and not {"Concat", "Expand", "Where"} & set(kinds[0])
+    assert kinds[0].count("Shape") == 1 and not {"ConstantOfShape", "Expand", "Where"} & set(kinds[0])
     assert kinds[1].count("Relu") == 2
     for found in (laid, traced):
         assert_same(found)
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_attention_heads_one_by_one_or_together(count: int, tmp_path: Path) -> None:
+    network = network_of("bert", attention_heads=count)
+    exported = exported_of(network, OUTPUTS, tmp_path / "model.onnx")
+    assert_same(exported)
+    kinds = Counter(node.op_type for node in exported.model.graph.node)
+    assert kinds["Softmax"] == 2 * (count if count <= FEW else 1)
 
 
 def test_positions_beyond_the_longest_text_are_left_out(tmp_path: Path) -> None:
