@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.bundle import TOKENIZER
+from export.manifest import TOKENIZER
 from export.readers.targets import export_bundle
 from export.readers.text_in_graph import INPUT, operators
 from export.runtime import Classifier

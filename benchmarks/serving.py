@@ -237,12 +237,13 @@ def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     from distill.heads import Head
     from distill.network import Network, load_network
     from export import Classifier
-    from export import bundle as bundles
+    from export import manifest as manifests
+    from export.bundle import read_bundle, write_bundle
     from export.quantize import quantize_int8
     from export.to_onnx import to_onnx
 
     trained, _ = load_network(run / "stages" / "fit_student")
-    manifest = bundles.read_bundle(run / "bundle")
+    manifest = read_bundle(run / "bundle")
     heads = tuple(Head(f"h{i}", "single_label", tuple("abcde")) for i in range(count))
     network = Network(trained.encoder, heads, pooling=trained.pooling).eval()
     folder.mkdir()
@@ -250,14 +251,14 @@ def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     to_onnx(network, outputs, folder / "fp32.onnx", positions=manifest.max_length)
     quantize_int8(folder / "fp32.onnx", folder / "int8.onnx")
     served = tuple(
-        bundles.Head(h.name, h.kind, h.labels, output) for h, output in zip(heads, outputs, strict=True)
+        manifests.Head(h.name, h.kind, h.labels, output) for h, output in zip(heads, outputs, strict=True)
     )
-    made = bundles.Manifest(
-        "heads", served, manifest.max_length, manifest.pad_token_id, {"int8": bundles.INT8}, "int8"
+    made = manifests.Manifest(
+        "heads", served, manifest.max_length, manifest.pad_token_id, {"int8": manifests.INT8}, "int8"
     )
-    tokenizer = run / "bundle" / bundles.TOKENIZER
-    bundles.write_bundle(
-        folder / "bundle", made, {bundles.INT8: folder / "int8.onnx", bundles.TOKENIZER: tokenizer}
+    tokenizer = run / "bundle" / manifests.TOKENIZER
+    write_bundle(
+        folder / "bundle", made, {manifests.INT8: folder / "int8.onnx", manifests.TOKENIZER: tokenizer}
     )
     return Classifier.load(folder / "bundle", threads=threads)
 

@@ -32,7 +32,8 @@ from typing import cast
 from serving_http import free_port
 from uvloop import new_event_loop
 
-from export.bundle import FP32, Manifest, read_bundle, write_bundle
+from export.bundle import read_bundle, write_bundle
+from export.manifest import FP32, Manifest
 
 Server = asyncio.subprocess.Process
 

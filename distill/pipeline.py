@@ -80,7 +80,7 @@ def run_recipe(
     settings = _settings(recipe)
     settings["head_order"] = list(recipe.heads)
     settings["max_length"] = settings["export"]["max_length"]
-    settings["exported"] = 2  # counts what `export` has come to write: 7 bits, a replay
+    settings["exported"] = 3  # counts what `export` has come to write: 7 bits, a replay, one product
     run = _carry_out(recipe, folder, STAGES, settings, KEPT, first=first, last=last)
     if not run.accelerator.is_main_process:
         return {}

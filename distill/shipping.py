@@ -23,8 +23,9 @@ from distill.prepared import hard_labels, load_heads, load_split
 from distill.stage import Run, read_json, versions, write_json
 from distill.teaching import teacher_logits
 from distill.tokens import Array
-from export import bundle as bundles
+from export import manifest as manifests
 from export.bench import bench
+from export.bundle import read_bundle, write_bundle
 from export.parity import Toll, check_int8, check_parity
 from export.runtime import Classifier
 
@@ -61,15 +62,15 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     work.mkdir(exist_ok=True)
     tokens = network.reads(settings.max_length)
     to_onnx(network, outputs, work / "model.onnx", positions=tokens, opset=settings.opset)
-    variants = {"fp32": bundles.FP32}
+    variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
-        variants["int8"] = bundles.INT8
+        variants["int8"] = manifests.INT8
     calibrations = _calibrations(run, "student")
-    manifest = bundles.Manifest(
+    manifest = manifests.Manifest(
         name=run.recipe.name,
         heads=tuple(
-            bundles.Head(h.name, h.kind, h.labels, output, **calibrations[h.name].to_json())
+            manifests.Head(h.name, h.kind, h.labels, output, **calibrations[h.name].to_json())
             for h, output in zip(network.heads, outputs, strict=True)
         ),
         max_length=tokens,
@@ -81,8 +82,8 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     contents["tokenizer.json"] = student / "tokenizer.json"
     contents["tokenizer_config.json"] = student / "tokenizer_config.json"
     contents["config.json"] = _config(network).encode()
-    contents[bundles.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1)
-    bundles.write_bundle(folder / "candidate", manifest, contents)
+    contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1)
+    write_bundle(folder / "candidate", manifest, contents)
     sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
     shutil.rmtree(work)
     return sizes
@@ -92,7 +93,7 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
     """Measure every form of the classifier on test, and refuse what fails a gate."""
     heads = load_heads(run.stage("prepare"))
     candidate = run.stage("export") / "candidate"
-    variants = bundles.read_bundle(candidate).variants
+    variants = read_bundle(candidate).variants
     parity, logits = {}, {}
     for split in SHIPPED:
         logits[split] = {"teacher": teacher_logits(run, split), "student": student_logits(run, split)}
@@ -168,7 +169,7 @@ def _served(
 def bundle(run: Run, folder: Path) -> dict[str, Any]:
     """Publish the checked bundle with its figures and model card, and time it."""
     candidate, target = run.stage("export") / "candidate", run.folder / "bundle"
-    checked, manifest = run.figures("check"), bundles.read_bundle(candidate)
+    checked, manifest = run.figures("check"), read_bundle(candidate)
     # what `distill evaluate` must know to read labelled data as this run did
     layout = {h.name: run.recipe.heads[h.name].model_dump(mode="json") for h in manifest.heads}
     for head in manifest.heads:
@@ -188,8 +189,8 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
     rows = run.figures("prepare")["rows"]
     card = model_card(run.recipe, manifest.heads, checked, rows, run.figures("export"))
     contents["README.md"] = card.encode()
-    final = bundles.Manifest(**{**vars(manifest), "files": {}, "details": details})
-    bundles.write_bundle(target, final, contents)
+    final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
+    write_bundle(target, final, contents)
     return dict(bench(Classifier.load(target), texts))
 
 

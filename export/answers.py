@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle import SINGLE_LABEL, Head
+from export.manifest import SINGLE_LABEL, Head
 from export.probabilities import Floats, probabilities, sigmoid
 
 Named = tuple[str, tuple[str, ...]]  # a head and its labels

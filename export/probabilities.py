@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle import SINGLE_LABEL, Head
+from export.manifest import SINGLE_LABEL, Head
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 

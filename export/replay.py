@@ -18,7 +18,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from export.answers import columns
-from export.bundle import REPLAY, SINGLE_LABEL, BundleError, Manifest, read_bundle
+from export.bundle import read_bundle
+from export.manifest import REPLAY, SINGLE_LABEL, BundleError, Manifest
 from export.session import Session
 
 ROWS = 32

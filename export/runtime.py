@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from export.answers import Answers, columns
-from export.bundle import TOKENIZER, Head, opened_bundle
+from export.bundle import opened_bundle
+from export.manifest import TOKENIZER, Head
 from export.probabilities import Floats, probabilities
 from export.session import Session
 from export.token_ids import TokenIds

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from export.answers import columns
-from export.bundle import BundleError, Manifest
+from export.manifest import BundleError, Manifest
 from export.probabilities import Floats
 
 if TYPE_CHECKING:

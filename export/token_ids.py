@@ -18,7 +18,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from export.bundle import BundleError
+from export.manifest import BundleError
 
 _REMEMBERED = 32_768  # words; about 8 MB
 _LONGEST = 40  # characters of a word that is worth it

@@ -41,16 +41,13 @@ def needed_pieces(tokenizer: Any, counts: NDArray[Any], size: int) -> list[int]:
         ValueError: It is not WordPiece, or `size` holds not even what any text may need.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    if state["model"]["type"] != "WordPiece":
-        raise ValueError(
-            f"student.vocabulary: the tokenizer is {state['model']['type']}, only WordPiece can be made "
-            "smaller (use full)"
-        )
+    if (kind := state["model"]["type"]) != "WordPiece":
+        problem = f"the tokenizer is {kind}, only WordPiece can be made smaller (use full)"
+        raise ValueError(f"student.vocabulary: {problem}")
     pieces: dict[str, int] = state["model"]["vocab"]
     prefix = state["model"]["continuing_subword_prefix"]
-    kept = {token["id"] for token in state["added_tokens"]} | {
-        pieces[p] for p in (state["model"]["unk_token"],) if p in pieces
-    }
+    kept = {token["id"] for token in state["added_tokens"]}
+    kept |= {pieces[p] for p in (state["model"]["unk_token"],) if p in pieces}
     bare = {i: piece.removeprefix(prefix) for piece, i in pieces.items()}
     # a sign is a piece by itself, so [unused1] and its like come up in no text that these do not tell of
     known = kept | {i for i, piece in bare.items() if len(piece) == 1 or counts[i] or not SIGN.search(piece)}

@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Manifest, read_bundle
+from export.bundle import read_bundle
+from export.manifest import Manifest
 from export.readers.placing import TargetError, place
 
 

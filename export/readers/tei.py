@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.bundle import SINGLE_LABEL, TOKENIZER, Head, Manifest
+from export.manifest import SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.parity import GateError
 from export.readers.cutting import cut
 from export.readers.placing import TargetError, plain_name

@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 from tokenizers import Tokenizer
 
-from export.bundle import MANIFEST, SINGLE_LABEL, TOKENIZER, Head, Manifest
+from export.manifest import MANIFEST, SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.parity import GateError
 from export.probabilities import probabilities
 from export.readers.placing import plain_name

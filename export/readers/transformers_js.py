@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from export.bundle import FP32, INT8, TOKENIZER, Manifest, write_bundle
+from export.bundle import write_bundle
+from export.manifest import FP32, INT8, TOKENIZER, Manifest
 from export.readers.placing import TargetError
 
 FILES = {"fp32": FP32, "int8": INT8}  # where transformers.js looks for dtype fp32 and q8

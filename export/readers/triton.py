@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from export.bundle import MANIFEST, TOKENIZER, BundleError, Head, Manifest
+from export.manifest import MANIFEST, TOKENIZER, BundleError, Head, Manifest
 from export.readers.placing import TargetError, plain_name
 from export.session import open_graph
 

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from export.answers import Answers
-from export.bundle import Head
+from export.manifest import Head
 from export.probabilities import Floats
 from export.serving.refusal import Refusal, wrong
 from export.serving.settings import Settings

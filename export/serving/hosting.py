@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from export.bundle import BundleError, Head
+from export.manifest import BundleError, Head
 from export.runtime import Classifier
 from export.serving.asking import Asked, Plain, unknown
 from export.serving.batching import Batcher, Form

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from export.answers import Answers
-from export.bundle import SINGLE_LABEL, Head
+from export.manifest import SINGLE_LABEL, Head
 from export.probabilities import Floats, probabilities
 from export.serving.asking import check_texts, json_object, kind, unknown
 from export.serving.refusal import wrong

@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from export.bundle import FP32, INT8, TOKENIZER, Head, Manifest, write_bundle
+from export.bundle import write_bundle
+from export.manifest import FP32, INT8, TOKENIZER, Head, Manifest
 from export.runtime import Classifier
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]

@@ -14,18 +14,9 @@ from threading import active_count
 import numpy as np
 import pytest
 
-from export import bundle as module
-from export.bundle import (
-    FP32,
-    INT8,
-    MANIFEST,
-    TOKENIZER,
-    BundleError,
-    Manifest,
-    opened_bundle,
-    read_bundle,
-    write_bundle,
-)
+from export import manifest as module
+from export.bundle import opened_bundle, read_bundle, write_bundle
+from export.manifest import FP32, INT8, MANIFEST, TOKENIZER, BundleError, Manifest
 from export.runtime import Classifier
 
 FILES = [MANIFEST, TOKENIZER, "config.json", FP32, INT8]

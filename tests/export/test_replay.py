@@ -13,7 +13,8 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from distill.cli import main
-from export.bundle import FP32, INT8, REPLAY, BundleError, Manifest, read_bundle, write_bundle
+from export.bundle import read_bundle, write_bundle
+from export.manifest import FP32, INT8, REPLAY, BundleError, Manifest
 from export.replay import ROWS, cpu, doctor, draw_batch, replay_file
 
 LAST = 15

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 import export
 from export.answers import Answers
 from export.bench import bench
-from export.bundle import FP32, TOKENIZER, BundleError, Manifest, write_bundle
+from export.bundle import write_bundle
+from export.manifest import FP32, TOKENIZER, BundleError, Manifest
 from export.probabilities import probabilities, sigmoid, softmax
 from export.runtime import Classifier
 

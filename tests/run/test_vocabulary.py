@@ -11,7 +11,8 @@ from onnx import numpy_helper
 
 from distill.cli import main
 from export import Classifier
-from export.bundle import INT8, read_bundle, write_bundle
+from export.bundle import read_bundle, write_bundle
+from export.manifest import INT8
 
 pytestmark = pytest.mark.exporting
 

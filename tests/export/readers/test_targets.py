@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from distill.cli import main
-from export.bundle import FP32, INT8, BundleError, read_bundle, write_bundle
+from export.bundle import read_bundle, write_bundle
+from export.manifest import FP32, INT8, BundleError
 from export.readers.placing import MARK, TargetError, place
 from export.readers.targets import export_bundle
 

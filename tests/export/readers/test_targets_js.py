@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import TOKENIZER, read_bundle, write_bundle
+from export.bundle import read_bundle, write_bundle
+from export.manifest import TOKENIZER
 from export.readers.placing import TargetError
 from export.readers.targets import export_bundle
 from export.runtime import Classifier

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 
-from export.bundle import TOKENIZER, read_bundle, write_bundle
+from export.bundle import read_bundle, write_bundle
+from export.manifest import TOKENIZER
 from export.parity import GateError
 from export.readers.placing import TargetError
 from export.readers.targets import export_bundle

@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.bundle import FP32, TOKENIZER, Head, write_bundle
+from export.bundle import write_bundle
+from export.manifest import FP32, TOKENIZER, Head
 from export.readers.placing import TargetError
 from export.readers.targets import export_bundle
 from export.runtime import Classifier

@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from distill.cli import main
-from export.bundle import FP32, MANIFEST, write_bundle
+from export.bundle import write_bundle
+from export.manifest import FP32, MANIFEST
 from export.runtime import Classifier
 
 HOUR = 3_600_000
