@@ -55,26 +55,27 @@ class Answers:
         """The answers to each row of logits `[texts, labels of all heads]`, in Python values."""
         if scores or top_k is not None:
             return self._ranked(logits, top_k)
-        scaled = np.full((len(logits), len(self._divisors)), -np.inf)
+        scaled = np.empty((len(logits), len(self._divisors)))
         np.divide(logits, self._divisors[:-1], scaled[:, :-1])
+        scaled[:, -1] = -np.inf
         answers: list[dict[str, Any]] = [dict.fromkeys(self.columns) for _ in scaled]
         for group, where in self._groups:
-            # a slice of one head is a view, a grid of several a copy
-            table = scaled[:, None, where] if isinstance(where, slice) else scaled[:, where]
-            _best(group, table, answers)
+            _best(group, scaled[:, where].reshape(len(scaled), len(group), -1), answers)
         if self._multi:
             self._over(logits, scaled, answers)
         return answers
 
     def _where(self, heads: list[Head], behind: int) -> slice | npt.NDArray[np.intp]:
-        """The columns of one head; of several a row of them a head, filled up with the column `behind`."""
-        if len(heads) == 1:
-            return self.columns[heads[0].name]
+        """The columns of heads, a row of them a head, filled up with the column `behind`.
+
+        As a slice, which copies nothing, where they lie side by side and are of one width.
+        """
         grid = np.full((len(heads), max(len(head.labels) for head in heads)), behind)
         for row, head in zip(grid, heads, strict=True):
             part = self.columns[head.name]
             row[: len(head.labels)] = np.arange(part.start, part.stop)
-        return grid
+        start, stop = int(grid[0, 0]), int(grid[0, 0]) + grid.size
+        return slice(start, stop) if np.array_equal(grid.ravel(), np.arange(start, stop)) else grid
 
     def _over(self, logits: Floats, scaled: npt.NDArray[np.float64], answers: list[dict[str, Any]]) -> None:
         """Fill in the labels of each multi_label head that reach their thresholds, best first."""
