@@ -3,7 +3,7 @@
     python benchmarks/serving_http.py BUNDLE TEXTS.csv --student RUN/stages/fit_student
 
 Compares `distill serve` with itself at --max-batch 1 and, where a student is given, with FastAPI around the
-transformers pipeline (benchmarks/serving_peer.py). Every request has one text, taken in turn from the file.
+transformers pipeline (benchmarks/serving_peer.py, for which fastapi must be there). Every request has one text, taken in turn from the file.
 All servers run throughout; rounds are interleaved, and what is printed is the median of the rounds, as a
 markdown table. A request that is not answered with 200 ends the benchmark.
 """
@@ -59,7 +59,7 @@ def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
     )
     for _ in range(1200):
         if process.poll() is not None:
-            sys.exit(f"{shlex.join(command)}: ended with {process.returncode}")
+            sys.exit(f"{shlex.join(command)}: ended with {process.returncode} (run it alone to see why)")
         try:
             urllib.request.urlopen(ask, timeout=30).close()
             return process
