@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -200,7 +201,9 @@ def _chromium(classifier: Classifier, folder: Path, texts: list[str], options: A
             url,
         ]
         command += [str(options.picture)] if options.picture else []
-        done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True)
+        done = subprocess.run(command, input=json.dumps(texts), stdout=subprocess.PIPE, text=True)
+        if done.returncode:  # it has said why
+            sys.exit(f"{DRIVER.name}: ended with {done.returncode}")
     finally:
         server.shutdown()
         server.server_close()

@@ -3,9 +3,9 @@
     python benchmarks/serving_http.py BUNDLE TEXTS.csv --student RUN/stages/fit_student
 
 Compares `distill serve` with itself at --max-batch 1 and, where a student is given, with FastAPI around the
-transformers pipeline (benchmarks/serving_peer.py, for which fastapi must be there). Every request has one text, taken in turn from the file.
-All servers run throughout; rounds are interleaved, and what is printed is the median of the rounds, as a
-markdown table. A request that is not answered with 200 ends the benchmark.
+transformers pipeline (benchmarks/serving_peer.py, for which fastapi must be there). Every request has one
+text, taken in turn from the file. All servers run throughout; rounds are interleaved, and what is printed is
+the median of the rounds, as a markdown table. A request that is not answered with 200 ends the benchmark.
 """
 
 from __future__ import annotations
