@@ -63,7 +63,7 @@ def _one_text(ways: dict[str, Any], text: str, tokens: int, options: argparse.Na
     )
     ours = seconds["ours, int8"]
     rows = {name: [f"{1000 * s:.3f} ms", f"{s / ours:.2f}"] for name, s in seconds.items()}
-    _table(f"One text of {tokens} tokens, {options.threads} threads", ["p50", "times ours"], rows)
+    _table(f"One text of {tokens} tokens, threads: {options.threads}", ["p50", "times ours"], rows)
 
 
 def _many_texts(ways: dict[str, Any], texts: list[str], options: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ def _many_texts(ways: dict[str, Any], texts: list[str], options: argparse.Namesp
     seconds = _rounds(calls, options.rounds, 1)
     ours = seconds["ours, int8"]
     rows = {n: [f"{len(texts) / s:,.0f}", str(best[n]), f"{s / ours:.2f}"] for n, s in seconds.items()}
-    title = f"{len(texts)} texts, {options.threads} threads, each way at its best batch size"
+    title = f"{len(texts)} texts, threads: {options.threads}, each way at its best batch size"
     _table(title, ["texts a second", "batch", "times ours"], rows)
 
 
@@ -88,9 +88,7 @@ def _heads(run: Path, text: str, texts: list[str], options: argparse.Namespace) 
         made = {count: _of_heads(run, count, Path(folder, str(count)), options.threads) for count in (1, 32)}
         one = _rounds({n: lambda c=c: c(text) for n, c in made.items()}, options.rounds, LATENCIES)
         many = _rounds({n: lambda c=c: c(texts) for n, c in made.items()}, options.rounds, 1)
-    rows = {
-        f"{n} heads of 5 labels": [f"{1000 * one[n]:.3f} ms", f"{len(texts) / many[n]:,.0f}"] for n in made
-    }
+    rows = {f"{n} of 5 labels": [f"{1000 * one[n]:.3f} ms", f"{len(texts) / many[n]:,.0f}"] for n in made}
     rows["times"] = [f"{one[32] / one[1]:.3f}", f"{many[32] / many[1]:.3f}"]
     _table("Many heads, int8", ["one text, p50", "texts a second"], rows)
 

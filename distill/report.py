@@ -86,7 +86,7 @@ def _page(report: Mapping[str, Any]) -> str:
         (f"{size / 1e6:.2f} MB", "model served"),
         (f"{artefact['parameters'] / 1e6:.2f} M", "parameters"),
         (f"{latency['p50']:.2f} ms", f"one text of {latency['tokens']} tokens, p50"),
-        (f"{report['throughput']:,.0f}", f"texts a second, {latency['threads']} threads"),
+        (f"{report['throughput']:,.0f}", f"texts a second, threads: {latency['threads']}"),
         (f"{seconds / 60:.1f} min", "the whole run"),
     ]
     rows = report["rows"]
