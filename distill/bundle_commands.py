@@ -32,6 +32,8 @@ def predict(options: argparse.Namespace) -> None:
     classifier = _classifier(options)
     texts = iter(options.text)
     if not options.text:
+        if sys.stdin is None:
+            raise UsageError("stdin: is closed (give texts, or lines on stdin)")
         # undecodable bytes become surrogates, which the classifier refuses by position
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         texts = (line.rstrip("\r\n") for line in sys.stdin)

@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
-    if options.command is predict and not any(word.startswith("-") for word in rest):
+    if options.command is predict and rest[:1] == ["--"]:
+        options.text += rest[1:]
+    elif options.command is predict and not any(word.startswith("-") for word in rest):
         options.text += rest  # argparse leaves texts behind an option over
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -113,8 +115,10 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> dict[str, Any] | None:
     from distill.recipe_file import load_recipe
 
-    allow = [f"gates.allow={json.dumps(options.allow)}"] if options.allow else []
-    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, *allow])
+    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    if options.allow:  # beside those that the recipe allows
+        allow = f"gates.allow={json.dumps([*recipe.gates.allow, *options.allow])}"
+        recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, allow])
     from distill.pipeline import STAGES, run_recipe
 
     for stage in (options.first, options.last):

@@ -16,6 +16,7 @@ from distill.inference import predict_logits
 from distill.learner import Matching, load_matching
 from distill.network import Network, load_network
 from distill.prepared import hard_labels, load_heads, load_split
+from distill.recipe import Recipe
 from distill.recipe_data import RecipeError
 from distill.selection import kept_rows
 from distill.stage import Run
@@ -29,7 +30,7 @@ from students.sizes import Shape, build_encoder
 from students.start import encoder_from_teacher
 from students.start_folder import is_start, read_about
 from students.vocabulary import needed_pieces, prune_encoder, prune_tokenizer
-from teachers.encoders import load_encoder
+from teachers.encoders import load_encoder, load_tokenizer
 from teachers.locate import weights_sha256
 from teachers.soft_labels import text_digests
 
@@ -157,6 +158,29 @@ def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
     return encoder, tokenizer, Start(f"general start: {start}", learnt=False)
 
 
+def check_vocabulary(recipe: Recipe) -> None:
+    """Refuse a vocabulary that no student could have before a teacher is trained for it.
+
+    Raises:
+        RecipeError: It is too small, or the tokenizer is not WordPiece.
+    """
+    student, teacher = recipe.student, recipe.teacher
+    if not isinstance(student.vocabulary, int):
+        return
+    start = student.encoder or student.start or usual_start(recipe)
+    if is_start(start) or start in ("teacher", "random"):  # reads as its teacher does
+        start = teacher.networks[0] if teacher.networks else teacher.encoder
+    tokenizer = load_tokenizer(start)
+    _needed(tokenizer, np.zeros(len(tokenizer), np.int64), student.vocabulary)
+
+
+def _needed(tokenizer: Any, counts: Array, size: int) -> list[int]:
+    try:
+        return needed_pieces(tokenizer, counts, size)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
 def _pruned(run: Run, encoder: Any, tokenizer: Any, size: int) -> tuple[Any, dict[str, Any]]:
     """Leave encoder and tokenizer the pieces that the transfer set needs; what that changes on test."""
     tokens = run.recipe.export.max_length
@@ -164,10 +188,7 @@ def _pruned(run: Run, encoder: Any, tokenizer: Any, size: int) -> tuple[Any, dic
     counts = np.zeros(encoder.config.vocab_size, np.int64)
     for texts in chunks(_transfer(run)["text"]):
         counts += np.bincount(whole(texts).ids, minlength=len(counts))
-    try:
-        kept = needed_pieces(tokenizer, counts, size)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    kept = _needed(tokenizer, counts, size)
     prune_encoder(encoder, kept)
     pruned = prune_tokenizer(tokenizer, kept)
     texts = list(load_split(run.stage("prepare"), "test")["text"])

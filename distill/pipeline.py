@@ -17,7 +17,7 @@ import yaml
 
 from distill.data import inputs_digest, prepare
 from distill.devices import make_accelerator
-from distill.learning import fit_student
+from distill.learning import check_vocabulary, fit_student
 from distill.pretraining import fit_start, keep_teacher, prepare_texts
 from distill.recipe import Job, Pretraining, Recipe
 from distill.recipe_data import RecipeError, digest_of
@@ -77,6 +77,7 @@ def run_recipe(
             raise RecipeError(
                 f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
             )
+    check_vocabulary(recipe)
     settings = _settings(recipe)
     settings["head_order"] = list(recipe.heads)
     settings["max_length"] = settings["export"]["max_length"]

@@ -229,6 +229,10 @@ class Recipe(Job):
     def _encoder_learns(self) -> Recipe:
         if self.match.weights and "encoder" not in self.student.train:
             raise ValueError("match: shapes the student's encoder, which is frozen (add it to student.train)")
+        if self.match.weights and isinstance(self.student.vocabulary, int):
+            raise ValueError(
+                "match: student and teacher must read the same tokens (leave out it or student.vocabulary)"
+            )
         return self
 
     @model_validator(mode="after")

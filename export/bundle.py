@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISREG
 from threading import Thread
 from typing import BinaryIO, TypeVar
 
@@ -68,9 +69,9 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
     Raises:
         BundleError: `read_bundle` would refuse the result, or `folder` holds something else.
     """
-    from export.folders import written_folder  # who only reads bundles starts sooner without
+    from export.folders import resolved, written_folder  # who only reads bundles starts sooner without
 
-    folder = Path(folder).resolve()
+    folder = resolved(folder)
     fine = not folder.exists() or (folder / MANIFEST).is_file()
     fine = fine or (folder.is_dir() and not any(folder.iterdir()))
     require(fine, str(folder), "is not a bundle, so it is not replaced (choose another folder)")
@@ -117,6 +118,8 @@ def _read(folder: Path, name: str, take: Callable[[BinaryIO], _Found]) -> _Found
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
         require(inside, str(path), "is a link out of the bundle (copy the file into it)")
+        # a pipe would be waited for
+        require(S_ISREG(path.stat().st_mode), str(path), f"cannot be read: it is no file {AGAIN}")
         with path.open("rb") as file:
             return take(file)
     except FileNotFoundError as error:

@@ -58,7 +58,6 @@ def load_pretrained(auto: Any, name: str, sha256: str | None = None) -> tuple[An
     Raises:
         EncoderError: It cannot be had, or has no fast tokenizer.
     """
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     place = locate(name, sha256)
@@ -74,12 +73,24 @@ def load_pretrained(auto: Any, name: str, sha256: str | None = None) -> tuple[An
             output_loading_info=True,
             **({"use_safetensors": True} if place.local else {}),
         )
-        tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.revision, use_fast=True)
     except Exception as error:  # of transformers, of safetensors, of whatever fetches from the hub
+        raise EncoderError(_why(name, place, error)) from None
+    tokenizer = load_tokenizer(name, sha256)
+    return model, tokenizer, sorted(key for key in read["missing_keys"] if not key.startswith("pooler."))
+
+
+def load_tokenizer(name: str, sha256: str | None = None) -> Any:
+    """The fast tokenizer of an encoder alone; arguments and errors as of `load_pretrained`."""
+    from transformers import AutoTokenizer
+
+    place = locate(name, sha256)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.revision, use_fast=True)
+    except Exception as error:
         raise EncoderError(_why(name, place, error)) from None
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"{name}: has no fast tokenizer (save a tokenizer.json beside it)")
-    return model, tokenizer, sorted(key for key in read["missing_keys"] if not key.startswith("pooler."))
+    return tokenizer
 
 
 def keep_layers(encoder: Any, layers: int, name: str = "encoder") -> None:

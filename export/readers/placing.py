@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from export.folders import written_folder
+from export.folders import resolved, written_folder
 
 MARK = "export.json"
 FORMAT = "tinyheads-export"
@@ -36,7 +37,7 @@ def place(folder: Path, write: Callable[[Path], dict[str, Any]], about: dict[str
     Raises:
         TargetError: The folder holds something that is no export.
     """
-    folder = folder.resolve()
+    folder = resolved(folder)
     _check_free(folder)
     with written_folder(folder) as temporary:
         document = {"format": FORMAT, **about, **write(temporary)}
@@ -48,11 +49,22 @@ def place(folder: Path, write: Callable[[Path], dict[str, Any]], about: dict[str
     return document
 
 
-def plain_name(name: str, what: str) -> str:
-    """The name, if it can name a file anywhere. Raises: TargetError."""
-    if not _PLAIN.fullmatch(name):
-        raise TargetError(f"{what} {name!r} cannot name a file, expected letters, digits, _ . - (rename it)")
-    return name
+def copy_shipped(target: str, folder: Path) -> None:
+    """Copy what stands beside an exported model of this target."""
+    for file in (files("export.readers") / "shipped" / target).iterdir():
+        if file.is_file():  # pip compiles what is Python, into a folder beside it
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
+def check_names(what: str, names: Sequence[str], taken: Collection[str] = ()) -> None:
+    """Raises TargetError unless these can name files side by side anywhere, beside those that are taken."""
+    seen = {name.casefold(): name for name in (MARK, *taken)}
+    for name in names:
+        if not _PLAIN.fullmatch(name):
+            problem = "cannot name a file, expected letters, digits, _ . - (rename it)"
+            raise TargetError(f"{what} {name!r} {problem}")
+        if (other := seen.setdefault(name.casefold(), name)) is not name:
+            raise TargetError(f"{what} {name!r} names the same file as {other!r} (rename it)")
 
 
 def _check_free(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import read_bundle
+from export.folders import resolved
 from export.manifest import Manifest
 from export.readers.placing import TargetError, place
 
@@ -80,15 +81,15 @@ def export_bundle(
         raise TargetError(_unknown("target", target, [*TARGETS]))
     if library is not None and target != "transformers-js":
         raise TargetError(f"--transformers-js is of --target transformers-js alone, not of {target}")
-    given, source = Path(bundle).absolute(), Path(bundle).resolve()
+    given, source = Path(bundle).absolute(), resolved(bundle)
     manifest = read_bundle(source)
     chosen = manifest.default_variant if variant is None else variant
     if chosen not in manifest.variants:
         raise TargetError(f"{bundle}: " + _unknown("variant", chosen, sorted(manifest.variants)))
-    folder = given.with_name(f"{given.name}-{target}") if out is None else Path(out).resolve()
-    if folder.resolve().is_relative_to(source):
+    folder = given.with_name(f"{given.name}-{target}") if out is None else resolved(out)
+    if resolved(folder).is_relative_to(source):
         raise TargetError(f"{folder}: is inside the bundle, which would change (choose another --out)")
-    if source.is_relative_to(folder.resolve()):
+    if source.is_relative_to(resolved(folder)):
         raise TargetError(f"{folder}: holds the bundle, which would be lost (choose another --out)")
 
     def write(temporary: Path) -> dict[str, Any]:

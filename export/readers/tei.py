@@ -19,7 +19,7 @@ import onnx
 from export.manifest import SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.parity import GateError
 from export.readers.cutting import cut
-from export.readers.placing import TargetError, plain_name
+from export.readers.placing import TargetError, check_names
 from export.session import open_graph, run_graph
 from export.token_ids import open_tokenizer
 
@@ -42,8 +42,9 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     settings = _settings(bundle)
     model = onnx.load(bundle / manifest.variants[variant])
     said: dict[str, Any] = {}
+    check_names("head", [head.name for head in manifest.heads])
     for head in manifest.heads:
-        place = folder / plain_name(head.name, "head")
+        place = folder / head.name
         (place / "onnx").mkdir(parents=True)
         graph, narrowed = cut(model, head.output, OUTPUT, 1 / head.temperature)
         onnx.checker.check_model(graph)

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from export.manifest import MANIFEST, SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.parity import GateError
 from export.probabilities import probabilities
-from export.readers.placing import plain_name
+from export.readers.placing import check_names, copy_shipped
 from export.readers.spelling import spelling_of
 from export.readers.text_nodes import DOMAIN, TextNodes, read_text
 from export.session import open_graph, run_graph
@@ -46,9 +46,7 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     onnx.checker.check_model(whole)
     onnx.save(whole, folder / GRAPH)
     shutil.copyfile(bundle / MANIFEST, folder / MANIFEST)
-    page = files("export.readers") / "shipped" / "text-in-graph"
-    for file in page.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    copy_shipped("text-in-graph", folder)
     return {"parity": check(bundle, manifest, variant, folder / GRAPH, tokenizer)}
 
 
@@ -89,7 +87,8 @@ def with_text(model: ModelProto, tokenizer: Tokenizer, manifest: Manifest, where
 
 def _answer(nodes: TextNodes, head: Head) -> list[Any]:
     """Adds the head's calibrated probabilities and its answer; returns their descriptions."""
-    name, single = plain_name(head.name, "head"), head.kind == SINGLE_LABEL
+    check_names("head", [head.name])
+    name, single = head.name, head.kind == SINGLE_LABEL
     info, width = helper.make_tensor_value_info, len(head.labels)
     shares = f"probabilities_{name}"
     scale = nodes.constant(np.array([1 / head.temperature], np.float32))

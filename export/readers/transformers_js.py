@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from export.bundle import write_bundle
 from export.manifest import FP32, INT8, TOKENIZER, Manifest
-from export.readers.placing import TargetError
+from export.readers.placing import TargetError, copy_shipped
 
 FILES = {"fp32": FP32, "int8": INT8}  # where transformers.js looks for dtype fp32 and q8
 NEEDED = (TOKENIZER, "config.json", "tokenizer_config.json")
@@ -44,8 +43,7 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     contents[FILES[variant]] = bundle / manifest.variants[variant]
     only = replace(manifest, variants={variant: FILES[variant]}, default_variant=variant, files={})
     written = write_bundle(folder / "model", only, contents)
-    for file in (files("export.readers") / "shipped" / "transformers-js").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    copy_shipped("transformers-js", folder)
     return {"model_bytes": written.files[FILES[variant]]["bytes"], "library": None}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import MANIFEST, TOKENIZER, BundleError, Head, Manifest
-from export.readers.placing import TargetError, plain_name
+from export.readers.placing import TargetError, check_names
 from export.session import open_graph
 
 MAX_BATCH = 64
@@ -32,12 +32,14 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
         TargetError: A name that cannot name a folder, or a label of several lines.
         BundleError: The graph has a type that no bundle has.
     """
-    name = plain_name(manifest.name, "the bundle's name")
+    name = manifest.name
+    check_names("the bundle's name", [name], (TOKENIZER, MANIFEST, "client.py", "README.md"))
+    check_names("head", [head.name for head in manifest.heads])
     graph = bundle / manifest.variants[variant]
     model = folder / name
     (model / "1").mkdir(parents=True)
     shutil.copyfile(graph, model / "1" / "model.onnx")
-    labels = {head.output: f"labels_{plain_name(head.name, 'head')}.txt" for head in manifest.heads}
+    labels = {head.output: f"labels_{head.name}.txt" for head in manifest.heads}
     for head in manifest.heads:
         (model / labels[head.output]).write_text(_lines(head), encoding="utf-8")
     text = config(graph, name, manifest.heads, labels)

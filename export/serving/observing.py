@@ -7,10 +7,13 @@ a request costs as much as the request.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -37,7 +40,7 @@ class Observer:
     """
 
     def __init__(self, stream: BinaryIO | None = None, *, texts: bool = False) -> None:
-        self._stream, self._texts = stream or sys.stderr.buffer, texts
+        self._stream, self._texts = stream or _stderr(), texts
         self._lines: list[bytes] = []
         self._registry = own = CollectorRegistry()
         ProcessCollector(registry=own)
@@ -141,7 +144,7 @@ class Observer:
     def flush(self) -> None:
         """Writes the lines that were gathered."""
         lines, self._lines = self._lines, []
-        if lines:
+        with suppress(OSError):  # who reads the log may be gone, who asks is not
             self._stream.write(b"".join(lines))
             self._stream.flush()
 
@@ -153,3 +156,7 @@ class Observer:
                 asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
             except RuntimeError:  # before the loop runs, and after
                 self.flush()
+
+
+def _stderr() -> BinaryIO:
+    return sys.stderr.buffer if sys.stderr else Path(os.devnull).open("wb")

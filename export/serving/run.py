@@ -78,6 +78,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens the queues, then listens."""
         await self._host.start()
+        for listener in sockets or []:
+            try:  # a port that another bound at the same time is that one's who listens first
+                listener.listen(_BACKLOG)
+            except OSError as error:
+                raise _taken(self._settings.host, self._settings.port, error) from None
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
@@ -153,8 +158,10 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ServingError(
-            f"{host}:{port}: cannot be listened at: {reason} (choose --host, --port)"
-        ) from None
+        raise _taken(host, port, error) from None
     return listener
+
+
+def _taken(host: str, port: int, error: Exception) -> ServingError:
+    reason = getattr(error, "strerror", None) or error
+    return ServingError(f"{host}:{port}: cannot be listened at: {reason} (choose --host, --port)")

@@ -136,6 +136,16 @@ def test_files_are_opened_while_they_are_compared(copied: Path):
     assert active_count() == threads
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_is_not_waited_for(copied: Path, name: str):
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    for read in (read_bundle, Classifier.load):
+        with pytest.raises(BundleError, match=f"{name}: cannot be read: it is no file"):
+            read(copied)
+
+
 def test_links_inside_and_in_circles(copied: Path):
     (copied / FP32).rename(copied / "onnx/real.onnx")
     (copied / FP32).symlink_to("real.onnx")

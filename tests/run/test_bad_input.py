@@ -26,6 +26,11 @@ def complaint(capfd, *arguments) -> str:
     return [line for line in printed.err.splitlines() if line.startswith("distill: ")][-1]
 
 
+def test_closed_stdin(finished, capfd, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "stdin: is closed" in complaint(capfd, "predict", finished["folder"] / "bundle")
+
+
 def test_missing_recipe(capfd, tmp_path):
     assert "cannot be read" in complaint(capfd, "run", tmp_path / "none.yaml")
 

@@ -121,6 +121,8 @@ def test_predict_prints_a_line_a_text(finished, capfd):
     assert lines[0]["text"] == "we love it happy"
     assert main(["predict", str(finished["folder"] / "bundle"), "--heads=flags", "we love it"]) == 0
     assert list(json.loads(capfd.readouterr().out)) == ["text", "flags"]
+    assert main(["predict", str(finished["folder"] / "bundle"), "--heads=flags", "--", "-5 degrees"]) == 0
+    assert json.loads(capfd.readouterr().out)["text"] == "-5 degrees"
 
 
 def test_evaluate_gives_the_figures_of_the_report(job, finished, capfd):

@@ -63,7 +63,7 @@ def test_the_teacher_is_not_trained_again(finished, pruned):
     [
         (["student.vocabulary=3"], "student.vocabulary: 3 pieces hold less than"),
         (["student.vocabulary=half"], "student.vocabulary"),
-        (["student.vocabulary=50", "match.hidden=1"], "match: the student's vocabulary is not the teacher's"),
+        (["student.vocabulary=50", "match.hidden=1"], "leave out it or student.vocabulary"),
     ],
 )
 def test_refused(job, finished, tmp_path, capsys, settings, problem):
@@ -72,6 +72,8 @@ def test_refused(job, finished, tmp_path, capsys, settings, problem):
     assert main(["run", str(job), "--out", str(run), *options]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert problem in said
+    assert main(["run", str(job), "--out", str(tmp_path / "new"), *options]) == 2
+    assert not (tmp_path / "new").exists()  # nobody waits for a teacher to hear it
     assert (run / "bundle" / INT8).read_bytes() == (finished["folder"] / "bundle" / INT8).read_bytes()
 
 
@@ -100,6 +102,8 @@ def test_a_head_may_fail_a_gate_only_by_name(job, finished, tmp_path, capsys):
     assert main([*command, "--allow", "flags"]) == 1
     assert main([*command, "--allow", "intnet"]) == 2
     assert "gates.allow: no head 'intnet' (did you mean" in capsys.readouterr().err
+    assert main([*command, "--set", "gates.allow=[intent]", "--allow", "flags"]) == 0
+    assert list(read_bundle(run / "bundle").details["allowed"]) == ["intent"]
     assert main([*command, "--allow", "intent"]) == 0
     allowed = read_bundle(run / "bundle").details["allowed"]
     assert list(allowed) == ["intent"] and "falls from accuracy" in allowed["intent"][0]

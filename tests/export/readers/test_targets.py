@@ -17,7 +17,7 @@ import pytest
 from distill.cli import main
 from export.bundle import read_bundle, write_bundle
 from export.manifest import FP32, INT8, BundleError
-from export.readers.placing import MARK, TargetError, place
+from export.readers.placing import MARK, TargetError, check_names, copy_shipped, place
 from export.readers.targets import export_bundle
 
 
@@ -112,6 +112,40 @@ def test_what_a_killed_export_left_is_swept_up(exportable, tmp_path):
     (tmp_path / f".out.tmp-{os.getppid()}").mkdir()
     export_bundle(exportable, "triton", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.tmp-{os.getppid()}", "out"]
+
+
+def test_what_pip_compiled_is_not_copied(tmp_path, monkeypatch):
+    shipped = tmp_path / "shipped" / "x"
+    (shipped / "__pycache__").mkdir(parents=True)
+    (shipped / "example.py").write_text("1")
+    monkeypatch.setattr("export.readers.placing.files", lambda _: tmp_path)
+    (tmp_path / "out").mkdir()
+    copy_shipped("x", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["example.py"]
+
+
+@pytest.mark.parametrize("name", ["client.py", "Tokenizer.json", "manifest.json", "readme.md", "export.json"])
+def test_a_name_of_the_exports_own_is_refused(exportable, tmp_path, name):
+    manifest = read_bundle(exportable)
+    files = {file: exportable / file for file in manifest.files}
+    write_bundle(tmp_path / "bundle", replace(manifest, name=name), files)
+    with pytest.raises(TargetError, match=f"'{name}' names the same file as"):
+        export_bundle(tmp_path / "bundle", "triton", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_differ_in_case_alone_are_one_file_somewhere():
+    check_names("head", ["z", "Zz"])
+    with pytest.raises(TargetError, match="head 'Z' names the same file as 'z'"):
+        check_names("head", ["z", "Z"])
+
+
+def test_links_in_a_circle_are_told_in_a_line(exportable, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for bundle, out in ((exportable, tmp_path / "loop"), (tmp_path / "loop", tmp_path / "out")):
+        assert main(["export", str(bundle), "--target", "triton", "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and str(tmp_path / "loop") in told
 
 
 def test_the_command_ends_with_one_json_line(exportable, tmp_path, capsys):

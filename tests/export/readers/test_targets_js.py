@@ -119,13 +119,13 @@ def test_node_keeps_the_closing_token_of_a_long_text(exportable, tmp_path):
     write_bundle(tmp_path / "bundle", manifest, {**files, TOKENIZER: json.dumps(document).encode()})
     export_bundle(tmp_path / "bundle", "transformers-js", tmp_path / "out", variant="fp32")
     (tmp_path / "node_modules").symlink_to(Path(LIBRARY).parents[1])
-    text = "where is my parcel " * 9
+    texts = ["where is my parcel " * 9, "[CLS] " + "where is my parcel thanks " * 9]
     done = subprocess.run(
-        ["node", str(tmp_path / "out" / "example.mjs"), text], capture_output=True, check=True
+        ["node", str(tmp_path / "out" / "example.mjs"), *texts], capture_output=True, check=True
     )
     classifier = Classifier.load(tmp_path / "bundle", variant="fp32", threads=1)
-    assert classifier.tokens(text) == [manifest.max_length]
-    same([json.loads(done.stdout)], classifier, [text])
+    assert classifier.tokens(texts) == [manifest.max_length] * 2
+    same([json.loads(line) for line in done.stdout.splitlines()], classifier, texts)
 
 
 @needs_browser

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +23,15 @@ from distill.cli import main
 from export.bundle import write_bundle
 from export.manifest import FP32, MANIFEST
 from export.runtime import Classifier
+from export.serving.application import Application
+from export.serving.hosting import Host
+from export.serving.observing import Observer
+from export.serving.run import Server, _bind
+from export.serving.settings import ServingError, Settings
 
 HOUR = 3_600_000
+PATIENCE = 60
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_stop_answers_what_was_accepted_and_refuses_the_rest(serve, bundle):
@@ -158,6 +173,50 @@ def test_what_cannot_be_served_is_told_in_a_line(capsys, bundle, copied, tmp_pat
     assert "two outputs of one name" in refused(capsys, tmp_path / "clash", "--port", 0)
     (copied / MANIFEST).write_text("{}")
     assert MANIFEST in refused(capsys, copied, "--port", 0)
+
+
+def test_a_port_that_another_took_at_the_same_time(bundle):
+    settings = Settings(bundles=(str(bundle),))
+    observer = Observer(io.BytesIO())
+    host = Host(settings, observer)
+    with _bind("127.0.0.1", 0) as mine, socket.socket() as theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        theirs.bind(mine.getsockname())
+        theirs.listen()
+        server = Server(Application(host, settings, observer), host, settings, observer)
+        with pytest.raises(ServingError, match="cannot be listened at: Address already in use"):
+            asyncio.run(server.startup([mine]))
+
+
+def test_a_log_that_nobody_reads_stops_nothing(bundle):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [
+        sys.executable,
+        "-m",
+        "distill.cli",
+        "serve",
+        str(bundle),
+        "--port",
+        str(port),
+        "--drain-s",
+        "0",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=writer)
+    os.close(writer)
+    try:
+        end = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < end:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        process.terminate()
+        told = json.loads(process.communicate(timeout=PATIENCE)[0])
+    finally:
+        process.kill()
+    assert process.returncode == 0 and told["served"] == ["tiny"]
 
 
 STOPPED = """

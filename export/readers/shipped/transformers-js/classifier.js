@@ -67,13 +67,13 @@ export function answer(head, labels) {
 
 // transformers.js truncates by dropping the end, the closing special token with it; so the room is kept here.
 function reader(tokenizer, longest) {
+  const bare = { add_special_tokens: false };
+  const [framed, word] = [tokenizer.encode("a"), tokenizer.encode("a", bare)];
+  const start = Math.max(0, framed.findIndex((_, at) => word.every((id, i) => framed[at + i] === id)));
+  const [before, after] = [framed.slice(0, start), framed.slice(start + word.length)];
+  const room = longest - before.length - after.length;
   return (text) => {
     const whole = tokenizer.encode(text);
-    if (whole.length <= longest) return whole;
-    const inner = tokenizer.encode(text, { add_special_tokens: false });
-    const special = whole.length - inner.length;
-    let before = 0;
-    while (before < special && inner[0] !== whole[before]) before += 1;
-    return [...whole.slice(0, before), ...inner.slice(0, longest - special), ...whole.slice(before + inner.length)];
+    return whole.length <= longest ? whole : [...before, ...tokenizer.encode(text, bare).slice(0, room), ...after];
   };
 }
