@@ -34,9 +34,9 @@ def predict(options: argparse.Namespace) -> None:
     if not options.text:
         if sys.stdin is None:
             raise UsageError("stdin: is closed (give texts, or lines on stdin)")
-        # undecodable bytes become surrogates, which the classifier refuses by position
+        # undecodable bytes become surrogates, which no text holds
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        texts = (line.rstrip("\r\n") for line in sys.stdin)
+        texts = (_decoded(number, line) for number, line in enumerate(sys.stdin, 1))
     done = 0
     while chunk := list(itertools.islice(texts, 1024)):
         try:
@@ -48,11 +48,23 @@ def predict(options: argparse.Namespace) -> None:
         done += len(chunk)
 
 
+def _decoded(number: int, line: str) -> str:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"stdin: line {number} is not UTF-8 (convert it first)") from None
+    return line.rstrip("\r\n")
+
+
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Measure on labelled texts."""
     from distill.evaluation import evaluate_bundle
 
-    return evaluate_bundle(_classifier(options), options.data, text=options.text)
+    found = evaluate_bundle(_classifier(options), options.data, text=options.text)
+    for head, quality in found["heads"].items():
+        told = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
+        print(f"{head}: {told}", file=sys.stderr)
+    return found
 
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
@@ -94,11 +106,17 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     try:
         texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{options.texts}: cannot be read: {error} (give UTF-8, a text a line)") from None
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise UsageError(f"{options.texts}: cannot be read: {reason} (give UTF-8, a text a line)") from None
     try:
-        return measure(classifier, texts, heads=options.heads)
+        found = measure(classifier, texts, heads=options.heads)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    one = found["latency_ms"]
+    told = f"one text of {one['tokens']} tokens {one['p50']:.3f} ms, p99 {one['p99']:.3f} ms"
+    many = f"{found['throughput']:,.0f} texts a second, threads: {found['threads']}"
+    print(f"{found['variant']}: {told}; {many}", file=sys.stderr)
+    return found
 
 
 def serve(options: argparse.Namespace) -> dict[str, Any]:

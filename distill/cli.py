@@ -12,8 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distill.bundle_commands import UsageError, add_bundle_commands, predict
 
@@ -39,8 +40,8 @@ EXTRAS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(argv)
+    options, rest = _parser().parse_known_args(argv)
+    parser = vars(options).pop("parser")
     if options.command is predict and rest[:1] == ["--"]:
         options.text += rest[1:]
     elif options.command is predict and not any(word.startswith("-") for word in rest):
@@ -121,9 +122,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any] | None:
         recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, allow])
     from distill.pipeline import STAGES, run_recipe
 
+    order = [*STAGES]
     for stage in (options.first, options.last):
-        if stage is not None and stage not in STAGES:
-            raise UsageError(f"no stage {stage!r} (stages: {', '.join(STAGES)})")
+        if stage is not None and stage not in order:
+            raise UsageError(f"no stage {stage!r} (stages: {', '.join(order)})")
+    if options.first and options.last and order.index(options.first) > order.index(options.last):
+        raise UsageError(f"--from {options.first} comes after --to {options.last} (turn them round)")
     folder = Path(options.out or f"runs/{recipe.name}")
     return run_recipe(recipe, folder, first=options.first, last=options.last) or None
 
@@ -148,15 +152,40 @@ def _complain(message: str) -> None:
         print(f"distill: {line}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that tells what is wrong in one line, with the nearest word it knows."""
+
+    def error(self, message: str) -> NoReturn:
+        problem = message.partition(" (choose from")[0]
+        known: list[str] = []
+        for action in self._actions:
+            known += [*action.option_strings, *map(str, action.choices or ())]
+        wrong = [word.strip("'") for word in problem.split() if "-" in word or "'" in word]
+        near = [found for word in wrong if word.rstrip(":") not in known
+                for found in get_close_matches(word, known, 1)]  # fmt: skip
+        hint = f"did you mean {near[0]}? " if near else ""
+        _complain(f"{problem} ({hint}see {self.prog} --help)")
+        raise SystemExit(2)
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"tinyheads {version('tinyheads')}")
+        raise SystemExit(0)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="distill", description="Distil labelled text into a tiny ONNX classifier of many heads."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], Any], about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub)
         return sub
 
     init = add("init", _init, "propose a recipe from a data file")

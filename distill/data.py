@@ -149,8 +149,8 @@ def _bearable(where: str, bad: Counter[str], total: int, limit: float) -> None:
         [(kind, count)] = bad.most_common(1)
         raise DataError(
             f"{where}: {bad.total()} of {total} rows are at fault, mostly {kind} ({count}), "
-            f"expected a share of at most {limit:g} (see data_report.json; mend the rows or raise "
-            "`data.max_bad_rows`)"
+            f"expected a share of at most {limit:g} (mend the rows, which a run's data_report.json lists, or "
+            "raise data.max_bad_rows in the recipe)"
         )
 
 

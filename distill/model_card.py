@@ -55,6 +55,8 @@ def model_card(
         for form, values in quality["test"].items():
             lines.append(f"| {form} | {' | '.join(figure(values[m]) for m in metrics)} |")
         lines.append("")
+    for name, faults in checked.get("allowed", {}).items():
+        lines += [f"int8 was let through though {name} {fault}." for fault in faults]
     worst = max(head["max_difference"] for head in checked["parity"]["heads"].values())
     lines.append(f"Largest difference of a logit between torch and ONNX fp32: {worst:.1e}.")
     sized = ", ".join(f"{n.removesuffix('_bytes')} {b / 1e6:.2f} MB" for n, b in sizes.items())

@@ -116,8 +116,9 @@ def _carry_out(
 ) -> Run:
     """Do the stages that are not done, in order."""
     digests = _digests(recipe, stages, settings)  # first: of which data and encoders must be there
+    _check_folder(recipe, folder)
+    (folder / "stages").mkdir(parents=True, exist_ok=True)  # what the next command knows a run by
     run = Run(recipe, folder, make_accelerator(recipe, folder))
-    folder.mkdir(parents=True, exist_ok=True)
     if run.accelerator.is_main_process:
         with written_whole(folder / "recipe.yaml") as file:
             said = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
@@ -136,6 +137,20 @@ def _carry_out(
         if name == last:
             break
     return run
+
+
+def _check_folder(recipe: Job, folder: Path) -> None:
+    """Refuse a folder that holds something else than a run of this recipe's name."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--out: {folder} is a file, a run needs a folder (choose another)")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "stages").is_dir():
+        raise RecipeError(f"--out: {folder} holds something else than a run (choose another)")
+    said = folder / "recipe.yaml"
+    name = yaml.safe_load(said.read_text(encoding="utf-8"))["name"] if said.is_file() else recipe.name
+    if name != recipe.name:
+        raise RecipeError(f"--out: {folder} is the run of {name!r}, not of {recipe.name!r} (choose another)")
 
 
 def _settings(recipe: Job) -> dict[str, Any]:

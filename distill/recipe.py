@@ -8,7 +8,7 @@ labels of heads, are told in `recipe_data`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -109,6 +109,13 @@ class Student(Small):
     embeddings: Literal["factorized", "free"] | None = None
     # word pieces: so many that the transfer set needs most; by default full, all of the start's
     vocabulary: Literal["full"] | Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("vocabulary", mode="before")
+    @classmethod
+    def _pieces(cls, value: Any) -> Any:
+        if value in (None, "full") or (type(value) is int and value > 0):
+            return value
+        raise ValueError(f"must be a number of word pieces, or full, got {value!r}")
 
     @model_validator(mode="after")
     def _one_start(self) -> Student:

@@ -56,6 +56,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         "artefact": {**figures["export"], "parameters": figures["fit_student"]["parameters"]},
         "latency_ms": figures["bundle"]["latency_ms"],
         "throughput": figures["bundle"]["throughput"],
+        "throughput_threads": figures["bundle"].get("threads"),  # no record of before has it
         "stages": {
             name: {key: stage[key] for key in ("seconds", "peak_rss_bytes", "device")}
             for name, stage in stages.items()
@@ -86,7 +87,7 @@ def _page(report: Mapping[str, Any]) -> str:
         (f"{size / 1e6:.2f} MB", "model served"),
         (f"{artefact['parameters'] / 1e6:.2f} M", "parameters"),
         (f"{latency['p50']:.2f} ms", f"one text of {latency['tokens']} tokens, p50"),
-        (f"{report['throughput']:,.0f}", f"texts a second, threads: {latency['threads']}"),
+        (f"{report['throughput']:,.0f}", f"texts a second, threads: {report['throughput_threads'] or '?'}"),
         (f"{seconds / 60:.1f} min", "the whole run"),
     ]
     rows = report["rows"]

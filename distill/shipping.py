@@ -124,6 +124,8 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
             log_loss=gates.int8_log_loss,
             allow=gates.allow,
         )
+        for name, faults in allowed.items():
+            run.say("\n".join(f"int8: head {name!r} {fault}: allowed" for fault in faults))
     fitted = dict.fromkeys(logits["test"], student) | {"teacher": _calibrations(run, "teacher")}
     return {
         "parity": parity["test"],

@@ -59,5 +59,6 @@ def bench(
             "threads": 1,  # a text alone is never parted
         },
         "throughput": len(texts) / elapsed,
+        "threads": classifier.threads,  # of the throughput
         "variant": classifier.variant,
     }

@@ -95,7 +95,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _manifest(folder: Path) -> Manifest:
-    require(folder.is_dir(), str(folder), "no such folder (`distill run` writes a bundle)")
+    what = "is a file, a bundle is a folder" if folder.is_file() else "no such folder"
+    require(folder.is_dir(), str(folder), f"{what} (`distill run` writes one to RUN/bundle)")
     text = _read(folder, MANIFEST, lambda file: file.read())
     try:
         data = json.loads(text.decode())
@@ -108,8 +109,8 @@ def _compare(folder: Path, manifest: Manifest) -> None:
     """Raises BundleError unless every file is as the manifest says."""
     for name, expected in manifest.files.items():
         found, where = _read(folder, name, _recorded), str(folder / name)
-        problem = f"changed: {found}, expected {expected} {AGAIN}"
-        require(found == expected, where, problem)
+        told = [f"{x['bytes']} bytes of sha256 {x['sha256'][:12]}..." for x in (found, expected)]
+        require(found == expected, where, f"changed: {told[0]}, expected {told[1]} {AGAIN}")
 
 
 def _read(folder: Path, name: str, take: Callable[[BinaryIO], _Found]) -> _Found:
@@ -123,7 +124,8 @@ def _read(folder: Path, name: str, take: Callable[[BinaryIO], _Found]) -> _Found
         with path.open("rb") as file:
             return take(file)
     except FileNotFoundError as error:
-        raise BundleError(f"{path}: is missing {AGAIN}") from error
+        hint = "(give a bundle's folder, such as RUN/bundle)" if name == MANIFEST else AGAIN
+        raise BundleError(f"{path}: is missing {hint}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise BundleError(f"{path}: cannot be read: {error} {AGAIN}") from error
 

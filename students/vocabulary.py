@@ -52,11 +52,12 @@ def needed_pieces(tokenizer: Any, counts: NDArray[Any], size: int) -> list[int]:
     # a sign is a piece by itself, so [unused1] and its like come up in no text that these do not tell of
     known = kept | {i for i, piece in bare.items() if len(piece) == 1 or counts[i] or not SIGN.search(piece)}
     kept |= {pieces[p] for sign in SAFE for p in (sign, prefix + sign) if p in pieces}
+    if size > len(pieces):
+        raise ValueError(f"student.vocabulary: {size} pieces, the tokenizer has {len(pieces)} (use full)")
     if size < len(kept):
-        raise ValueError(
-            f"student.vocabulary: {size} pieces hold less than the {len(kept)} that any text may need "
-            "(special tokens, ASCII letters, digits and signs); ask for more"
-        )
+        problem = f"{size} pieces hold less than the {len(kept)} that any text may need"
+        what = "special tokens, ASCII letters, digits and signs"
+        raise ValueError(f"student.vocabulary: {problem} ({what}; ask for more)")
     by_use = np.argsort(-np.asarray(counts), kind="stable").tolist()
     return sorted([*kept, *(i for i in by_use if i in known and i not in kept)][:size])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging as python_logging
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -63,6 +65,7 @@ def load_pretrained(auto: Any, name: str, sha256: str | None = None) -> tuple[An
     place = locate(name, sha256)
     logging.set_verbosity_error()  # a pooler without use is not worth a page of warnings
     logging.disable_progress_bar()
+    python_logging.getLogger("huggingface_hub").setLevel(python_logging.ERROR)  # of its retries
     try:
         model, read = auto.from_pretrained(
             place.path,
@@ -131,7 +134,7 @@ def set_dropout(encoder: Any, dropout: float | None, attention_dropout: float | 
 
 
 def _why(name: str, place: Location, error: Exception) -> str:
-    first = " ".join(str(error).split())[:200]
+    first = shorten(str(error), 200, placeholder=" ...")
     if place.local:
         return f"{name}: cannot be loaded: {first}"
     return (

@@ -48,6 +48,7 @@ def locate(name: str, sha256: str | None = None) -> Location:
         package = name.removeprefix("package:")
         pinned = {WEIGHTS: sha256} if sha256 else PINNED.get(package)
         if pinned is None:
+            _package_folder(name, package)  # that it is not there goes first
             raise EncoderError(f"{name}: its weights are not pinned (give their sha256)")
         folder = _package_folder(name, package)
     elif Path(name).is_dir():

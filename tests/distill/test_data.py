@@ -295,7 +295,7 @@ def test_too_many_bad_rows_stop_the_run(room: Room) -> None:
     message = room.fault(LABEL, **FILES)
     assert message == (
         "train.csv: train: 1 of 41 rows are at fault, mostly empty text (1), expected a share of at most "
-        "0.01 (see data_report.json; mend the rows or raise `data.max_bad_rows`)"
+        "0.01 (mend the rows, which a run's data_report.json lists, or raise data.max_bad_rows in the recipe)"
     )
     assert room.report["dropped"]["empty text"]["first"] == [{"file": "train.csv", "line": 42, "excerpt": ""}]
     assert room.prepare(LABEL, max_bad_rows=0.03, **FILES)["dropped"] == {"empty text": 1}

@@ -165,7 +165,7 @@ def test_no_folder(tmp_path: Path):
     with pytest.raises(BundleError, match="nowhere: no such folder"):
         read_bundle(tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(BundleError, match="file: no such folder"):
+    with pytest.raises(BundleError, match="file: is a file, a bundle is a folder"):
         read_bundle(tmp_path / "file")
 
 

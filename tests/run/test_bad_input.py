@@ -1,6 +1,7 @@
 """Faults of the whole: one clear line, exit 2, nothing half-written."""
 
 import csv
+import io
 import json
 import shutil
 
@@ -29,6 +30,43 @@ def complaint(capfd, *arguments) -> str:
 def test_closed_stdin(finished, capfd, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     assert "stdin: is closed" in complaint(capfd, "predict", finished["folder"] / "bundle")
+
+
+def test_bytes_on_stdin(finished, capfd, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"fine\ncaf\xe9\n")))
+    assert "stdin: line 2 is not UTF-8" in complaint(capfd, "predict", finished["folder"] / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["innit"], "argument COMMAND: invalid choice: 'innit' (did you mean init? see distill --help)"),
+        (["run", "a", "--alow", "b"], "--alow b (did you mean --allow? see distill run --help)"),
+        (["serve", "b", "--port", "x"], "invalid int value: 'x' (see distill serve --help)"),
+        ([], "the following arguments are required: COMMAND (see distill --help)"),
+    ],
+)
+def test_usage(capfd, words, told):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("distill: ") and line.endswith(told)
+
+
+def test_a_folder_of_something_else_is_left_alone(edited, finished, capfd, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert "holds something else than a run" in complaint(capfd, "run", edited, "--out", tmp_path / "mine")
+    assert "is a file" in complaint(capfd, "run", edited, "--out", tmp_path / "mine" / "notes.txt")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    before = (finished["folder"] / "recipe.yaml").read_bytes()
+    line = complaint(capfd, "run", edited, "--out", finished["folder"], "--set", "name=other")
+    assert "is the run of" in line and (finished["folder"] / "recipe.yaml").read_bytes() == before
+
+
+def test_stages_turned_round(edited, capfd, tmp_path):
+    line = complaint(capfd, "run", edited, "--out", tmp_path / "run", "--from", "bundle", "--to", "label")
+    assert "--from bundle comes after --to label" in line
 
 
 def test_missing_recipe(capfd, tmp_path):
