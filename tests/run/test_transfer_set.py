@@ -178,7 +178,7 @@ def test_a_model_without_a_head_is_refused_before_a_copy_is_made(job, settings, 
     [
         ("augment.masked_lm=null", "augment: `masked` needs a masked-language model"),
         ("augment.masked_lm=./none", "./none: no such folder"),
-        ("augment.masked_lm=package:no-such-words", "package:no-such-words: its weights are not pinned"),
+        ("augment.masked_lm=package:no-such-words", "package:no-such-words: is not installed"),
         (f"augment.masked_sha256={'f' * 64}", "model.safetensors has sha256"),
         ("augment.keep=0", "augment.keep: must be > 0"),
         ("augment.until=0", "augment.until: must be > 0"),
