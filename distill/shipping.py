@@ -119,6 +119,7 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
         gates = run.recipe.gates
         allowed = check_int8(
             tolls,
+            texts=len(both["fp32"]),
             drop=gates.int8_drop,
             changed=gates.int8_changed,
             log_loss=gates.int8_log_loss,

@@ -70,12 +70,19 @@ class Toll:
 
 
 def check_int8(
-    tolls: Mapping[str, Toll], *, drop: float, changed: float, log_loss: float, allow: Sequence[str] = ()
+    tolls: Mapping[str, Toll],
+    *,
+    texts: int,
+    drop: float,
+    changed: float,
+    log_loss: float,
+    allow: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Refuse int8 where it costs a head more than allowed; what heads in `allow` fail is returned.
 
     Args:
         tolls: Of each head.
+        texts: How many they were measured on.
         drop: Largest fall of the first metric (0.005 is half a point).
         changed: Largest share of other decisions.
         log_loss: Largest rise of the log loss.
@@ -103,6 +110,8 @@ def check_int8(
         f"int8: head {h!r} {fault}" for h, faults in failed.items() if h not in allow for fault in faults
     ]
     if lines:
-        lines[-1] += " (--allow HEAD ships it all the same; export.quantize: none keeps fp32)"
+        lines[-1] += (
+            f", on {texts} texts (--allow HEAD ships it all the same; export.quantize: none keeps fp32)"
+        )
         raise GateError("\n".join(lines))
     return failed

@@ -106,7 +106,7 @@ def test_other_heads(names: list[str]) -> None:
     assert refusal(logits(), found, 1e9, "int8").startswith(f"parity: heads of int8 are {names}, expected")
 
 
-LIMITS = {"drop": 0.005, "changed": 0.03, "log_loss": 0.02}
+LIMITS = {"texts": 60, "drop": 0.005, "changed": 0.03, "log_loss": 0.02}
 
 
 def toll(
@@ -122,7 +122,7 @@ def toll(
 def test_within_the_gates() -> None:
     tolls = {"intent": toll(after=0.949), "flags": toll(0.80, 0.85, 0.03, 0.02, "micro_f1")}
     assert check_int8(tolls, **LIMITS) == {}
-    assert check_int8({"intent": toll()}, drop=0.0, changed=0.0, log_loss=0.0) == {}
+    assert check_int8({"intent": toll()}, texts=60, drop=0.0, changed=0.0, log_loss=0.0) == {}
 
 
 def test_every_gate_a_head_fails_is_a_line() -> None:
@@ -133,7 +133,8 @@ def test_every_gate_a_head_fails_is_a_line() -> None:
         "int8: head 'flags' falls from micro_f1 0.8000 to 0.7912, more than 0.005 (gates.int8_drop)",
         "int8: head 'flags' decides otherwise in 0.0510 of the cases, more than 0.03 (gates.int8_changed)",
         "int8: head 'flags' is surer than right: its log loss rises by 0.0212, more than 0.02 "
-        "(gates.int8_log_loss) (--allow HEAD ships it all the same; export.quantize: none keeps fp32)",
+        "(gates.int8_log_loss), on 60 texts "
+        "(--allow HEAD ships it all the same; export.quantize: none keeps fp32)",
     ]
 
 
@@ -161,4 +162,4 @@ def test_a_drop_equal_to_the_gate_passes(largest: float) -> None:
 @pytest.mark.parametrize("name", ["before", "after", "changed", "log_loss"])
 def test_a_figure_that_is_no_number_is_refused(name: str) -> None:
     with pytest.raises(GateError, match="head 'intent'"):
-        check_int8({"intent": toll(**{name: np.nan})}, drop=0.5, changed=0.5, log_loss=0.5)
+        check_int8({"intent": toll(**{name: np.nan})}, texts=60, drop=0.5, changed=0.5, log_loss=0.5)
