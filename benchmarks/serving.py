@@ -3,8 +3,9 @@
     python benchmarks/serving.py RUN TEXTS.csv [--column text] [--rounds 5] [--threads 1]
 
 RUN is a finished run. Its student, the first head alone, is also put into transformers' pipeline (torch) and
-into that of optimum over onnxruntime; "bare" is tokenizer and session without anything around them. Ours
-answers all heads. Prints markdown tables of medians over the rounds; in each round every way has its turn.
+into that of optimum over onnxruntime, once as optimum exports and quantises it and once as the bundle's own
+graph; "bare" is tokenizer and session without anything around them. Ours answers all heads. Prints markdown
+tables of medians over the rounds; in each round every way has its turn.
 Run it on an idle machine, and compare figures of one run only.
 """
 
@@ -145,25 +146,28 @@ def _ways(run: Path, threads: int) -> dict[str, Any]:
     bundle = run / "bundle"
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(bundle, model_max_length=manifest["max_length"])
-    settings = {"tokenizer": tokenizer, "truncation": True, "device": "cpu"}
+    settings = {"tokenizer": tokenizer, "truncation": True}
+    student = _hugging_face(run)
     ways: dict[str, Any] = {
-        "transformers pipeline, torch": pipeline("text-classification", model=_hugging_face(run), **settings)
+        "transformers pipeline, torch": pipeline(
+            "text-classification", model=student, device="cpu", **settings
+        )
     }
-    sessions = {}
+    choices = onnxruntime.SessionOptions()
+    choices.intra_op_num_threads = threads
+    sessions, folders = {}, _exported_by_optimum(student)
     for variant, file in manifest["variants"].items():
-        choices = onnxruntime.SessionOptions()
-        choices.intra_op_num_threads = threads
         sessions[variant] = onnxruntime.InferenceSession(
             bundle / file, choices, providers=["CPUExecutionProvider"]
         )
-        folder = Path(tempfile.mkdtemp())
+        folders[f"our graph, {variant}"] = folder = Path(tempfile.mkdtemp())
         _one_head(bundle, file, manifest["heads"][0], folder)
+    for name, folder in folders.items():
+        (file,) = folder.glob("*.onnx")
         model = ORTModelForSequenceClassification.from_pretrained(
-            folder, file_name="model.onnx", session_options=choices, provider="CPUExecutionProvider"
+            folder, file_name=file.name, session_options=choices, provider="CPUExecutionProvider"
         )
-        ways[f"optimum pipeline, onnxruntime, {variant}"] = pipeline(
-            "text-classification", model=model, **{**settings, "device": None}
-        )
+        ways[f"optimum pipeline, {name}"] = pipeline("text-classification", model=model, **settings)
     backend = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     backend.no_padding()
     backend.enable_truncation(manifest["max_length"])
@@ -202,7 +206,7 @@ def _hugging_face(run: Path) -> Any:
             super().__init__(config)
             self.network = network
 
-        def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> Any:
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
             logits = self.network(input_ids, attention_mask)
             return SequenceClassifierOutput(logits=self.network.split(logits)[head.name])
 
@@ -210,6 +214,25 @@ def _hugging_face(run: Path) -> Any:
     config.id2label = dict(enumerate(head.labels))
     config.problem_type = f"{head.kind}_classification"
     return Student(config).eval().requires_grad_(False).to(torch.float32)
+
+
+def _exported_by_optimum(student: Any) -> dict[str, Path]:
+    """Folders of the student as optimum exports it, and as it quantises that for a CPU like this one."""
+    import warnings
+
+    from optimum.exporters.onnx import export
+    from optimum.exporters.onnx.model_configs import BertOnnxConfig
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+    made, quantized = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, of shapes that are constant here
+        export(student, BertOnnxConfig(student.config, task="text-classification"), made / "model.onnx")
+    student.config.save_pretrained(made)
+    scheme = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
+    ORTQuantizer.from_pretrained(made).quantize(scheme, save_dir=quantized)
+    return {"its own export, fp32": made, "its own export and int8": quantized}
 
 
 def _one_head(bundle: Path, file: str, head: dict[str, Any], folder: Path) -> None:
