@@ -102,7 +102,8 @@ def open_source(source: str | Hub, root: Path, *, text: str = "text", role: str 
         return _texts(source, [path], text, labelled=False)
     if ending in (".jsonl", ".json"):
         return _json(source, path)
-    return _csv(source, path, "\t" if ending == ".tsv" else ",")
+    marks = "\t" if ending == ".tsv" else ",;\t"  # spreadsheets of many countries write semicolons
+    return _csv(source, path, next((m for m in marks if len(next(_records(path, m))[1]) > 1), marks[0]))
 
 
 def fingerprint(source: str | Hub, root: Path) -> str:
@@ -231,8 +232,7 @@ def _json(name: str, path: Path) -> Source:
             yield line, row
 
     def read(wanted: list[str]) -> Iterator[Row]:
-        for line, row in objects():
-            yield Row(name, line, tuple(row.get(column) for column in wanted))
+        return (Row(name, line, tuple(row.get(column) for column in wanted)) for line, row in objects())
 
     todo = 'write one object a line, as in {"text": "...", "label": "..."}'
     first = itertools.islice(objects(), BATCH)  # a key that comes up only later is not known

@@ -47,6 +47,25 @@ def test_columns_come_in_the_order_asked_for_and_twice_if_asked(tmp_path: Path) 
     assert read(tmp_path, "a.tsv", "c", "b", "c")[0].cells == ("3", "2,2", "3")
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_csv_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
+    content = f'text{mark}label\n"one{mark} two, three"{mark}a\nfour, five{mark}b\n'
+    (tmp_path / "a.csv").write_bytes(codecs.BOM_UTF8 + content.encode())
+    assert read(tmp_path, "a.csv") == [
+        Row("a.csv", 2, (f"one{mark} two, three", "a")),
+        Row("a.csv", 3, ("four, five", "b")),
+    ]
+    (tmp_path / "a.csv").write_text(f"text{mark}label\nhello{mark}a{mark}b\n")
+    assert fault(tmp_path, "a.csv").startswith(
+        f"a.csv:2: 3 cells, expected 2 (quote a cell that holds {mark!r}"
+    )
+
+
+def test_commas_part_a_header_that_holds_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,a;b;c\nhello; you,x\n")
+    assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("hello; you", "x"))]
+
+
 def test_cells_of_many_kibibytes_and_nul_bytes_are_kept(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"x" * 300_000 + b",a\nnul\0here,b\n")
     assert [len(row.cells[0]) for row in read(tmp_path, "a.csv")] == [300_000, 8]
