@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import sys
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -241,3 +242,14 @@ def test_the_server_runs_where_only_its_extra_is_installed(run_blocked, bundle):
     done = run_blocked("sys.modules['uvicorn'] = None\n" + code)
     assert done.returncode == 2
     assert "uvicorn is not installed (pip install 'tinyheads[serve]')" in done.stderr
+
+
+def test_the_help_of_serve_names_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in fields(Settings):
+        if type(field.default) in (int, float, str):
+            option = field.name.replace("_", "-")
+            about = re.search(rf" --{option} [A-Z_]+ (.*?) ?\(([\w.]+)\)", shown)
+            assert about and type(field.default)(about[2]) == field.default, option
