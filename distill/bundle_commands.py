@@ -60,7 +60,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Measure on labelled texts."""
     from distill.evaluation import evaluate_bundle
 
-    found = evaluate_bundle(_classifier(options), options.data, text=options.text)
+    classifier = _classifier(options)
+    try:
+        found = evaluate_bundle(classifier, options.data, text=options.text, heads=options.heads)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     for head, quality in found["heads"].items():
         told = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
         print(f"{head}: {told}", file=sys.stderr)
@@ -176,9 +180,9 @@ def add_bundle_commands(add: Add) -> None:
         sub.add_argument("--threads", type=int, help="batches of one call that are computed at once")
     asked.add_argument("text", nargs="*", help="texts; without any, lines of stdin")
     asked.add_argument("--top-k", type=int, metavar="K", help="the K best labels of each head")
-    judged.add_argument("data", help="a labelled file with a column a head")
+    judged.add_argument("data", help="a labelled file with a column for each head")
     judged.add_argument("--text", help="column of the text (that of the recipe)")
     timed.add_argument("--texts", metavar="FILE", help="texts to time, one a line")
-    for sub in (asked, timed):
+    for sub in (asked, judged, timed):
         about = "only these heads, parted by commas"
         sub.add_argument("--heads", type=lambda names: names.split(","), metavar="HEAD,HEAD", help=about)

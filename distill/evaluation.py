@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +13,36 @@ from distill.recipe_file import parse_recipe
 from export.runtime import Classifier
 
 
-def evaluate_bundle(classifier: Classifier, data: str, *, text: str | None = None) -> dict[str, Any]:
+def evaluate_bundle(
+    classifier: Classifier, data: str, *, text: str | None = None, heads: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Every metric of every head, `{"rows": n, "heads": {HEAD: {METRIC: x}}}`.
 
     Args:
         classifier: The bundle, loaded.
         data: A labelled source as a recipe names one, relative to the current folder.
         text: Column of the text; by default the one the recipe named.
+        heads: Names of those to measure, the only ones whose columns the data needs; by default all.
 
     Raises:
         DataError: The data cannot be read, or lacks a column.
+        ValueError: A head that the bundle does not have.
     """
+    asked = {name: classifier.labels(name) for name in (classifier.heads if heads is None else heads)}
     reads = classifier.manifest.details["reads"]
     recipe = parse_recipe(
         {
             "name": classifier.manifest.name,
             "data": {"root": str(Path.cwd()), "text": text or reads["text"], "train": data},
-            "heads": reads["heads"],
+            "heads": {name: reads["heads"][name] for name in asked},
         }
     )
-    shipped = classifier.manifest.heads
-    heads = [
+    shipped = [head for head in classifier.manifest.heads if head.name in asked]
+    measured = [
         Head(h.name, "single_label" if h.kind == "single_label" else "multi_label", h.labels) for h in shipped
     ]
-    texts, labels = read_labelled(recipe, heads)
-    logits = classifier.logits(texts)
+    texts, labels = read_labelled(recipe, measured)
+    logits = classifier.logits(texts, [*asked])
     return {
         "rows": len(texts),
         "variant": classifier.variant,
@@ -50,6 +56,6 @@ def evaluate_bundle(classifier: Classifier, data: str, *, text: str | None = Non
                     thresholds=served.thresholds,
                 )
             )
-            for head, served in zip(heads, shipped, strict=True)
+            for head, served in zip(measured, shipped, strict=True)
         },
     }

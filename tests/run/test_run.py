@@ -1,5 +1,6 @@
 """`distill run` from a recipe to a bundle, and the commands that read what it left."""
 
+import csv
 import json
 import shutil
 
@@ -132,6 +133,21 @@ def test_evaluate_gives_the_figures_of_the_report(job, finished, capfd):
     assert found["rows"] == 90
     for head, quality in found["heads"].items():
         assert quality == pytest.approx(finished["report"]["heads"][head]["test"]["int8"])
+
+
+def test_evaluate_of_one_head_needs_its_column_alone(job, finished, tmp_path, capfd):
+    with (job.parent / "test.csv").open(newline="", encoding="utf-8") as file:
+        rows = [(row["text"], row["intent"]) for row in csv.DictReader(file)]
+    with (tmp_path / "intents.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "intent"), *rows])
+    evaluate = ["evaluate", str(finished["folder"] / "bundle"), str(tmp_path / "intents.csv")]
+    assert main(evaluate) == 2
+    assert main([*evaluate, "--heads", "intent"]) == 0
+    captured = capfd.readouterr()
+    heads = json.loads(captured.out.splitlines()[-1])["heads"]
+    assert heads == {"intent": pytest.approx(finished["report"]["heads"]["intent"]["test"]["int8"])}
+    assert main([*evaluate, "--heads", "intnt"]) == 2
+    assert "did you mean 'intent'" in capfd.readouterr().err
 
 
 def test_bench_and_report(finished, capfd):
