@@ -78,6 +78,26 @@ def test_other_text_is_no_packages(root, tmp_path, given, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_fortunes(root, tmp_path):
+    script = [sys.executable, root / "recipes" / "fortune_cookies.py", tmp_path / "out"]
+    files = tmp_path / "fortunes"
+    files.mkdir()
+    (files / "art").write_text("\n%\n".join(f"a long picture\n\tof number {n}" for n in range(60)))
+    (files / "few").write_text("\n%\n".join(f"of a file of few texts {n}" for n in range(39)))
+    (files / "art.dat").write_text("no text")
+    listed = "".join(f"{path}\n" for path in (files, *files.iterdir(), tmp_path / "other"))
+    subprocess.run(script, input=listed, text=True, check=True)
+    found = [
+        (tmp_path / "out" / f"{name}.csv").read_text("utf-8").splitlines()
+        for name in ("test", "validation", "train")
+    ]
+    assert [len(lines) for lines in found] == [11, 6, 46]
+    texts = {line for lines in found for line in lines[1:]}
+    assert texts == {f"a long picture of number {n},art" for n in range(60)}
+    done = subprocess.run(script, input="nothing\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "dpkg -L" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["demo", "distilbert"])
 def test_recipe_and_its_data_are_sound(root, name, capfd):
     assert main(["check", str(root / "recipes" / f"{name}.yaml")]) == 0
