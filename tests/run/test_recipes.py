@@ -1,5 +1,6 @@
 """Every recipe that is shipped is read, and runs; the published one with tiny encoders of its kind."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -33,21 +34,45 @@ def test_the_pretraining_is_read(root):
     assert load_pretraining(root / "recipes" / "minilm-tiny.yaml").student.size == "tiny"
 
 
-def test_sentences_of_wordnet(root, tmp_path):
-    lines = [
+def test_plain_english(root, tmp_path):
+    wordnet = [
         "  1 This software and database is being provided to you",
         "00001740 00 a 01 able 0 000 | (usually followed by `to') having the means; "
-        '"able to swim far"; "able"; "she was able to program"',
+        '"able to swim far"; "able"; "able to swim far"',
     ]
-    (tmp_path / "data.adj").write_text("\n".join(lines) + "\n", "utf-8")
-    script = [sys.executable, root / "recipes" / "wordnet_sentences.py"]
-    done = subprocess.run([*script, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
+    gcide = [
+        'Coagulate \\Co*ag"u*late\\, v. t. [imp. & p. p. {Coagulated}; p.',
+        "   pr. {Coagulating}.]",
+        "   To cause (a liquid) to curdle;   as, {rennet}",
+        "   coagulates it. --Boyle (1680).",
+        "   [1913 Webster]",
+        "",
+        "   (b) A word <12345678901234567890>.",
+    ]
+    page = "<style>p {color: of no use}</style><p>A <b>first</b> sentence &amp; more. The\nsecond one.</p>"
+    files = {
+        "wordnet/data.adj": "\n".join(wordnet).encode(),
+        "wordnet/index.adj": b"not a line that is read",
+        "gcide.dict.dz": gzip.compress("\n".join(gcide).encode()),
+        "html/index.html": page.encode(),
+        "de-DE/index.html": b"<p>Einer anderen Sprache Satz.</p>",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    listed = "".join(f"{tmp_path / name}\n" for name in (*files, "none", "wordnet"))
+    script = [sys.executable, root / "recipes" / "plain_english.py"]
+    done = subprocess.run(script, input=listed, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.splitlines()) == [
         "(usually followed by `to') having the means",
+        "A first sentence & more.",
+        "The second one.",
+        "To cause (a liquid) to curdle;",
         "able to swim far",
-        "she was able to program",
+        "as, rennet coagulates it.",
     ]
-    assert subprocess.run([*script, tmp_path / "none"], capture_output=True, check=False).returncode == 2
+    done = subprocess.run(script, input="none\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "dpkg -L" in done.stderr
 
 
 def test_packages_of_debian(root, tmp_path):
