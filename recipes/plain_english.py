@@ -15,6 +15,7 @@ import html
 import random
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -60,11 +61,15 @@ def page(text: str) -> Iterator[str]:
 
 
 def sentences(path: Path) -> Iterator[str]:
-    """All of a file, where it is of a kind that is known and in English."""
+    """All of a file, where it is of a kind that is known and in English.
+
+    Raises:
+        OSError, EOFError, zlib.error: It cannot be read, or is not whole.
+    """
     if path.name.endswith(".dict.dz"):
         yield from dictionary(gzip.decompress(path.read_bytes()).decode("utf-8", "replace"))
     elif path.parent.name == "wordnet" and path.stem == "data":
-        yield from wordnet(path.read_text(encoding="utf-8"))
+        yield from wordnet(path.read_text(encoding="utf-8", errors="replace"))
     elif path.suffix == ".html" and path.parent.name in ("html", "en-US"):
         yield from page(path.read_text(encoding="utf-8", errors="replace"))
 
@@ -91,12 +96,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.parse_args()
     paths = sorted(path for line in sys.stdin if (path := Path(line.rstrip("\n"))).is_file())
-    found = plain(text for path in paths for text in sentences(path))
+    texts: list[str] = []
+    for path in paths:
+        try:
+            texts += sentences(path)
+        except (OSError, EOFError, zlib.error) as error:
+            parser.error(f"{path}: cannot be read: {error} (install its package anew)")
+    found = plain(texts)
     if not found:
         parser.error(
             "standard input: names no file of plain English (give it what `dpkg -L wordnet-base` prints)"
         )
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     sys.stdout.writelines(f"{sentence}\n" for sentence in found)
 
 

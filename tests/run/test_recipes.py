@@ -75,6 +75,16 @@ def test_plain_english(root, tmp_path):
     assert done.returncode == 2 and "dpkg -L" in done.stderr
 
 
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"A sentence of some words.")[:-9]])
+def test_a_dictionary_that_is_not_whole(root, tmp_path, content):
+    (tmp_path / "cut.dict.dz").write_bytes(content)
+    script = [sys.executable, root / "recipes" / "plain_english.py"]
+    listed = f"{tmp_path / 'cut.dict.dz'}\n"
+    done = subprocess.run(script, input=listed, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "cut.dict.dz: cannot be read" in done.stderr and not done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_packages_of_debian(root, tmp_path):
     script = [sys.executable, root / "recipes" / "debian_packages.py", tmp_path]
     stanza = "Package: p{0}\nDescription: {0}\nTag: role::program, game::x,\n use::viewing\nSection: net\n\n"
