@@ -22,7 +22,7 @@ import numpy as np
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.prepared import write_texts
 from distill.recipe import Recipe
-from distill.recipe_data import Data, Fraction, HeadRecipe, Texts, digest_of
+from distill.recipe_data import Data, Fraction, HeadRecipe, Texts
 from distill.sources import MARK, DataError, Row, fingerprint, open_source
 from distill.splits import PRIORITY, SPLITS, Faults, Text, draw, heads_of, keep_once, tally
 
@@ -100,14 +100,14 @@ def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dic
     return [row.text for row in rows], labels
 
 
-def inputs_digest(data: Texts) -> str:
-    """The digest of the contents of all sources."""
+def contents(data: Texts) -> tuple[list[Any], list[Any]]:
+    """What tells the contents of the labelled sources from others, and those of the unlabelled ones."""
     root = Path(data.root)
     labelled = (data.train, data.validation, data.test) if isinstance(data, Data) else ()
-    prints: list[Any] = [
-        source.fraction if isinstance(source, Fraction) else fingerprint(source, root) for source in labelled
-    ]
-    return digest_of([*prints, [fingerprint(source, root) for source in data.unlabeled]])
+    return (
+        [one.fraction if isinstance(one, Fraction) else fingerprint(one, root) for one in labelled],
+        [fingerprint(source, root) for source in data.unlabeled],
+    )
 
 
 def _labelled(recipe: Recipe, dropped: Faults) -> dict[str, list[Text]]:

@@ -3,7 +3,8 @@
     prepare -> fit_teacher -> label -> fit_student -> calibrate -> export -> check -> bundle
 
 then the report, which is made anew each time. A stage's inputs are the sections of the recipe it
-reads and the stage before it, so a change redoes what follows from it and nothing else.
+reads and the stage before it, so a change redoes what follows from it and nothing else. A section that
+a later stage names again goes on from there alone: other unlabelled texts leave the teacher as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from distill.data import inputs_digest, prepare
+from distill.data import contents, prepare
 from distill.devices import make_accelerator
 from distill.learning import check_vocabulary, fit_student
 from distill.pretraining import fit_start, keep_teacher, prepare_texts
@@ -35,12 +36,12 @@ def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
     return prepare(run.recipe, folder, run.folder / "data_report.json")
 
 
-# Each stage with its work, the sections of the recipe it is the first to read, and whether it is long:
+# Each stage with its work, the sections of the recipe that it reads, and whether it is long:
 # then every process of `accelerate launch` takes part, and a stopped one goes on where it was.
 STAGES: Stages = {
-    "prepare": (_prepare, ("seed", "data", "heads", "head_order"), False),
+    "prepare": (_prepare, ("seed", "data", "unlabeled", "heads", "head_order"), False),
     "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
-    "label": (label, ("augment",), True),
+    "label": (label, ("unlabeled", "augment"), True),
     "fit_student": (fit_student, ("student", "distillation", "match", "max_length"), True),
     "calibrate": (calibrate_heads, (), False),
     "export": (export, ("export", "exported"), False),
@@ -51,7 +52,7 @@ STAGES: Stages = {
 
 # of a pretraining, by the same names
 PRETRAINING: Stages = {
-    "prepare": (prepare_texts, ("seed", "data"), False),
+    "prepare": (prepare_texts, ("seed", "data", "unlabeled"), False),
     "fit_teacher": (keep_teacher, ("teacher", "precision"), True),
     "label": (label, ("augment",), True),
     "fit_student": (fit_start, ("student", "match", "max_length"), True),
@@ -165,8 +166,12 @@ def _digests(recipe: Job, stages: Stages, settings: dict[str, Any]) -> dict[str,
     # a folder or a package may hold other weights than the last time
     for side, weights in weights_named(recipe).items():
         settings[side]["weights"] = weights
-    digests, before = {}, inputs_digest(recipe.data)
+    settings["data"]["contents"], texts = contents(recipe.data)
+    settings["unlabeled"] = [settings["data"].pop("unlabeled"), texts]
+    digests, before, later = {}, "", [section for _, sections, _ in stages.values() for section in sections]
     for name, (_, sections, _) in stages.items():
-        before = digest_of([name, before, {section: settings[section] for section in sections}])
-        digests[name] = before
+        digests[name] = digest_of([name, before, {section: settings[section] for section in sections}])
+        later = later[len(sections) :]
+        carried = {section: settings[section] for section in sections if section not in later}
+        before = digest_of([name, before, carried])
     return digests

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from distill.cli import main
+from distill.prepared import load_split
 from export import Classifier
 
 pytestmark = pytest.mark.exporting
@@ -97,6 +98,21 @@ def test_a_changed_setting_redoes_what_follows_it(job, finished, tmp_path, capfd
     assert main(["run", str(job), "--out", str(run), *change, "--set", "student.seed=1"]) == 0
     assert capfd.readouterr().err.count("done before") == 3
     assert weights.read_bytes() != before
+
+
+def test_other_unlabelled_texts_leave_the_teacher_done(job, finished, tmp_path, capfd):
+    run, more = tmp_path / "run", tmp_path / "more.txt"
+    shutil.copytree(finished["folder"], run)
+    more.write_text("where is the parcel that I sent back\nthank you, we love the coat\n", "utf-8")
+    found = [load_split(run / "stages" / "prepare", "unlabeled")["text"][:]]
+    change = ["--set", f"data.unlabeled=[{more}]", "--to", "label"]
+    assert main(["run", str(job), "--out", str(run), *change]) == 0
+    printed = capfd.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in printed if "done before" in line] == ["fit_teacher"]
+    found.append(load_split(run / "stages" / "prepare", "unlabeled")["text"][:])
+    assert found[0] != found[1] and len(found[1]) == 2
+    transfer = load_split(run / "stages" / "label", "transfer")["text"]
+    assert set(found[1]) <= set(transfer)
 
 
 def test_from_does_a_stage_anew(job, finished, tmp_path, capfd):
