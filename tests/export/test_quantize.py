@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,10 +51,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
-    from export.to_onnx import to_onnx
-
+def network(request: pytest.FixtureRequest) -> Network:
     torch.manual_seed(0)
     encoder = build_encoder(
         Shape(LAYERS, HIDDEN, 2),
@@ -67,11 +65,22 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for name, weight in network.named_parameters():
             if not name.startswith("encoder."):
                 weight.normal_(0, 0.5)
-    folder = tmp_path_factory.mktemp(request.param)
+    return network
+
+
+def exported(network: Network, folder: Path) -> Pair:
+    pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
+    from export.to_onnx import to_onnx
+
     pair = Pair(folder / "model.onnx", folder / "model_quantized.onnx")
     to_onnx(network, OUTPUTS, pair.fp32)
     quantize_int8(pair.fp32, pair.int8)
     return pair
+
+
+@pytest.fixture(scope="module")
+def pair(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return exported(network, tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +186,62 @@ def test_the_source_is_left(pair: Pair, tmp_path: Path) -> None:
     assert pair.fp32.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["again.onnx"]
     assert (tmp_path / "again.onnx").read_bytes() == pair.int8.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def far(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A network of which one column of a norm reaches thirty times as far and weighs as much less."""
+    network = copy.deepcopy(network)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
+    reads, writes = ("0.intermediate.dense", "0.ffn.lin1"), ("0.output.dense", "0.ffn.lin2")
+    with torch.no_grad():
+        for norm in norms:
+            norm.bias.normal_(0, 0.1)  # no two alike, or they are stored once
+        norms[1].weight[3] = 30  # read by the first layer's feed-forward part and the sum after it
+        for name, weight in network.named_parameters():
+            if weight.ndim == 2 and any(part in name for part in reads + writes):
+                weight.normal_(0, 0.3)  # so that the part counts beside what it is added to
+            if weight.ndim == 2 and any(part in name for part in reads):
+                weight[:, 3] /= 30
+    return exported(network, tmp_path_factory.mktemp("far"))
+
+
+def test_a_column_far_out_is_brought_down(pair: Pair, far: Pair) -> None:
+    assert not [node for node in nodes(pair.int8, "Mul") if node.name.endswith(".down.scaled")]
+    (down,) = [node for node in nodes(far.int8, "Mul") if node.name.endswith(".down.scaled")]
+    scale = initializers(far.int8)[down.input[1]]
+    assert scale[3] == pytest.approx(2 / 30, rel=0.1)
+    assert np.delete(scale, 3) == pytest.approx(np.ones(HIDDEN - 1))
+    # the sum with what was read is of the whole
+    assert [n.op_type for n in nodes(far.int8, "Add") if down.input[0] in n.input] == ["Add"]
+
+
+def gap(fp32: Path, batch: tuple[Any, Any], tmp_path: Path) -> float:
+    """The mean difference of int8's logits from fp32's."""
+    pair = Pair(fp32, tmp_path / "int8.onnx")
+    quantize_int8(pair.fp32, pair.int8)
+    both = zip(pair.run("fp32", *batch), pair.run("int8", *batch), strict=True)
+    return float(np.mean([np.abs(exact - rounded).mean() for exact, rounded in both]))
+
+
+def test_a_column_far_out_does_not_take_the_precision_of_the_others(
+    far: Pair, batch: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = gap(far.fp32, batch, tmp_path)
+    monkeypatch.setattr("export.quantize._bring_down", lambda model: None)
+    assert found < 0.7 * gap(far.fp32, batch, tmp_path)
+
+
+def test_tables_that_are_added_reach_equally_far(
+    pair: Pair, network: Network, batch: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training lets the first position, read with one word alone, reach far in a column."""
+    (scale,) = [n.input[1] for n in nodes(pair.int8, "Mul") if n.name.endswith(".scaled")]
+    assert initializers(pair.int8)[scale].shape == (HIDDEN,)
+    far = copy.deepcopy(network)
+    with torch.no_grad():
+        far.encoder.embeddings.position_embeddings.weight[0, 3] = 20
+    fp32 = exported(far, tmp_path).fp32
+    found = gap(fp32, batch, tmp_path)
+    monkeypatch.setattr("export.quantize._level_tables", lambda model: None)
+    assert found < 0.7 * gap(fp32, batch, tmp_path)
