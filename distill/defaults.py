@@ -11,6 +11,7 @@ from typing import Literal
 
 LABELLED_TOKENS = 6_000_000  # of the transfer set, made up to by copies
 READ_TOKENS = 36_000_000  # by the student in all its epochs
+START_TOKENS = 300_000_000  # read by a general start, which is learnt once for many jobs
 MOST_COPIES, MOST_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
 MOST_RELATION_HEADS, LEAST_RELATION_WIDTH = 48, 8
@@ -50,6 +51,14 @@ def copies(tokens: int) -> int:
 def student_epochs(tokens: int) -> int:
     """Epochs of a student over a transfer set of so many tokens: 36 million read, 3 to 20 epochs."""
     return min(MOST_STUDENT_EPOCHS, max(3, round(READ_TOKENS / tokens)))
+
+
+def start_epochs(tokens: int) -> int:
+    """Epochs of a general start over texts of so many tokens: 300 million read, 3 to 20 epochs.
+
+    An hour of two cores, eight times a student's reading: a start is learnt once for many jobs.
+    """
+    return min(MOST_STUDENT_EPOCHS, max(3, round(START_TOKENS / tokens)))
 
 
 def matched_layers(student: int, teacher: int) -> tuple[int, ...]:

@@ -108,7 +108,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
         train,
         Examples(held_out, {"embedding": teacher_logits(run, "validation")}),
         settings,
-        epochs=defaults.student_epochs(int(train.tokens.lengths.sum())),
+        epochs=defaults.start_epochs(int(train.tokens.lengths.sum())),
         lr=defaults.student_lr(shape.hidden, learnt=False),
         distillation=MSE,
         matching=matching,

@@ -6,6 +6,7 @@ last checkpoint computes what an unbroken run would have computed.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from distill.averaging import WeightAverage
 from distill.calibration import validation_quality
 from distill.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from distill.epochs import START, keeps, patience_ends
 from distill.inference import predict_logits
 from distill.learner import Learner, Matching
 from distill.losses import total_loss
@@ -75,14 +77,15 @@ def fit(
     until: float = 1.0,
     matching: Matching | None = None,
 ) -> dict[str, Any]:
-    """Train a network in place to its best epoch on validation; returns the figures.
+    """Train a network in place to the epoch that `epochs.keeps` by validation; returns the figures.
 
     Goes on from `folder/checkpoint.safetensors` where there is one, to the same end.
 
     Args:
-        network: Left with the weights of the best epoch.
+        network: Left with the weights of that epoch.
         train: What to learn from.
-        validation: What picks the best epoch.
+        validation: What epochs are compared on: exactly without a teacher's logits, whose lessons do not
+            overfit; with them as well as so many texts can tell.
         settings: Rates, epochs, what is frozen; `epochs` and `lr` given.
         accelerator: Device, precision, trackers.
         folder: Of checkpoints; made if missing.
@@ -105,12 +108,13 @@ def fit(
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = _optimizer(learner, settings, accelerator.device)
-    state: dict[str, Any] = {"step": 0, "best": [], "best_epoch": 0, "epochs": []}
+    state = {"step": 0} | copy.deepcopy(START)
     average = WeightAverage(network, settings.ema) if settings.ema else None
     averaged = average.weights if average else {}
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, learner, optimizer, averaged)
     metric = settings.metric or "mean"
+    judged_on = 0 if distillation is None else len(validation.tokens)
     rows_a_step = settings.batch_size * settings.accumulate * world
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs
@@ -121,7 +125,7 @@ def fit(
     with tqdm(
         total=steps, initial=state["step"], desc=name, unit="step", disable=not main, mininterval=1.0
     ) as bar:
-        while state["step"] < steps and not _patience_ends(state, settings):
+        while state["step"] < steps and not patience_ends(state, settings.patience):
             step = state["step"]
             epoch, index = divmod(step, steps_an_epoch)
             if index == 0 or not batches:
@@ -150,11 +154,8 @@ def fit(
                 with average.applied() if average else nullcontext():
                     figures = evaluate_network(network, validation, accelerator)
                     accelerator.log({f"{name}/{k}": v for k, v in figures.items()}, step=state["step"])
-                    state["epochs"].append(figures)
-                    if (merit := _merit(figures, metric)) > state["best"]:
-                        state |= {"best": merit, "best_epoch": len(state["epochs"])}
-                        if main:
-                            save_tensors(best_path, network.state_dict(), {})
+                    if keeps(state, figures, metric, judged_on) and main:
+                        save_tensors(best_path, network.state_dict(), {})
             if saves:
                 if main:
                     save_checkpoint(checkpoint, learner, optimizer.optimizer, state, averaged)
@@ -171,17 +172,6 @@ def fit(
         "history": [without_nan(epoch)[metric] for epoch in state["epochs"]],
         "texts": len(train.tokens),
     }
-
-
-def _merit(figures: Mapping[str, float], metric: str) -> list[float]:
-    """What epochs are compared by, more is better: the metric, and where it is the same or NaN the log loss.
-
-    So a metric that the texts cannot move, such as F1 without a positive one, does not keep the first epoch.
-    """
-    sign = -1 if metric.endswith((".log_loss", ".ece")) else 1
-    losses = [value for name, value in figures.items() if name.endswith(".log_loss")]
-    merits = [sign * figures[metric], -sum(value for value in losses if not math.isnan(value))]
-    return [-math.inf if math.isnan(merit) else merit for merit in merits]
 
 
 def _gradients(
@@ -282,8 +272,3 @@ def _rate(step: int, steps: int, settings: Training) -> float:
         return (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)
     return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-def _patience_ends(state: Mapping[str, Any], settings: Training) -> bool:
-    waited = len(state["epochs"]) - state["best_epoch"]
-    return settings.patience is not None and waited >= settings.patience

@@ -38,3 +38,8 @@ def test_copies_make_up_six_million_tokens(tokens: int, copies: int) -> None:
 @pytest.mark.parametrize("tokens, epochs", [(3_000_000, 12), (90_000_000, 3), (6_000_000, 6), (1_000, 20)])
 def test_a_student_reads_36_million_tokens(tokens: int, epochs: int) -> None:
     assert defaults.student_epochs(tokens) == epochs
+
+
+@pytest.mark.parametrize("tokens, epochs", [(18_500_000, 16), (1_000_000_000, 3), (1_000, 20)])
+def test_a_general_start_reads_300_million_tokens(tokens: int, epochs: int) -> None:
+    assert defaults.start_epochs(tokens) == epochs

@@ -379,6 +379,14 @@ def test_the_best_epoch_is_restored(room: Room, monkeypatch: pytest.MonkeyPatch)
     assert not torch.equal(seen[1]["linear.logits_intent.weight"], seen[2]["linear.logits_intent.weight"])
 
 
+def test_a_student_keeps_the_last_epoch_that_is_as_good_as_the_texts_can_tell(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [0.1, 0.8, 0.79])
+    soft = room.examples(24, soft=True)
+    assert room.fit(QUICK, train=soft, distillation=Distillation())[1]["best_epoch"] == 3
+
+
 def test_patience_ends_training(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.8, 0.3, 0.8, 0.9])
     _, figures = room.fit(QUICK.model_copy(update={"epochs": 9, "patience": 2}))
@@ -396,19 +404,6 @@ def test_of_a_loss_the_lowest_is_best(room: Room, monkeypatch: pytest.MonkeyPatc
     scripted(monkeypatch, [0.5, 0.2, 0.4], metric)
     _, figures = room.fit(QUICK.model_copy(update={"metric": metric}))
     assert (figures["best_epoch"], figures["metric"]) == (2, metric)
-
-
-@pytest.mark.parametrize("same", [0.0, 1.0, float("nan")])
-def test_where_the_metric_tells_nothing_the_log_loss_does(
-    room: Room, monkeypatch: pytest.MonkeyPatch, same: float
-) -> None:
-    epochs = [
-        {"mean": same, "intent.log_loss": loss, "flags.log_loss": float("nan")} for loss in (0.5, 0.2, 0.3)
-    ]
-    monkeypatch.setattr(training, "evaluate_network", lambda *_: epochs.pop(0))
-    figures = room.fit(QUICK)[1]
-    assert figures["best_epoch"] == 2
-    assert figures["history"] == [None if np.isnan(same) else same] * 3
 
 
 def test_a_metric_that_is_not_a_number_keeps_the_first_epoch(
