@@ -57,10 +57,11 @@ class Teacher:
 
     def __init__(self, job: Job) -> None:
         run = Path(job.run)
-        folder, recipe = run / "stages" / "fit_teacher", load_recipe(run / "recipe.yaml")
+        folder = run / "stages" / "fit_teacher"
         self.files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
         self.model, tokenizer = load_network(folder)
-        self.encode = TextTokenizer(tokenizer, self.model.reads(recipe.teacher.max_length))
+        figures = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
+        self.encode = TextTokenizer(tokenizer, figures["max_length"])
         self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)
         self.labels = np.array(job.labels)
         self.single = job.single

@@ -102,9 +102,10 @@ def brew(run: Run, folder: Path, epochs: int) -> None:
     """
     recipe, settings, heads = run.recipe, run.recipe.student, load_heads(run.stage("prepare"))
     run.seed_everything(settings)
-    encoder, tokenizer, began = learning._student_encoder(run)
+    max_length = recipe.export.max_length or teaching.max_length(run)
+    encoder, tokenizer, began = learning._student_encoder(run, max_length)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    tokenizer.model_max_length = network.reads(recipe.export.max_length)
+    tokenizer.model_max_length = network.reads(max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     rows = {split: load_split(run.stage("prepare"), split) for split in ("train", "validation", "test")}
     tokens = {split: encode(list(rows[split]["text"])) for split in rows}

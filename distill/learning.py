@@ -20,7 +20,7 @@ from distill.recipe import Recipe
 from distill.recipe_data import RecipeError
 from distill.selection import kept_rows
 from distill.stage import Run
-from distill.teaching import open_soft_labels
+from distill.teaching import max_length, open_soft_labels
 from distill.tokens import Array, TextTokenizer, Tokens, chunks
 from distill.training import Examples
 from distill.weights import shape_of, usual_start
@@ -40,12 +40,13 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
     settings = run.recipe.student
     run.seed_everything(settings)
     heads = load_heads(run.stage("prepare"))
-    encoder, tokenizer, start = _student_encoder(run)
+    tokens = run.recipe.export.max_length or max_length(run)
+    encoder, tokenizer, start = _student_encoder(run, tokens)
     figures: dict[str, Any] = {"start": start.said}
     if isinstance(settings.vocabulary, int):
-        tokenizer, figures["vocabulary"] = _pruned(run, encoder, tokenizer, settings.vocabulary)
+        tokenizer, figures["vocabulary"] = _pruned(run, encoder, tokenizer, settings.vocabulary, tokens)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    tokenizer.model_max_length = network.reads(run.recipe.export.max_length)
+    tokenizer.model_max_length = network.reads(tokens)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     validation, test = (labelled(run, split, heads, encode) for split in ("validation", "test"))
     _spells(run, encode, validation.tokens, start)
@@ -118,8 +119,8 @@ class Start(NamedTuple):
     learnt: bool
 
 
-def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
-    """The student's encoder, its tokenizer, and how it starts."""
+def _student_encoder(run: Run, positions: int) -> tuple[Any, Any, Start]:
+    """The student's encoder, with so many positions if it is fresh, its tokenizer, and how it starts."""
     student, shape = run.recipe.student, shape_of(run.recipe.student)
     rates: dict[str, Any] = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
     start = student.encoder or student.start or usual_start(run.recipe)
@@ -137,7 +138,7 @@ def _student_encoder(run: Run) -> tuple[Any, Any, Start]:
         return encoder, tokenizer, Start(f"checkpoint: {start}", learnt=True)
     network, tokenizer = load_network(run.stage("fit_teacher"))
     teacher, pad = network.encoder, int(tokenizer.pad_token_id or 0)
-    fresh: dict[str, Any] = {"positions": run.recipe.export.max_length, "pad": pad, **rates}
+    fresh: dict[str, Any] = {"positions": positions, "pad": pad, **rates}
     kind = student.architecture or "bert"
     factorized = None if student.embeddings is None else student.embeddings == "factorized"
     try:
@@ -181,9 +182,8 @@ def _needed(tokenizer: Any, counts: Array, size: int) -> list[int]:
         raise RecipeError(str(error)) from None
 
 
-def _pruned(run: Run, encoder: Any, tokenizer: Any, size: int) -> tuple[Any, dict[str, Any]]:
+def _pruned(run: Run, encoder: Any, tokenizer: Any, size: int, tokens: int) -> tuple[Any, dict[str, Any]]:
     """Leave encoder and tokenizer the pieces that the transfer set needs; what that changes on test."""
-    tokens = run.recipe.export.max_length
     whole = TextTokenizer(tokenizer, tokens)
     counts = np.zeros(encoder.config.vocab_size, np.int64)
     for texts in chunks(_transfer(run)["text"]):

@@ -22,6 +22,7 @@ def model_card(
     checked: Mapping[str, Any],
     rows: Mapping[str, int],
     sizes: Mapping[str, int],
+    max_length: int,
 ) -> str:
     """A model card in Markdown, with the front matter that hubs read.
 
@@ -31,6 +32,7 @@ def model_card(
         checked: Figures of the stage `check`.
         rows: Texts a split.
         sizes: Bytes of each form, `{"fp32_bytes": n}`.
+        max_length: Tokens that are read of a text.
     """
     front = ["---", "library_name: tinyheads", "pipeline_tag: text-classification", "---"]
     lines = [*front, "", f"# {recipe.name}", "", "A text classifier of these heads:", ""]
@@ -43,6 +45,7 @@ def model_card(
     lines += [
         *("", "```python", "from export import Classifier", ""),
         *('classifier = Classifier.load("bundle/")', 'classifier("...")', "```", ""),
+        *(f"Of a text it reads the first {max_length} tokens.", ""),
         *("## Training", ""),
         f"Distilled from {_taught_by(recipe)} on {rows['train']} labelled texts of "
         f"{named}; {rows['unlabeled']} unlabelled texts. "

@@ -53,7 +53,7 @@ STAGES: Stages = {
 # of a pretraining, by the same names
 PRETRAINING: Stages = {
     "prepare": (prepare_texts, ("seed", "data", "unlabeled"), False),
-    "fit_teacher": (keep_teacher, ("teacher", "precision"), True),
+    "fit_teacher": (keep_teacher, ("teacher", "precision", "max_length"), True),
     "label": (label, ("augment",), True),
     "fit_student": (fit_start, ("student", "match", "max_length"), True),
 }
@@ -81,7 +81,7 @@ def run_recipe(
     check_vocabulary(recipe)
     settings = _settings(recipe)
     settings["head_order"] = list(recipe.heads)
-    settings["max_length"] = settings["export"]["max_length"]
+    settings["max_length"] = recipe.export.max_length
     settings["exported"] = 3  # counts what `export` has come to write: 7 bits, a replay, one product
     run = _carry_out(recipe, folder, STAGES, settings, KEPT, first=first, last=last)
     if not run.accelerator.is_main_process:

@@ -74,7 +74,7 @@ def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
         cast(torch.nn.Linear, network.linear["logits_embedding"]).weight.copy_(torch.eye(hidden))
     if run.accelerator.is_main_process:
         save_network(network, tokenizer, folder)
-    return {"hidden": hidden}
+    return {"hidden": hidden, "max_length": network.reads(run.recipe.max_length)}
 
 
 def fit_start(run: Run, folder: Path) -> dict[str, Any]:

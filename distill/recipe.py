@@ -50,13 +50,13 @@ class Imitated(Part):
     encoder: str = "distilbert/distilbert-base-uncased"  # hub id[@revision] | folder | package:NAME
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
     layers: int | None = Field(None, gt=0)  # keep the first so many
-    max_length: int = Field(128, gt=2)
     pooling: Literal["cls", "mean"] = "mean"
 
 
 class Teacher(Training, Imitated):
     """The model worth imitating; by default the published configuration."""
 
+    max_length: int | None = Field(None, gt=2)  # tokens read of a text; by default as `defaults` finds
     # networks of earlier runs instead, as they are (RUN/stages/fit_teacher or fit_student): one is an
     # assistant, the mean of several an ensemble
     networks: tuple[str, ...] = ()
@@ -162,7 +162,8 @@ class Export(Part):
     """The artefact."""
 
     quantize: Literal["int8", "none"] = "int8"
-    max_length: int = Field(128, gt=2)  # tokens the student reads, in training and in service
+    # tokens the student reads, in training and in service; by default as many as its teacher
+    max_length: int | None = Field(None, gt=2)
     opset: int = Field(17, ge=14, le=18)  # readers of a bundle stop at 18
 
 

@@ -60,7 +60,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     outputs = ["logits" if only else f"logits_{head.name}" for head in network.heads]
     work = folder / "onnx"
     work.mkdir(exist_ok=True)
-    tokens = network.reads(settings.max_length)
+    tokens = int(tokenizer.model_max_length)
     to_onnx(network, outputs, work / "model.onnx", positions=tokens, opset=settings.opset)
     variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
@@ -190,7 +190,8 @@ def bundle(run: Run, folder: Path) -> dict[str, Any]:
     texts = list(load_split(run.stage("prepare"), "test")["text"])
     contents: dict[str, Path | bytes] = {file: candidate / file for file in manifest.files}
     rows = run.figures("prepare")["rows"]
-    card = model_card(run.recipe, manifest.heads, checked, rows, run.figures("export"))
+    sizes = run.figures("export")
+    card = model_card(run.recipe, manifest.heads, checked, rows, sizes, manifest.max_length)
     contents["README.md"] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
     write_bundle(target, final, contents)

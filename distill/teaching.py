@@ -15,7 +15,7 @@ from distill.ensemble import adopt, load_members, mean_logits, members_digest
 from distill.fitting import MANY_UNKNOWN, finish, labelled, learn
 from distill.heads import Head, width
 from distill.metrics import without_nan
-from distill.network import Network, saved_heads
+from distill.network import Network, load_network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.selection import select
 from distill.stage import Run
@@ -23,6 +23,9 @@ from distill.tokens import Array, TextTokenizer, Tokens, chunks
 from distill.transfer import transfer_set
 from teachers.encoders import load_encoder
 from teachers.soft_labels import SoftLabels, text_digests
+
+WHOLE = 1_000_000  # tokens: more than a text may have bytes
+MANY_CUT = 0.05  # share of texts whose ends are not read
 
 
 def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         attention_dropout=settings.attention_dropout,
     )
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    encode = TextTokenizer(tokenizer, network.reads(settings.max_length))
+    encode, read = _reader(run, network, tokenizer)
     train, validation = (labelled(run, split, heads, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
@@ -57,12 +60,12 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         head_lr=defaults.teacher_head_lr(lr),
     )
     unknown = _unknown(run, encode, validation.tokens)
-    return figures | unknown | finish(run, network, tokenizer, folder)
+    return figures | read | unknown | finish(run, network, tokenizer, folder)
 
 
 def label(run: Run, folder: Path) -> dict[str, Any]:
     """Write the teacher's logits for validation, test, and the whole transfer set, and what is kept of it."""
-    teachers = load_members(run.stage("fit_teacher"), run.recipe.teacher.max_length)
+    teachers = load_members(run.stage("fit_teacher"), max_length(run))
     transfer = transfer_set(run, folder, *teachers[0])
     soft = open_soft_labels(run)
     splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
@@ -91,10 +94,15 @@ def label(run: Run, folder: Path) -> dict[str, Any]:
 def open_soft_labels(run: Run) -> SoftLabels:
     """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
     weights = members_digest(run.stage("fit_teacher"))
-    key = f"{weights}/{run.recipe.teacher.max_length}"
+    key = f"{weights}/{max_length(run)}"
     heads = saved_heads(run.stage("fit_teacher"))
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     return SoftLabels(run.folder / "soft_labels" / name, width(heads))
+
+
+def max_length(run: Run) -> int:
+    """The tokens of a text that the run's teacher reads."""
+    return int(run.figures("fit_teacher")["max_length"])
 
 
 def teacher_logits(run: Run, split: str) -> Array:
@@ -111,11 +119,26 @@ def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
         adopt(teacher.networks, heads, folder)
     run.accelerator.wait_for_everyone()
     rows = load_split(run.stage("prepare"), "validation")
-    members = load_members(folder, teacher.max_length)
+    _, read = _reader(run, *load_network(folder))
+    members = load_members(folder, read["max_length"])
     logits = mean_logits(members, rows["text"], run.accelerator)
     quality = validation_quality(heads, logits, hard_labels(rows, heads))
     unknown = _unknown(run, members[0].encode, members[0].encode(rows["text"]))
-    return {"networks": len(teacher.networks), "validation": without_nan(quality)} | unknown
+    return {"networks": len(teacher.networks), "validation": without_nan(quality)} | read | unknown
+
+
+def _reader(run: Run, network: Network, tokenizer: Any) -> tuple[TextTokenizer, dict[str, Any]]:
+    """What reads texts for a teacher, and what it cuts off; said if it cuts many of the training texts."""
+    whole, texts = TextTokenizer(tokenizer, WHOLE), load_split(run.stage("prepare"), "train")["text"]
+    lengths = np.concatenate([whole(some).lengths for some in chunks(texts)])
+    tokens = network.reads(run.recipe.teacher.max_length or defaults.max_length(lengths))
+    cut = float((lengths > tokens).mean())
+    if cut > MANY_CUT:
+        run.say(
+            f"teacher: {cut:.0%} of the training texts are longer than the {tokens} tokens that are read of "
+            "one (raise teacher.max_length, as far as the encoder has positions, or split them)"
+        )
+    return TextTokenizer(tokenizer, tokens), {"max_length": tokens, "cut_texts": cut}
 
 
 def _unknown(run: Run, encode: TextTokenizer, tokens: Tokens) -> dict[str, float]:

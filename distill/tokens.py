@@ -46,6 +46,7 @@ class TextTokenizer:
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.enable_truncation(max_length)
         self.backend.no_padding()
+        self.max_length = max_length
         self.pad = int(tokenizer.pad_token_id or 0)
         self.unknown: int | None = tokenizer.unk_token_id
 

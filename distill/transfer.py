@@ -52,13 +52,16 @@ def transfer_set(run: Run, folder: Path, teacher: Network, tokenizer: Any, encod
             if count and settings.neighbours
             else {},
         )
-        copies = _copies(run, folder / "scratch", texts, augmenter, count) if count else iter(())
+        scratch = folder / "scratch"
+        copies = _copies(run, scratch, texts, augmenter, count, encode.max_length) if count else iter(())
         write_texts(folder / "transfer", _rows(run, texts, copies), marks=["copy"])
     run.accelerator.wait_for_everyone()
     return load_split(folder, "transfer")
 
 
-def _copies(run: Run, scratch: Path, clean: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
+def _copies(
+    run: Run, scratch: Path, clean: list[str], augmenter: Augmenter, count: int, max_length: int
+) -> Iterator[str]:
     """The copies of the texts in order, their gaps filled; those of a few hundred texts are in memory.
 
     What fills the gaps lies in `scratch`, so that a run that was stopped does not predict it again.
@@ -69,7 +72,7 @@ def _copies(run: Run, scratch: Path, clean: list[str], augmenter: Augmenter, cou
             settings.masked_lm,
             sha256=settings.masked_sha256,
             top=settings.masked_top,
-            max_length=run.recipe.teacher.max_length,
+            max_length=max_length,
             device=run.accelerator.device,
         ).fill
     with run.progress(len(clean), "copies", "text") as bar:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from distill import defaults
@@ -8,6 +9,20 @@ from distill import defaults
 )
 def test_a_teacher_reads_75000_texts_in_few_epochs(texts: int, epochs: int) -> None:
     assert defaults.teacher_epochs(texts, 32) == epochs
+
+
+@pytest.mark.parametrize(
+    "lengths, tokens",
+    [
+        ([9] * 19 + [900], 128),
+        ([9] * 18 + [129] * 2, 256),
+        ([256] * 99, 256),
+        ([257] * 99, 512),
+        ([9, 9000], 512),
+    ],
+)
+def test_19_of_20_texts_are_read_to_their_end(lengths: list[int], tokens: int) -> None:
+    assert defaults.max_length(np.array(lengths)) == tokens
 
 
 def test_a_wider_encoder_learns_slower() -> None:

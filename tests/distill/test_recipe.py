@@ -59,13 +59,14 @@ def test_defaults_are_the_published_configuration() -> None:
     recipe = made()
     teacher, student = recipe.teacher, recipe.student
     assert teacher.encoder == "distilbert/distilbert-base-uncased"
-    assert (teacher.batch_size, teacher.max_length) == (32, 128)
+    assert teacher.batch_size == 32
     assert (teacher.dropout, teacher.weight_decay, teacher.warmup, teacher.clip) == (0.1, 0.01, 0.1, 1.0)
     # size and start unsaid: BERT-tiny, google/bert_uncased_L-2_H-128_A-2 (the rooms know the shapes)
     assert (student.size, student.encoder, student.start) == (None, None, None)
     assert (student.architecture, student.batch_size) == (None, 128)
     # found from the texts, see defaults
     assert {teacher.epochs, teacher.lr, student.epochs, student.lr, recipe.augment.copies} == {None}
+    assert {teacher.max_length, recipe.export.max_length} == {None}
     assert recipe.distillation.model_dump() == {
         "loss": None,  # as defaults finds for each head, likewise its temperature
         "temperature": None,
@@ -73,7 +74,7 @@ def test_defaults_are_the_published_configuration() -> None:
         "beta": 8.0,
     }
     assert recipe.match.weights == {} and recipe.match.layers is None
-    assert (recipe.export.quantize, recipe.export.max_length) == ("int8", 128)
+    assert recipe.export.quantize == "int8"
     assert recipe.gates.model_dump() == {
         "parity": 1e-3,
         "int8_drop": 0.005,

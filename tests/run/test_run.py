@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from distill.cli import main
+from distill.network import load_network
 from distill.prepared import load_split
 from export import Classifier
 
@@ -207,3 +208,29 @@ def test_the_student_was_factorized_and_is_a_plain_encoder_again(finished):
     assert not any("projection" in name for name in names)
     figures = json.loads((folder / "stage.json").read_text("utf-8"))["figures"]
     assert figures["start"] == "teacher: word embeddings, position embeddings"
+
+
+def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd):
+    settings = ["teacher.max_length=6", "export.max_length=null", "teacher.epochs=1", "student.epochs=1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_student"]) == 0
+    teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+    assert teacher["max_length"] == 6 and 0.05 < teacher["cut_texts"] < 1
+    said = f"teacher: {teacher['cut_texts']:.0%} of the training texts are longer than the 6 tokens that are"
+    assert said in capfd.readouterr().err
+    network, tokenizer = load_network(tmp_path / "run/stages/fit_student")
+    assert tokenizer.model_max_length == 6
+    assert network.config.max_position_embeddings == 6
+
+
+def test_how_much_is_read_follows_from_the_texts(job, tmp_path):
+    """Of 128 tokens as a rule; of more where texts are longer, as far as the encoder has positions."""
+    rows = (job.parent / "train.csv").read_text("utf-8").splitlines()
+    long = ["please " * 200 + row if number % 10 == 0 else row for number, row in enumerate(rows[1:])]
+    (tmp_path / "train.csv").write_text("\n".join([rows[0], *long]), "utf-8")
+    shutil.copy(job.parent / "test.csv", tmp_path)
+    words = ["--set", "teacher.epochs=1", "--set", "data.unlabeled=[]", "--data-root", str(tmp_path)]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_teacher"]) == 0
+    teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+    assert teacher["max_length"] == load_network(tmp_path / "run/stages/fit_teacher")[0].reads(256) > 6
+    assert 0.05 < teacher["cut_texts"] < 0.15
