@@ -61,7 +61,7 @@ class Teacher:
         self.files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
         self.model, tokenizer = load_network(folder)
         figures = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
-        self.encode = TextTokenizer(tokenizer, figures["max_length"])
+        self.encode = TextTokenizer(tokenizer, self.model.reads(figures["max_length"]))
         self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)
         self.labels = np.array(job.labels)
         self.single = job.single

@@ -1,7 +1,7 @@
 """What a recipe leaves open, found from the training texts and from the shapes of teacher and student.
 
-Fixed here and nowhere else. The budgets are what two cores do in half an hour; they and the rates were
-found in trials on validation splits (docs/ablation.md).
+Fixed here and nowhere else. The budgets of a student are what two cores do in half an hour; they and the
+rates were found in trials on validation splits (docs/ablation.md).
 """
 
 from __future__ import annotations

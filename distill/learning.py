@@ -47,6 +47,10 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
         tokenizer, figures["vocabulary"] = _pruned(run, encoder, tokenizer, settings.vocabulary, tokens)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(tokens)
+    if tokenizer.model_max_length < max_length(run):
+        run.say(
+            f"student: reads {tokenizer.model_max_length} tokens of a text, its teacher {max_length(run)}"
+        )
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     validation, test = (labelled(run, split, heads, encode) for split in ("validation", "test"))
     _spells(run, encode, validation.tokens, start)

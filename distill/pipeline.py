@@ -40,7 +40,7 @@ def _prepare(run: Run, folder: Path) -> Mapping[str, Any]:
 # then every process of `accelerate launch` takes part, and a stopped one goes on where it was.
 STAGES: Stages = {
     "prepare": (_prepare, ("seed", "data", "unlabeled", "heads", "head_order"), False),
-    "fit_teacher": (fit_teacher, ("teacher", "precision"), True),
+    "fit_teacher": (fit_teacher, ("teacher", "precision", "taught"), True),
     "label": (label, ("unlabeled", "augment"), True),
     "fit_student": (fit_student, ("student", "distillation", "match", "max_length"), True),
     "calibrate": (calibrate_heads, (), False),
@@ -54,7 +54,7 @@ STAGES: Stages = {
 PRETRAINING: Stages = {
     "prepare": (prepare_texts, ("seed", "data", "unlabeled"), False),
     "fit_teacher": (keep_teacher, ("teacher", "precision", "max_length"), True),
-    "label": (label, ("augment",), True),
+    "label": (label, ("augment", "max_length"), True),
     "fit_student": (fit_start, ("student", "match", "max_length"), True),
 }
 # what a stage leaves outside its own folder: without it the stage is not done
@@ -82,7 +82,8 @@ def run_recipe(
     settings = _settings(recipe)
     settings["head_order"] = list(recipe.heads)
     settings["max_length"] = recipe.export.max_length
-    settings["exported"] = 3  # counts what `export` has come to write: 7 bits, a replay, one product
+    settings["taught"] = 1  # counts what `fit_teacher` has come to record: how much of a text is read
+    settings["exported"] = 4  # and `export` to write: 7 bits, a replay, one product, levelled scales
     run = _carry_out(recipe, folder, STAGES, settings, KEPT, first=first, last=last)
     if not run.accelerator.is_main_process:
         return {}

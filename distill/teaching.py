@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from distill.ensemble import adopt, load_members, mean_logits, members_digest
 from distill.fitting import MANY_UNKNOWN, finish, labelled, learn
 from distill.heads import Head, width
 from distill.metrics import without_nan
-from distill.network import Network, load_network, saved_heads
+from distill.network import Network, saved_heads
 from distill.prepared import hard_labels, load_heads, load_split
 from distill.selection import select
 from distill.stage import Run
@@ -24,7 +25,7 @@ from distill.transfer import transfer_set
 from teachers.encoders import load_encoder
 from teachers.soft_labels import SoftLabels, text_digests
 
-WHOLE = 1_000_000  # tokens: more than a text may have bytes
+WHOLE = 1_000_000  # tokens: far more than are read of any text
 MANY_CUT = 0.05  # share of texts whose ends are not read
 
 
@@ -43,7 +44,7 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         attention_dropout=settings.attention_dropout,
     )
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    encode, read = _reader(run, network, tokenizer)
+    encode, read = _reader(run, [network], tokenizer)
     train, validation = (labelled(run, split, heads, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
@@ -119,7 +120,8 @@ def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
         adopt(teacher.networks, heads, folder)
     run.accelerator.wait_for_everyone()
     rows = load_split(run.stage("prepare"), "validation")
-    _, read = _reader(run, *load_network(folder))
+    members = load_members(folder, WHOLE)
+    _, read = _reader(run, [member.network for member in members], members[0].tokenizer)
     members = load_members(folder, read["max_length"])
     logits = mean_logits(members, rows["text"], run.accelerator)
     quality = validation_quality(heads, logits, hard_labels(rows, heads))
@@ -127,11 +129,15 @@ def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
     return {"networks": len(teacher.networks), "validation": without_nan(quality)} | read | unknown
 
 
-def _reader(run: Run, network: Network, tokenizer: Any) -> tuple[TextTokenizer, dict[str, Any]]:
-    """What reads texts for a teacher, and what it cuts off; said if it cuts many of the training texts."""
+def _reader(run: Run, networks: Sequence[Network], tokenizer: Any) -> tuple[TextTokenizer, dict[str, Any]]:
+    """What reads texts for a teacher, and what it cuts off; said if it cuts many of the training texts.
+
+    Of several networks each reads as far as it has positions; what is recorded is the farthest.
+    """
     whole, texts = TextTokenizer(tokenizer, WHOLE), load_split(run.stage("prepare"), "train")["text"]
     lengths = np.concatenate([whole(some).lengths for some in chunks(texts)])
-    tokens = network.reads(run.recipe.teacher.max_length or defaults.max_length(lengths))
+    asked = run.recipe.teacher.max_length or defaults.max_length(lengths)
+    tokens = max(network.reads(asked) for network in networks)
     cut = float((lengths > tokens).mean())
     if cut > MANY_CUT:
         run.say(

@@ -84,8 +84,8 @@ def fit(
     Args:
         network: Left with the weights of that epoch.
         train: What to learn from.
-        validation: What epochs are compared on: exactly without a teacher's logits, whose lessons do not
-            overfit; with them as well as so many texts can tell.
+        validation: What epochs are compared on: exactly where hard labels alone are learnt, which
+            overfit; else as well as so many texts can tell.
         settings: Rates, epochs, what is frozen; `epochs` and `lr` given.
         accelerator: Device, precision, trackers.
         folder: Of checkpoints; made if missing.
@@ -114,7 +114,8 @@ def fit(
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, learner, optimizer, averaged)
     metric = settings.metric or "mean"
-    judged_on = 0 if distillation is None else len(validation.tokens)
+    soft = distillation is not None and distillation.soft_weight > 0
+    judged_on = len(validation.tokens) if soft else 0
     rows_a_step = settings.batch_size * settings.accumulate * world
     steps_an_epoch = math.ceil(len(train.tokens) / rows_a_step)
     steps = steps_an_epoch * settings.epochs

@@ -61,11 +61,13 @@ def _level_tables(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     stored = {initializer.name: initializer for initializer in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = Counter(name for node in graph.node if node.op_type != "Shape" for name in node.input)
     reads = {
         node.output[0]: stored[node.input[0]]
         for node in graph.node
-        if node.op_type in ("Gather", "Slice") and node.input[0] in stored and readers[node.input[0]] == 1
+        if node.op_type in ("Gather", "Slice")
+        and node.input[0] in stored
+        and readers[node.input[0]] == readers[node.output[0]] == 1
     }
     for add in [node for node in graph.node if node.op_type == "Add"]:
         tables = [reads[name] for name in add.input if name in reads]
@@ -101,9 +103,11 @@ def _bring_down(model: onnx.ModelProto) -> None:
             continue
         weight, *bias = (np.abs(numpy_helper.to_array(stored[name])) for name in norm.input[1:])
         reach = sum(bias, 3 * weight)
-        if reach.max() <= FAR * np.median(reach) or any(readers[node.input[1]] > 1 for node in products):
+        middle = np.median(reach)  # 0 where most columns are switched off
+        shared = any(readers[node.input[1]] > 1 for node in products)
+        if shared or not middle or reach.max() <= FAR * middle:
             continue
-        scale = np.maximum(reach / (NEAR * np.median(reach)), 1)
+        scale = np.maximum(reach / (NEAR * middle), 1)
         down = f"{norm.output[0]}.down"
         _multiply(graph, norm, 1 / scale, down)
         for node in products:

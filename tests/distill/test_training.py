@@ -379,12 +379,14 @@ def test_the_best_epoch_is_restored(room: Room, monkeypatch: pytest.MonkeyPatch)
     assert not torch.equal(seen[1]["linear.logits_intent.weight"], seen[2]["linear.logits_intent.weight"])
 
 
+@pytest.mark.parametrize("soft_weight, kept", [(0.9, 3), (0.0, 2)])  # hard labels alone overfit
 def test_a_student_keeps_the_last_epoch_that_is_as_good_as_the_texts_can_tell(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Room, monkeypatch: pytest.MonkeyPatch, soft_weight: float, kept: int
 ) -> None:
     scripted(monkeypatch, [0.1, 0.8, 0.79])
     soft = room.examples(24, soft=True)
-    assert room.fit(QUICK, train=soft, distillation=Distillation())[1]["best_epoch"] == 3
+    distillation = Distillation(soft_weight=soft_weight)
+    assert room.fit(QUICK, train=soft, distillation=distillation)[1]["best_epoch"] == kept
 
 
 def test_patience_ends_training(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,10 +31,12 @@ def taught_by(job, finished):
 
 
 def test_an_ensemble_labels_by_the_mean(taught_by, finished, tmp_path, capfd):
-    recipe = taught_by("fit_teacher", "fit_student")
+    recipe = taught_by("fit_student", "fit_teacher")
     assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--to", "label"]) == 0, (
         capfd.readouterr()
     )
+    record = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))
+    assert record["figures"]["max_length"] == 64  # the student alone has but 32 positions
     stages = finished["folder"] / "stages"
     texts = load_split(stages / "prepare", "test")["text"]
     alone = []

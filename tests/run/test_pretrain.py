@@ -55,6 +55,15 @@ def test_another_pooling_is_labelled_anew(recipe, tmp_path, capfd):
         assert figures["labelled_texts"] > 500
 
 
+def test_other_lengths_are_labelled_anew(recipe, tmp_path, capfd):
+    for tokens in (32, 6):
+        settings = ["--set", "student.epochs=1", "--set", f"max_length={tokens}"]
+        assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), *settings]) == 0
+        capfd.readouterr()
+        figures = json.loads((tmp_path / "run/stages/label/stage.json").read_text("utf-8"))["figures"]
+        assert figures["labelled_texts"] > 500
+
+
 def test_killed_and_run_again_it_ends_alike(recipe, pretrained, kill_when, run_distill, tmp_path):
     run = tmp_path / "run"
     pattern = "stages/fit_student/scratch/checkpoint.safetensors"

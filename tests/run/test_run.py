@@ -68,7 +68,8 @@ def test_bundle_holds_what_readers_expect(finished):
     }
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert {"recipe_sha256", "quality", "parity", "versions"} <= set(manifest)
-    assert "toy" in (bundle / "README.md").read_text("utf-8")
+    card = (bundle / "README.md").read_text("utf-8")
+    assert "toy" in card and "reads the first 32 tokens" in card
 
 
 def test_report_page_names_every_head_and_stage(finished):
@@ -223,14 +224,17 @@ def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd):
     assert network.config.max_position_embeddings == 6
 
 
-def test_how_much_is_read_follows_from_the_texts(job, tmp_path):
-    """Of 128 tokens as a rule; of more where texts are longer, as far as the encoder has positions."""
+def test_how_much_is_read_follows_from_the_texts(job, tmp_path, tiny_encoder_folder):
     rows = (job.parent / "train.csv").read_text("utf-8").splitlines()
     long = ["please " * 200 + row if number % 10 == 0 else row for number, row in enumerate(rows[1:])]
     (tmp_path / "train.csv").write_text("\n".join([rows[0], *long]), "utf-8")
     shutil.copy(job.parent / "test.csv", tmp_path)
     words = ["--set", "teacher.epochs=1", "--set", "data.unlabeled=[]", "--data-root", str(tmp_path)]
-    assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_teacher"]) == 0
-    teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
-    assert teacher["max_length"] == load_network(tmp_path / "run/stages/fit_teacher")[0].reads(256) > 6
-    assert 0.05 < teacher["cut_texts"] < 0.15
+    for positions, reads in ((600, 256), (200, 200)):
+        encoder = tiny_encoder_folder(tmp_path, positions=positions)
+        run = tmp_path / str(positions)
+        command = ["run", str(job), "--out", str(run), *words, "--set", f"teacher.encoder={encoder}"]
+        assert main([*command, "--to", "fit_teacher"]) == 0
+        teacher = json.loads((run / "stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+        assert teacher["max_length"] == reads
+        assert (teacher["cut_texts"] > 0.05) == (reads < 256)
