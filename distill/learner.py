@@ -174,7 +174,7 @@ def load_matching(
     if (limit := teacher.reads(tokens)) < tokens:
         raise RecipeError(
             f"match: the student reads {tokens} tokens of a text, the teacher has {limit} positions, and "
-            f"both must read the same tokens (set max_length to {limit} at most, or leave match out)"
+            f"both must read the same tokens (set export.max_length to {limit} at most, or leave match out)"
         )
     return Matching(network.encoder, teacher.encoder.to(device), match)
 

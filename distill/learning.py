@@ -47,7 +47,7 @@ def fit_student(run: Run, folder: Path) -> dict[str, Any]:
         tokenizer, figures["vocabulary"] = _pruned(run, encoder, tokenizer, settings.vocabulary, tokens)
     network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(tokens)
-    if tokenizer.model_max_length < max_length(run):
+    if tokenizer.model_max_length != max_length(run):
         run.say(
             f"student: reads {tokenizer.model_max_length} tokens of a text, its teacher {max_length(run)}"
         )
@@ -124,7 +124,10 @@ class Start(NamedTuple):
 
 
 def _student_encoder(run: Run, positions: int) -> tuple[Any, Any, Start]:
-    """The student's encoder, with so many positions if it is fresh, its tokenizer, and how it starts."""
+    """The student's encoder, its tokenizer, and how it starts.
+
+    A fresh one has so many positions as are asked for, or as the teacher has.
+    """
     student, shape = run.recipe.student, shape_of(run.recipe.student)
     rates: dict[str, Any] = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
     start = student.encoder or student.start or usual_start(run.recipe)
@@ -142,7 +145,7 @@ def _student_encoder(run: Run, positions: int) -> tuple[Any, Any, Start]:
         return encoder, tokenizer, Start(f"checkpoint: {start}", learnt=True)
     network, tokenizer = load_network(run.stage("fit_teacher"))
     teacher, pad = network.encoder, int(tokenizer.pad_token_id or 0)
-    fresh: dict[str, Any] = {"positions": positions, "pad": pad, **rates}
+    fresh: dict[str, Any] = {"positions": network.reads(positions), "pad": pad, **rates}
     kind = student.architecture or "bert"
     factorized = None if student.embeddings is None else student.embeddings == "factorized"
     try:

@@ -25,7 +25,7 @@ from distill.recipe_data import RecipeError
 from distill.sources import DataError
 from distill.splits import Faults
 from distill.stage import Run, write_json
-from distill.teaching import teacher_logits
+from distill.teaching import max_length, teacher_logits
 from distill.tokens import TextTokenizer
 from distill.training import Examples
 from distill.weights import shape_of
@@ -79,7 +79,7 @@ def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
 
 def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     """Teach a fresh student the teacher's embeddings, and keep it as a start in `start/` of the run."""
-    settings, max_length = run.recipe.student, run.recipe.max_length
+    settings, tokens = run.recipe.student, max_length(run)
     run.seed_everything(settings)
     teacher, tokenizer = load_network(run.stage("fit_teacher"))
     heads, shape = teacher.heads, shape_of(settings)
@@ -87,7 +87,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
         encoder, _ = encoder_from_teacher(
             shape,
             teacher.encoder,
-            positions=max_length,
+            positions=tokens,
             pad=int(tokenizer.pad_token_id or 0),
             factorized=True,
             dropout=settings.dropout,
@@ -96,8 +96,8 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RecipeError(str(error)) from None
     network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
-    matching = matched(run, network, tokenizer, max_length)
-    encode = TextTokenizer(tokenizer, max_length)
+    matching = matched(run, network, tokenizer, tokens)
+    encode = TextTokenizer(tokenizer, tokens)
     held_out = encode(load_split(run.stage("prepare"), "validation")["text"])
     train = distilled(run, heads, encode, folder)
     figures = learn(
@@ -120,7 +120,7 @@ def fit_start(run: Run, folder: Path) -> dict[str, Any]:
             "teacher": run.recipe.teacher.encoder,
             "teacher_sha256": weights_sha256(run.recipe.teacher.encoder, run.recipe.teacher.sha256),
             "pooling": settings.pooling,
-            "max_length": max_length,
+            "max_length": tokens,
         }
         save_start(made, encoder, {**taught, "validation": figures["validation"]})
         shutil.rmtree(start, ignore_errors=True)

@@ -79,7 +79,8 @@ def _fault(where: str, fault: Any, kind: type[Job]) -> str:
     limits = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"must be {limits[k]} {v}" for k, v in context.items() if k in limits]
     if fault["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{near(loc[-1], _siblings(loc, kind))}"
+        hint = near(loc[-1], _siblings(loc, kind)) or _elsewhere(loc[-1], kind)
+        return f"{where}: {key}: unknown key{hint}"
     if fault["type"] == "missing":
         return f"{where}: {key}: is required"
     if fault["type"] == "literal_error":
@@ -98,6 +99,15 @@ def _siblings(loc: Sequence[str], kind: type[Job]) -> list[str]:
         elif step in getattr(model, "model_fields", {}):
             model = model.model_fields[step].annotation
     return list(getattr(model, "model_fields", {}))
+
+
+def _elsewhere(name: str, kind: type[Job]) -> str:
+    """` (did you mean SECTION.x or x?)` where other places of a recipe have a key of that name."""
+    fields = kind.model_fields
+    models = {section: getattr(field.annotation, "model_fields", {}) for section, field in fields.items()}
+    found = [f"{section}.{name}" for section, keys in models.items() if name in keys]
+    found += [name] if name in fields else []
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -138,11 +138,12 @@ def _reader(run: Run, networks: Sequence[Network], tokenizer: Any) -> tuple[Text
     lengths = np.concatenate([whole(some).lengths for some in chunks(texts)])
     asked = run.recipe.teacher.max_length or defaults.max_length(lengths)
     tokens = max(network.reads(asked) for network in networks)
-    cut = float((lengths > tokens).mean())
+    cut, most = float((lengths > tokens).mean()), max(network.reads(WHOLE) for network in networks)
     if cut > MANY_CUT:
+        more = f"set teacher.max_length, {most} at most, or " if tokens < most < WHOLE else ""
         run.say(
             f"teacher: {cut:.0%} of the training texts are longer than the {tokens} tokens that are read of "
-            "one (raise teacher.max_length, as far as the encoder has positions, or split them)"
+            f"one ({more}split them)"
         )
     return TextTokenizer(tokenizer, tokens), {"max_length": tokens, "cut_texts": cut}
 

@@ -118,7 +118,7 @@ def test_all_faults_at_once_one_a_line() -> None:
     ) == [
         "recipe: seed: must be >= 0, got -1",
         "recipe: teacher.epohs: unknown key (did you mean 'epochs'?)",
-        "recipe: student.temperature: unknown key",
+        "recipe: student.temperature: unknown key (did you mean 'distillation.temperature'?)",
         "recipe: heads.intent.knd: unknown key (did you mean 'kind'?)",
         "recipe: distillation.temperature: must be > 0.0, got -2.0",
         "recipe: distillation.soft_weight: must be <= 1.0, got 1.5",

@@ -99,10 +99,6 @@ def test_a_start_is_taught_with_it(job, tmp_path, capfd):
         ("match.layers=[1, 2]", "match.layers: 2 numbers for a student of 1 layers"),
         ("match.layers=[3]", "match.layers: 3, but the teacher has 2 layers"),
         ("match.relation_heads=5", "match.relation_heads: 5 does not divide both the student's width 16"),
-        (
-            "export.max_length=99",
-            "match: the student reads 99 tokens of a text, the teacher has 64 positions",
-        ),
         ("match.layer=[1]", "match.layer: unknown key (did you mean 'layers'?)"),
         ("student.train=[heads]", "match: shapes the student's encoder, which is frozen"),
     ],

@@ -56,9 +56,11 @@ def test_another_pooling_is_labelled_anew(recipe, tmp_path, capfd):
 
 
 def test_other_lengths_are_labelled_anew(recipe, tmp_path, capfd):
-    for tokens in (32, 6):
+    for tokens, reads in ((32, 32), (6, 6), (100_000, 64)):
         settings = ["--set", "student.epochs=1", "--set", f"max_length={tokens}"]
         assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), *settings]) == 0
+        about = json.loads((tmp_path / "run/start/start.json").read_text("utf-8"))
+        assert about["max_length"] == reads  # as far as the encoder has positions
         capfd.readouterr()
         figures = json.loads((tmp_path / "run/stages/label/stage.json").read_text("utf-8"))["figures"]
         assert figures["labelled_texts"] > 500

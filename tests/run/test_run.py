@@ -211,17 +211,20 @@ def test_the_student_was_factorized_and_is_a_plain_encoder_again(finished):
     assert figures["start"] == "teacher: word embeddings, position embeddings"
 
 
-def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd):
-    settings = ["teacher.max_length=6", "export.max_length=null", "teacher.epochs=1", "student.epochs=1"]
+@pytest.mark.parametrize("asked, reads", [("null", 6), ("100000", 64)])
+def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd, asked, reads):
+    """Or as it is told to, up to the teacher's positions."""
+    settings = [f"export.max_length={asked}", "teacher.max_length=6", "teacher.epochs=1", "student.epochs=1"]
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_student"]) == 0
     teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
     assert teacher["max_length"] == 6 and 0.05 < teacher["cut_texts"] < 1
     said = f"teacher: {teacher['cut_texts']:.0%} of the training texts are longer than the 6 tokens that are"
-    assert said in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert said in err and "(set teacher.max_length, 64 at most, or split them)" in err
+    assert (f"student: reads {reads} tokens of a text, its teacher 6" in err) == (reads != 6)
     network, tokenizer = load_network(tmp_path / "run/stages/fit_student")
-    assert tokenizer.model_max_length == 6
-    assert network.config.max_position_embeddings == 6
+    assert tokenizer.model_max_length == network.config.max_position_embeddings == reads
 
 
 def test_how_much_is_read_follows_from_the_texts(job, tmp_path, tiny_encoder_folder):
