@@ -99,7 +99,7 @@ def _tfidf(prepared: Path, timed: Sequence[str]) -> tuple[dict[str, float], tupl
     texts, found, models, size = np.array(train["text"]), {}, [], 0
     for head in heads:
         rows, wanted = labelled(known[head.name], head), labelled(asked[head.name], head)
-        model = _model(head.kind).fit(texts[rows], known[head.name][rows])
+        model = tfidf_model(head.kind).fit(texts[rows], known[head.name][rows])
         said, truth = model.predict(np.array(test["text"])[wanted]), asked[head.name][wanted]
         single = head.kind == "single_label"
         found[head.name] = (
@@ -111,7 +111,8 @@ def _tfidf(prepared: Path, timed: Sequence[str]) -> tuple[dict[str, float], tupl
     return found, (size, _p50(lambda text: [model.predict([text]) for model in models], timed))
 
 
-def _model(kind: str) -> Any:
+def tfidf_model(kind: str) -> Any:
+    """Logistic regression on word 1-2-grams and character 2-5-grams, for a head of that kind; not fitted."""
     regression = LogisticRegression(C=10, max_iter=1000)
     features = [
         ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),

