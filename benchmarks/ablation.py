@@ -71,7 +71,16 @@ def main() -> None:
     common = [word for setting in options.set for word in ("--set", setting)]
     if options.data_root:
         common += ["--data-root", options.data_root]
-    command = [sys.executable, "-m", "distill.cli", "run", options.recipe, "--to", "fit_student", *common]
+    command = [
+        sys.executable,
+        "-m",
+        "distill.cli.main",
+        "run",
+        options.recipe,
+        "--to",
+        "fit_student",
+        *common,
+    ]
     base = options.out / "base"
     done = {"base": _run(command, base)}
 

@@ -23,11 +23,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline
 
+from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.data.tokens import TextTokenizer
+from distill.evaluation.metrics import labelled
 from distill.heads import METRICS
-from distill.metrics import labelled
-from distill.network import load_network
-from distill.prepared import hard_labels, load_heads, load_split
-from distill.tokens import TextTokenizer
+from distill.models.classifier import load_network
 from export import Classifier
 
 ROUNDS = 100

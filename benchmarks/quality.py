@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from distill.calibration import calibrate
+from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.evaluation.calibration import calibrate
+from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head
-from distill.metrics import labelled, quality, without_nan
-from distill.prepared import hard_labels, load_heads, load_split
-from distill.recipe_file import load_recipe
-from distill.stage import read_json, write_json
-from teachers.locate import locate
+from distill.recipe.load import load_recipe
+from distill.run import read_json, write_json
+from teachers.checkpoints import locate
 
 HERE = Path(__file__).parent
 PEERS = ("tfidf", "fasttext", "fasttext-ftz", "model2vec", "model2vec-int8", "setfit")
@@ -231,7 +231,7 @@ def _recipe(options: argparse.Namespace, out: Path, environment: Mapping[str, st
 
 def _distill(environment: Mapping[str, str], *words: object) -> None:
     """Run one of the project's commands, from this checkout wherever one stands."""
-    command = [sys.executable, "-m", "distill.cli", *map(str, words)]
+    command = [sys.executable, "-m", "distill.cli.main", *map(str, words)]
     safe = {**environment, "PYTHONSAFEPATH": "1"}
     if status := subprocess.run(command, stdout=subprocess.DEVNULL, env=safe, check=False).returncode:
         raise SystemExit(status)

@@ -19,15 +19,16 @@ import torch
 from quality_measure import Job, Method, Trained, main
 from quality_textbrewer import EPOCHS, TEMPERATURE, brew
 
-from distill import shipping
-from distill.cli import main as distill
-from distill.devices import make_accelerator
+from distill.cli.main import main as distill
+from distill.data.dataset import load_split
+from distill.data.tokens import TextTokenizer, length_sorted_batches
 from distill.heads import columns
-from distill.network import load_network
-from distill.prepared import load_split
-from distill.recipe_file import load_recipe
-from distill.stage import Run
-from distill.tokens import TextTokenizer, length_sorted_batches
+from distill.models.classifier import load_network
+from distill.recipe.load import load_recipe
+from distill.run import Run
+from distill.stages.calibrate import calibrate_heads
+from distill.stages.export_onnx import export
+from distill.training.devices import make_accelerator
 from export import Classifier
 
 SERVED = ("tokenizer.json", "tokenizer_config.json", "config.json", "manifest.json")
@@ -133,8 +134,8 @@ def textbrewer(job: Job) -> Trained:
     start = time.perf_counter()
     for stage, work in (
         ("fit_student", lambda run, place: brew(run, place, epochs)),
-        ("calibrate", shipping.calibrate_heads),
-        ("export", shipping.export),
+        ("calibrate", calibrate_heads),
+        ("export", export),
     ):
         run.stage(stage).mkdir(parents=True, exist_ok=True)
         work(run, run.stage(stage))

@@ -18,16 +18,18 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from distill import defaults, learning, teaching
-from distill.checkpoint import save_tensors
+from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.data.tokens import TextTokenizer, Tokens, shuffled_batches
 from distill.heads import UNKNOWN, UNLABELLED, Head, columns
-from distill.inference import predict_logits
-from distill.network import Network, save_network
-from distill.prepared import hard_labels, load_heads, load_split
-from distill.stage import Run
-from distill.tokens import TextTokenizer, Tokens, shuffled_batches
-from distill.training import Examples, evaluate_network
-from students.factorized import fold
+from distill.models.classifier import Network, save_network
+from distill.models.predict import predict_logits
+from distill.recipe import defaults
+from distill.run import Run
+from distill.stages import fit_student as learning
+from distill.stages import fit_teacher as teaching
+from distill.training.checkpoint import save_tensors
+from distill.training.loop import Examples, evaluate_network
+from students.factorized_embeddings import fold
 
 TEMPERATURE, EPOCHS = 8, 60  # of its published experiments, which took 30 to 60
 

@@ -30,12 +30,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.manifest import TOKENIZER
-from export.readers.targets import export_bundle
-from export.readers.text_in_graph import INPUT, operators
-from export.runtime import Classifier
-from export.session import open_graph
-from export.token_ids import open_tokenizer
+from export.bundle.manifest import TOKENIZER
+from export.runtime.classifier import Classifier
+from export.runtime.session import open_graph
+from export.runtime.tokenizer import open_tokenizer
+from export.targets.registry import export_bundle
+from export.targets.text_in_graph import INPUT, operators
 
 DRIVER = Path(__file__).with_name("readers_browser.mjs")
 IDS = """
@@ -63,7 +63,7 @@ def main() -> None:
     with options.csv.open(encoding="utf-8", newline="") as file:
         texts = [row[options.column] for row in csv.DictReader(file)]
     classifier = Classifier.load(options.bundle, threads=1)
-    probes = json.loads((files("export.readers") / "shipped" / "probes.json").read_text(encoding="utf-8"))
+    probes = json.loads((files("export.targets") / "templates" / "probes.json").read_text(encoding="utf-8"))
     odd = [*probes["ordinary"], *probes["odd"]]
     told: dict[str, Any] = {"bundle": classifier.manifest.name, "variant": classifier.variant}
     with tempfile.TemporaryDirectory() as scratch:

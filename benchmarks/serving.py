@@ -194,7 +194,7 @@ def _hugging_face(run: Path) -> Any:
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import SequenceClassifierOutput
 
-    from distill.network import load_network
+    from distill.models.classifier import load_network
 
     network, _ = load_network(run / "stages" / "fit_student")
     head = network.heads[0]
@@ -256,12 +256,12 @@ def _one_head(bundle: Path, file: str, head: dict[str, Any], folder: Path) -> No
 def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     """A bundle of the run's encoder with so many heads of five labels, loaded."""
     from distill.heads import Head
-    from distill.network import Network, load_network
+    from distill.models.classifier import Network, load_network
     from export import Classifier
-    from export import manifest as manifests
-    from export.bundle import read_bundle, write_bundle
-    from export.quantize import quantize_int8
-    from export.to_onnx import to_onnx
+    from export.bundle import manifest as manifests
+    from export.bundle.files import read_bundle, write_bundle
+    from export.graph.quantize import quantize_int8
+    from export.graph.to_onnx import to_onnx
 
     trained, _ = load_network(run / "stages" / "fit_student")
     manifest = read_bundle(run / "bundle")

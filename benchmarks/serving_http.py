@@ -93,7 +93,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10, help="of a round")
     parser.add_argument("--connections", type=int, default=64)
     options = parser.parse_args()
-    serve = [sys.executable, "-m", "distill.cli", "serve", str(options.bundle), *shlex.split(options.serve)]
+    serve = [
+        sys.executable,
+        "-m",
+        "distill.cli.main",
+        "serve",
+        str(options.bundle),
+        *shlex.split(options.serve),
+    ]
     servers = {"distill serve": serve, "distill serve --max-batch 1": [*serve, "--max-batch", "1"]}
     if options.student:
         peer = [options.peer_python, str(Path(__file__).with_name("serving_peer.py")), str(options.student)]

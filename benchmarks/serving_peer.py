@@ -28,7 +28,7 @@ def pipeline_of(folder: Path) -> Any:
     """The transformers pipeline with the weights of the student in `folder`."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
-    from distill.network import load_network
+    from distill.models.classifier import load_network
 
     network, tokenizer = load_network(folder)
     head = network.heads[0]

@@ -32,8 +32,8 @@ from typing import cast
 from serving_http import free_port
 from uvloop import new_event_loop
 
-from export.bundle import read_bundle, write_bundle
-from export.manifest import FP32, Manifest
+from export.bundle.files import read_bundle, write_bundle
+from export.bundle.manifest import FP32, Manifest
 
 Server = asyncio.subprocess.Process
 
@@ -141,7 +141,7 @@ class Load:
 
 async def start(bundle: Path, port: int, options: list[str]) -> Server:
     """A server, as soon as it listens."""
-    command = [sys.executable, "-m", "distill.cli", "serve", str(bundle), "--port", str(port), *options]
+    command = [sys.executable, "-m", "distill.cli.main", "serve", str(bundle), "--port", str(port), *options]
     server = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=DEVNULL)
     while True:
         try:

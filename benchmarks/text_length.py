@@ -20,11 +20,11 @@ from demo_table import tfidf_model
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
-from distill.defaults import TEXT_LENGTHS, max_length
-from distill.inference import predict_logits
-from distill.pretraining import embedding_network
-from distill.teaching import WHOLE
-from distill.tokens import TextTokenizer
+from distill.data.tokens import TextTokenizer
+from distill.models.predict import predict_logits
+from distill.recipe.defaults import TEXT_LENGTHS, max_length
+from distill.stages.fit_teacher import WHOLE
+from distill.stages.pretrain import embedding_network
 from teachers.encoders import EncoderError, load_encoder
 
 FEWEST = 10  # documents of a label

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.calibration import best_threshold, calibrate
+from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.evaluation.calibration import best_threshold, calibrate
+from distill.evaluation.metrics import probabilities, quality
 from distill.heads import columns
-from distill.metrics import probabilities, quality
-from distill.prepared import hard_labels, load_heads, load_split
-from distill.recipe_file import load_recipe
-from distill.stage import Run
-from distill.teaching import teacher_logits
+from distill.recipe.load import load_recipe
+from distill.run import Run
+from distill.stages.fit_teacher import teacher_logits
 
 
 def main() -> None:

@@ -16,17 +16,20 @@ from typing import Any
 
 import yaml
 
-from distill.data import contents, prepare
-from distill.devices import make_accelerator
-from distill.learning import check_vocabulary, fit_student
-from distill.pretraining import fit_start, keep_teacher, prepare_texts
-from distill.recipe import Job, Pretraining, Recipe
-from distill.recipe_data import RecipeError, digest_of
-from distill.report import summary, write_report
-from distill.shipping import bundle, calibrate_heads, check, export
-from distill.stage import Run, written_whole
-from distill.teaching import fit_teacher, label
-from distill.weights import weights_named
+from distill.data.prepare import contents, prepare
+from distill.models.checkpoints import weights_named
+from distill.recipe.data_section import RecipeError, digest_of
+from distill.recipe.schema import Job, Pretraining, Recipe
+from distill.reports.report import summary, write_report
+from distill.run import Run, written_whole
+from distill.stages.calibrate import calibrate_heads
+from distill.stages.check import check
+from distill.stages.export_onnx import export
+from distill.stages.fit_student import check_vocabulary, fit_student
+from distill.stages.fit_teacher import fit_teacher, label
+from distill.stages.pretrain import fit_start, keep_teacher, prepare_texts
+from distill.stages.publish import bundle
+from distill.training.devices import make_accelerator
 
 Work = Callable[[Run, Path], Mapping[str, Any]]
 Stages = Mapping[str, tuple[Work, tuple[str, ...], bool]]

@@ -4,7 +4,7 @@ Importing this package needs numpy, onnxruntime and tokenizers. The workshop mod
 bundle (to_onnx, quantize, parity), need the `train` extra and are imported by their full name.
 """
 
-from export.manifest import BundleError
-from export.runtime import Classifier
+from export.bundle.manifest import BundleError
+from export.runtime.classifier import Classifier
 
 __all__ = ["BundleError", "Classifier"]

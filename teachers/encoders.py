@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from teachers.locate import EncoderError, Location, locate
+from teachers.checkpoints import EncoderError, Location, locate
 
 
 def load_encoder(

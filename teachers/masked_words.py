@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from teachers.checkpoints import EncoderError
 from teachers.encoders import load_pretrained
-from teachers.locate import EncoderError
 from teachers.neighbours import whole_words
 
 BATCH = 64  # texts

@@ -197,7 +197,7 @@ def cpu_accelerator() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def encode(tiny_tokenizer: Any) -> Callable[[Sequence[str]], Any]:
     """The tokens of texts, in memory, at most 24 a text."""
-    from distill.tokens import TextTokenizer
+    from distill.data.tokens import TextTokenizer
 
     return TextTokenizer(tiny_tokenizer, 24)
 

@@ -1,4 +1,4 @@
 """The server: bundles answered over HTTP, texts of concurrent requests in one call of the classifier.
 
-Needs the `serve` extra; `export.serving.run` is the entrance.
+Needs the `serve` extra; `export.serving.server` is the entrance.
 """

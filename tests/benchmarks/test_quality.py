@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from distill.data.dataset import write_texts
 from distill.heads import UNKNOWN, UNLABELLED, Head
-from distill.prepared import write_texts
 
 LABELLED = {"train": (0, 1, UNLABELLED, 1), "validation": (1, 0), "test": (0, 0, 1)}
 

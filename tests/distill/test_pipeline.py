@@ -3,7 +3,7 @@
 from typing import Any
 
 from distill import pipeline
-from distill.recipe_file import parse_recipe
+from distill.recipe.load import parse_recipe
 
 TOY = {"name": "toy", "data": {"train": "train.csv"}, "heads": {"intent": {"column": "intent"}}}
 

@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from export.bundle import write_bundle
-from export.manifest import FP32, INT8, TOKENIZER, Head, Manifest
-from export.runtime import Classifier
+from export.bundle.files import write_bundle
+from export.bundle.manifest import FP32, INT8, TOKENIZER, Head, Manifest
+from export.runtime.classifier import Classifier
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["where", "is", "my", "parcel", "please", "cancel", "the", "order", "now", "thanks"]
@@ -148,7 +148,7 @@ def exportable(
     tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, contents: dict[str, bytes], graph: Graph
 ) -> Path:
     """A bundle that other readers can take: int8, and a tokenizer and settings as a BERT's of 8 by 1."""
-    from export.quantize import quantize_int8
+    from export.graph.quantize import quantize_int8
 
     folder = tmp_path_factory.mktemp("exportable")
     (folder / "fp32.onnx").write_bytes(graph())

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-MODULE = ["-m", "distill.cli"]
+MODULE = ["-m", "distill.cli.main"]
 COMMAND = [sys.executable, *MODULE]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

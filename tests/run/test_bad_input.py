@@ -8,7 +8,7 @@ import shutil
 import pytest
 import yaml
 
-from distill.cli import main
+from distill.cli.main import main
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_disk_full(edited, capfd, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr("distill.fitting.save_network", full)
+    monkeypatch.setattr("distill.stages.train.save_network", full)
     run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.epochs=1"]
     assert "is full" in complaint(capfd, *run)
     assert not (tmp_path / "run" / "stages" / "fit_teacher" / "stage.json").exists()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill.cli import main
-from distill.network import on_device
+from distill.cli.main import main
+from distill.models.classifier import on_device
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from distill import training
-from distill.cli import main
-from distill.network import load_network
+from distill.cli.main import main
+from distill.models.classifier import load_network
+from distill.training import loop as training
 
 MATCH = ["--set", "match.hidden=1", "--set", "match.embeddings=0.5", "--set", "match.relations=1"]
 

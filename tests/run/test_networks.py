@@ -7,11 +7,11 @@ import pytest
 import yaml
 from accelerate import Accelerator
 
-from distill.cli import main
-from distill.ensemble import load_members, mean_logits
-from distill.inference import predict_logits
-from distill.prepared import load_split
-from distill.recipe_file import load_recipe
+from distill.cli.main import main
+from distill.data.dataset import load_split
+from distill.models.network_teacher import load_members, mean_logits
+from distill.models.predict import predict_logits
+from distill.recipe.load import load_recipe
 from teachers.soft_labels import SoftLabels, text_digests
 
 

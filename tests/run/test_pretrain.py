@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from distill.cli import main
-from distill.recipe_file import load_pretraining
+from distill.cli.main import main
+from distill.recipe.load import load_pretraining
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.cli import main
-from distill.recipe_file import load_pretraining, load_recipe
+from distill.cli.main import main
+from distill.recipe.load import load_pretraining, load_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "minilm-tiny")

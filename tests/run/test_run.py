@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from distill.cli import main
-from distill.network import load_network
-from distill.prepared import load_split
+from distill.cli.main import main
+from distill.data.dataset import load_split
+from distill.models.classifier import load_network
 from export import Classifier
 
 pytestmark = pytest.mark.exporting

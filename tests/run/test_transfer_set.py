@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 
-from distill.cli import main
+from distill.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_last_epochs_are_of_the_kept_rows_that_are_no_copies(
 
     run = tmp_path / "run"
     shutil.copytree(chosen, run)
-    monkeypatch.setattr("distill.fitting.fit", seen)
+    monkeypatch.setattr("distill.stages.train.fit", seen)
     with pytest.raises(Seen) as caught:
         main(["run", str(job), "--out", str(run), *settings, "--from", "fit_student"])
     kept = np.load(chosen / "stages/label/kept.npy", allow_pickle=False)

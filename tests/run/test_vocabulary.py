@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from distill.cli import main
+from distill.cli.main import main
 from export import Classifier
-from export.bundle import read_bundle, write_bundle
-from export.manifest import INT8
+from export.bundle.files import read_bundle, write_bundle
+from export.bundle.manifest import INT8
 
 pytestmark = pytest.mark.exporting
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from teachers.checkpoints import WEIGHTS, EncoderError, file_sha256
 from teachers.encoders import keep_layers, layer_stack, load_encoder
-from teachers.locate import WEIGHTS, EncoderError, file_sha256
 
 SaveEncoder = Callable[..., Path]
 ARCHITECTURES = ("bert", "distilbert")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from teachers import masked_words
-from teachers.locate import EncoderError
+from teachers.checkpoints import EncoderError
 from teachers.masked_words import MaskedWords
 
 Write = Callable[..., Path]

@@ -35,7 +35,7 @@ class Running:
     """A `distill serve` that listens."""
 
     def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "distill.cli", "serve", "--port", "0", *map(str, arguments)]
+        command = [sys.executable, "-m", "distill.cli.main", "serve", "--port", "0", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

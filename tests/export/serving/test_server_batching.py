@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.runtime import Classifier
-from export.serving.asking import Plain
-from export.serving.batching import PADDED, BadText, Batcher, QueueFull
+from export.runtime.classifier import Classifier
+from export.serving.batcher import PADDED, BadText, Batcher, QueueFull
+from export.serving.predict_api import Plain
 
 
 class Gate:

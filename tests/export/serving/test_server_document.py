@@ -6,7 +6,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
-from export.serving.document import document
+from export.serving.openapi import document
 from export.serving.settings import VERSION, Settings
 
 # as the server of conftest.py is started

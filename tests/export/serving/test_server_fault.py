@@ -6,10 +6,10 @@ import asyncio
 import io
 import json
 
-from export.serving.application import Application
-from export.serving.hosting import Host
-from export.serving.observing import Observer
+from export.serving.app import Application
+from export.serving.model_registry import Host
 from export.serving.settings import Settings
+from export.serving.telemetry import Observer
 
 
 def test_a_fault_is_told_without_what_was_asked(bundle, monkeypatch):

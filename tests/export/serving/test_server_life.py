@@ -20,15 +20,15 @@ from pathlib import Path
 
 import pytest
 
-from distill.cli import main
-from export.bundle import write_bundle
-from export.manifest import FP32, MANIFEST
-from export.runtime import Classifier
-from export.serving.application import Application
-from export.serving.hosting import Host
-from export.serving.observing import Observer
-from export.serving.run import Server, _bind
+from distill.cli.main import main
+from export.bundle.files import write_bundle
+from export.bundle.manifest import FP32, MANIFEST
+from export.runtime.classifier import Classifier
+from export.serving.app import Application
+from export.serving.model_registry import Host
+from export.serving.server import Server, _bind
 from export.serving.settings import ServingError, Settings
+from export.serving.telemetry import Observer
 
 HOUR = 3_600_000
 PATIENCE = 60
@@ -197,7 +197,7 @@ def test_a_log_that_nobody_reads_stops_nothing(bundle):
     command = [
         sys.executable,
         "-m",
-        "distill.cli",
+        "distill.cli.main",
         "serve",
         str(bundle),
         "--port",
@@ -222,7 +222,7 @@ def test_a_log_that_nobody_reads_stops_nothing(bundle):
 
 STOPPED = """
 import os, signal, threading, time
-from distill.cli import main
+from distill.cli.main import main
 
 def stop():
     while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -1,0 +1,1 @@
+"""Augmented texts for the teacher to label."""

@@ -1,0 +1,1 @@
+"""Files in, checked and split texts out, on disk."""

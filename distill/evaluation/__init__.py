@@ -1,0 +1,1 @@
+"""Metrics, calibration, and a bundle measured on labelled data."""

@@ -1,0 +1,1 @@
+"""Networks that classify texts, and the only inference loop."""

@@ -1,0 +1,1 @@
+"""Every setting of a job, and how a recipe is read."""

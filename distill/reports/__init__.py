@@ -1,0 +1,1 @@
+"""Pages and cards made of stage records."""

@@ -1,0 +1,144 @@
+"""report.json and report.html of a run, made of its stage records: formats, never computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.reports.model_card import figure
+from distill.run import read_json, write_json, written_whole
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24;
+ max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
+p { margin: .3rem 0; color: #57606a }
+.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
+.tile { border: 1px solid #d0d7de; border-radius: 8px; padding: .7rem 1rem; min-width: 8rem }
+.tile b { display: block; font-size: 1.35rem } .tile span { color: #57606a; font-size: .85rem }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e6e9ec }
+th { font-weight: 600; color: #57606a } th:first-child, td:first-child { text-align: left }
+td.first { font-weight: 600 } .bar { background: #eaeef2; border-radius: 3px; height: 9px; min-width: 6rem }
+.bar i { display: block; height: 9px; border-radius: 3px; background: #2f6fdb }
+@media (prefers-color-scheme: dark) { body { background: #0d1117; color: #e6edf3 }
+ p, th, .tile span { color: #9198a1 } .tile, th, td { border-color: #30363d } .bar { background: #21262d } }
+"""
+
+
+class ReportError(Exception):
+    """A folder that no report can be made of."""
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Write report.json and report.html of the finished run in a folder; returns the report.
+
+    Raises:
+        ReportError: The folder holds no finished run.
+    """
+    paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
+    stages = {path.parent.name: read_json(path) for path in paths}
+    needed = ("prepare", "fit_student", "export", "check", "bundle")
+    if not all(name in stages for name in needed):
+        raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
+    figures = {name: stage["figures"] for name, stage in stages.items()}
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    report = {
+        "name": recipe["name"],
+        "seed": recipe["seed"],
+        "rows": figures["prepare"]["rows"],
+        "heads": figures["check"]["quality"],
+        "parity": figures["check"]["parity"],
+        "artefact": {**figures["export"], "parameters": figures["fit_student"]["parameters"]},
+        "latency_ms": figures["bundle"]["latency_ms"],
+        "throughput": figures["bundle"]["throughput"],
+        "throughput_threads": figures["bundle"].get("threads"),  # no record of before has it
+        "stages": {
+            name: {key: stage[key] for key in ("seconds", "peak_rss_bytes", "device")}
+            for name, stage in stages.items()
+        },
+    }
+    write_json(folder / "report.json", report)
+    with written_whole(folder / "report.html") as file:
+        file.write_text(_page(report), encoding="utf-8")
+    return report
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The report's main figures as a table for a terminal."""
+    rows = [("head", "metric", "teacher", "student", "fp32", "int8")]
+    for name, head in report["heads"].items():
+        metric = next(iter(head["test"]["student"]))
+        forms = [head["test"].get(form, {}).get(metric) for form in rows[0][2:]]
+        rows.append((name, metric, *(figure(value) for value in forms)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    artefact, latency = report["artefact"], report["latency_ms"]
+    size = artefact.get("int8_bytes", artefact["fp32_bytes"])
+    seconds = sum(stage["seconds"] for stage in report["stages"].values())
+    tiles = [
+        (f"{size / 1e6:.2f} MB", "model served"),
+        (f"{artefact['parameters'] / 1e6:.2f} M", "parameters"),
+        (f"{latency['p50']:.2f} ms", f"one text of {latency['tokens']} tokens, p50"),
+        (f"{report['throughput']:,.0f}", f"texts a second, threads: {report['throughput_threads'] or '?'}"),
+        (f"{seconds / 60:.1f} min", "the whole run"),
+    ]
+    rows = report["rows"]
+    parts = [
+        f"<h1>{escape(report['name'])}</h1>",
+        f"<p>{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test and "
+        f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Figures are on test.</p>",
+        '<div class="tiles">',
+        *(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles),
+        "</div>",
+        *(part for name, head in report["heads"].items() for part in _head(name, head)),
+        "<h2>Parity of torch and ONNX fp32</h2>",
+        _table(
+            ("head", "largest difference of a logit", "other labels"),
+            (
+                (escape(name), f"{head['max_difference']:.1e}", str(head["other_labels"]))
+                for name, head in report["parity"]["heads"].items()
+            ),
+        ),
+        f"<p>Over {report['parity']['texts']:,} test texts.</p>",
+        "<h2>Stages</h2>",
+        _table(
+            ("stage", "seconds", "share", "peak memory so far", "device"),
+            (
+                (
+                    name,
+                    f"{stage['seconds']:.1f}",
+                    f'<div class="bar"><i style="width:{100 * stage["seconds"] / seconds:.1f}%"></i></div>',
+                    f"{stage['peak_rss_bytes'] / 1e9:.2f} GB",
+                    stage["device"],
+                )
+                for name, stage in report["stages"].items()
+            ),
+        ),
+    ]
+    title = f"<title>{escape(report['name'])}</title><style>{STYLE}</style>"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{title}'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:
+    metrics = list(head["test"]["student"])
+    yield f"<h2>{escape(name)}</h2><p>{head['kind']}, {head['labels']} labels. Student and teacher choose "
+    yield f"alike on {head['agreement']:.1%} of the texts; retention {figure(head['retention'])}.</p>"
+    yield _table(
+        ("", *metrics),
+        ((form, *(figure(values[m]) for m in metrics)) for form, values in head["test"].items()),
+    )
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    top = "".join(f"<th>{cell}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"

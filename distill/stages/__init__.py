@@ -1,0 +1,1 @@
+"""One file a stage; they know each other only through `artifacts`."""

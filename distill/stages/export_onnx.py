@@ -1,0 +1,70 @@
+"""The stage export: the student as ONNX, fp32 and int8, in a bundle that is yet to be checked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distill.models.classifier import load_network
+from distill.run import Run
+from distill.stages.calibrate import calibrations
+from export.bundle import manifest as manifests
+from export.bundle.files import write_bundle
+
+
+def export(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the student as ONNX, fp32 and int8, in a bundle that is yet to be checked."""
+    from export.graph.quantize import quantize_int8
+    from export.graph.to_onnx import to_onnx
+    from export.runtime.doctor import replay_file
+
+    settings, student = run.recipe.export, run.stage("fit_student")
+    network, tokenizer = load_network(student)
+    only = len(network.heads) == 1
+    outputs = ["logits" if only else f"logits_{head.name}" for head in network.heads]
+    work = folder / "onnx"
+    work.mkdir(exist_ok=True)
+    tokens = int(tokenizer.model_max_length)
+    to_onnx(network, outputs, work / "model.onnx", positions=tokens, opset=settings.opset)
+    variants = {"fp32": manifests.FP32}
+    if settings.quantize == "int8":
+        quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
+        variants["int8"] = manifests.INT8
+    fitted = calibrations(run, "student")
+    manifest = manifests.Manifest(
+        name=run.recipe.name,
+        heads=tuple(
+            manifests.Head(h.name, h.kind, h.labels, output, **fitted[h.name].to_json())
+            for h, output in zip(network.heads, outputs, strict=True)
+        ),
+        max_length=tokens,
+        pad_token_id=int(tokenizer.pad_token_id or 0),
+        variants=variants,
+        default_variant=list(variants)[-1],
+    )
+    contents: dict[str, Path | bytes] = {file: folder / file for file in variants.values()}
+    contents["tokenizer.json"] = student / "tokenizer.json"
+    contents["tokenizer_config.json"] = student / "tokenizer_config.json"
+    contents["config.json"] = _config(network).encode()
+    contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1)
+    write_bundle(folder / "candidate", manifest, contents)
+    sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
+    shutil.rmtree(work)
+    return sizes
+
+
+def _config(network: Any) -> str:
+    """config.json as readers of a bundle want it: labels of the only head, and its kind."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    config = network.config.to_dict()
+    config.pop("_name_or_path", None)
+    if len(network.heads) == 1:
+        (head,) = network.heads
+        name = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config["model_type"])
+        config["architectures"] = [name] if name else None
+        config["problem_type"] = f"{head.kind}_classification"
+        config["id2label"] = {str(i): name for i, name in enumerate(head.labels)}
+        config["label2id"] = {name: i for i, name in enumerate(head.labels)}
+    return str(type(network.config).from_dict(config).to_json_string(use_diff=False))

@@ -1,0 +1,1 @@
+"""A bundle loaded and asked, torch-free."""

@@ -1,0 +1,198 @@
+"""The classifier: texts in, labels and scores of every head out, on a CPU and without torch.
+
+It tokenises, batches texts of like length, runs onnxruntime and turns logits into answers with the
+calibration of the manifest. Threads may share one classifier. The integrity of the files is left to
+the bundle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from export.bundle.files import opened_bundle
+from export.bundle.manifest import TOKENIZER, Head
+from export.runtime.postprocess import Answers, columns
+from export.runtime.probabilities import Floats, probabilities
+from export.runtime.session import Session
+from export.runtime.tokenizer import TokenIds
+
+_WINDOW = 32  # batches tokenised and sorted at a time: a million texts need no more memory
+
+
+class Classifier:
+    """A loaded bundle: called with a text it gives one dict, with texts a list of dicts.
+
+    `predict_HEAD(texts)` answers one head alone, with the options of the call.
+
+    Attributes:
+        heads: the names of the heads, in the order of the manifest.
+        manifest: what the bundle says of itself.
+        variant: the ONNX file that answers, such as int8.
+        threads: how many batches are computed at once within one call.
+    """
+
+    def __init__(self, folder: str | Path, variant: str | None, threads: int | None) -> None:
+        self._folder = Path(folder).absolute()
+        self.threads = min(4, os.cpu_count() or 1) if threads is None else threads
+        _check_count("threads", self.threads)
+        with opened_bundle(folder) as self.manifest:
+            self.variant = self.manifest.default_variant if variant is None else variant
+            if self.variant not in self.manifest.variants:
+                raise ValueError(_unknown("variant", self.variant, [*self.manifest.variants]))
+            self._token_ids = TokenIds(Path(folder, TOKENIZER), self.manifest.max_length)
+            path = Path(folder, self.manifest.variants[self.variant])
+            self._session = Session(path, self.manifest, self._token_ids.last, self.threads)
+        self._heads = {head.name: head for head in self.manifest.heads}
+        self.heads = tuple(self._heads)
+        self._answers, self._columns = Answers(self.manifest.heads), columns(self.manifest.heads)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, variant: str | None = None, threads: int | None = None
+    ) -> Classifier:
+        """The classifier of the bundle at `folder`; threads are by default the cores, at most 4.
+
+        Raises:
+            BundleError: a file is missing, changed, or does not fit the manifest.
+            ValueError: an unknown variant, or fewer than one thread.
+        """
+        return cls(folder, variant, threads)
+
+    # fmt: off
+    @overload  # a str is a Sequence[str] too; the first that matches is meant
+    def __call__(  # type: ignore[overload-overlap]
+        self, texts: str, *, heads: Sequence[str] | None = None, top_k: int | None = None,
+        scores: bool = False, batch_size: int = 32,
+    ) -> dict[str, Any]: ...
+    @overload
+    def __call__(
+        self, texts: Sequence[str], *, heads: Sequence[str] | None = None,
+        top_k: int | None = None, scores: bool = False, batch_size: int = 32,
+    ) -> list[dict[str, Any]]: ...
+    def __call__(
+        self, texts: str | Sequence[str], *, heads: Sequence[str] | None = None,
+        top_k: int | None = None, scores: bool = False, batch_size: int = 32,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        # fmt: on
+        """The answer of each head asked for to each text, texts and heads in the order given.
+
+        A single_label head answers {"label", "score"}, a multi_label head with a list of those at
+        or over their thresholds, best first. `scores` lists all labels, `top_k` the k best.
+        Raises: ValueError, which text, head or option is wrong.
+        """
+        checked, chosen = _check_texts(texts), self._choose(heads)
+        if top_k is not None:
+            _check_count("top_k", top_k)
+        answers, where = self._answers, None
+        if heads is not None:
+            answers = Answers(chosen)
+            where = np.r_[tuple(self._columns[head.name] for head in chosen)]
+        results: list[dict[str, Any]] = []
+        for logits in self._windows(checked, batch_size):
+            results += answers(logits if where is None else logits[:, where], top_k, scores)
+        return results[0] if isinstance(texts, str) else results
+
+    def logits(
+        self, texts: str | Sequence[str], heads: Sequence[str] | None = None, batch_size: int = 32
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """The raw logits of each head, float32 [texts, labels]. Raises: ValueError, as a call."""
+        chosen = self._choose(heads)
+        width = sum(len(head.labels) for head in self.manifest.heads)
+        windows = self._windows(_check_texts(texts), batch_size)
+        whole = np.concatenate([np.empty((0, width), np.float32), *windows], dtype=np.float32)
+        return {head.name: whole[:, self._columns[head.name]] for head in chosen}
+
+    def probabilities(self, logits: Floats, head: str) -> npt.NDArray[np.float64]:
+        """The calibrated probabilities [texts, labels] of a head. Raises: ValueError, its name."""
+        return probabilities(logits, self._head(head))
+
+    def labels(self, head: str) -> tuple[str, ...]:
+        """The labels of a head in the order of its logits. Raises: ValueError, its name."""
+        return self._head(head).labels
+
+    def tokens(self, texts: str | Sequence[str]) -> list[int]:
+        """The number of tokens of each text, special ones included, as the network sees it."""
+        return [len(ids) for ids in self._token_ids(_check_texts(texts))]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        heads = self.__dict__.get("heads", ())  # absent while copy or pickle probe a bare instance
+        head = name.removeprefix("predict_")
+        if head != name and head in heads:
+            return partial(self._predict, head)
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r} (heads: {', '.join(heads)})")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(f"predict_{head}" for head in self.heads)]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        # a session cannot be copied: a copy, or another process, loads the bundle again
+        return type(self), (self._folder, self.variant, self.threads)
+
+    def _predict(self, head: str, texts: str | Sequence[str], **options: Any) -> Any:
+        found: Any = self(texts, heads=[head], **options)
+        return found[head] if isinstance(texts, str) else [answer[head] for answer in found]
+
+    def _head(self, name: str) -> Head:
+        if name not in self.heads:
+            raise ValueError(_unknown("head", name, self.heads))
+        return self._heads[name]
+
+    def _choose(self, names: Sequence[str] | None) -> Sequence[Head]:
+        if names is None:
+            return self.manifest.heads
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+            raise ValueError(f"heads: must be a list of names, got {names!r}")
+        chosen = list(dict.fromkeys(map(self._head, names)))
+        if not chosen:
+            raise ValueError("heads: must name at least one head, got none (None asks all)")
+        return chosen
+
+    def _windows(self, texts: list[str], batch_size: int) -> Iterator[Floats]:
+        """The logits of all heads, window by window, each [texts, labels] in order of texts."""
+        _check_count("batch_size", batch_size)
+        if 0 < len(texts) <= batch_size:  # the short way of a single text
+            return iter([self._session.run(self._token_ids(texts))])
+        size = batch_size * _WINDOW
+        parts = (texts[start : start + size] for start in range(0, len(texts), size))
+        return self._session.windows(map(self._token_ids, parts), batch_size)
+
+
+def _check_texts(texts: object) -> list[str]:
+    """The texts as a list. Raises: ValueError, which is not a text that UTF-8 can hold."""
+    if isinstance(texts, str):
+        listed = [texts]
+    elif isinstance(texts, (bytes, bytearray, Mapping, Set)) or not isinstance(texts, Iterable):
+        raise ValueError(f"texts: must be str or a list of str, got {type(texts).__name__}")
+    else:
+        listed = list(texts)
+    for position, text in enumerate(listed):
+        if not isinstance(text, str):
+            problem = f"must be str, got {type(text).__name__} {short(text)}"
+            raise ValueError(f"texts: position {position}: {problem}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"character {error.start} is half a surrogate pair (decode with errors='replace')"
+            raise ValueError(f"texts: position {position}: {half}") from error
+    return listed
+
+
+def _check_count(option: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{option}: must be a whole number >= 1, got {value!r}")
+
+
+def _unknown(what: str, name: object, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # who makes no mistake starts sooner without
+
+    near = get_close_matches(str(name), known, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {what} {name!r}, expected one of {[*known]}{hint}"

@@ -1,0 +1,203 @@
+import re
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from distill.augment.augmenter import Augmenter, Gapped, _parted, joined, words_of
+from distill.recipe.data_section import Augment
+
+TEXT = "where is the red parcel that i have been waiting for since monday"
+WORDS = ["money", "back", "money", "shop"]
+OTHERS = ["one two three four five", "six seven"]
+NEAR = {"parcel": ["box", "packet"], "monday": ["tuesday"]}
+NONE = {"mask": 0.0, "drop": 0.0, "replace": 0.0, "span": 0.0}
+
+
+def copies(
+    text: str = TEXT, seed: int = 0, copies: int = 0, mask_token: str = "[MASK]", **settings: Any
+) -> list[str]:
+    """Noised copies; other sources by their share in `settings`."""
+    recipe = Augment(**{"neighbours": 0.0, "mix": 0.0, **settings})
+    augmenter = Augmenter(recipe, seed, mask_token=mask_token, words=WORDS, texts=OTHERS, near=NEAR)
+    return list(augmenter.copies(text, copies))
+
+
+def test_copies_follow_from_seed_text_and_number() -> None:
+    assert copies(copies=6) == copies(copies=6)
+    assert copies(copies=6, seed=1) != copies(copies=6)
+    assert copies(TEXT + " again", copies=6) != copies(copies=6)
+    few, many = copies(copies=3), copies(copies=20)
+    assert many[: len(few)] == few  # more copies leave the first as they were
+
+
+def test_at_most_so_many_and_none_like_the_text() -> None:
+    found = copies(copies=50)
+    assert 40 < len(found) <= 50 and TEXT not in found and "" not in found
+    assert copies(copies=0) == []
+
+
+def test_copies_that_change_nothing_are_left_out() -> None:
+    assert copies(copies=20, **NONE) == []
+    assert copies("  Where  is\tit?\n", copies=20, **NONE) == []
+
+
+def test_every_word_masked() -> None:
+    assert copies(copies=1, **{**NONE, "mask": 1.0}) == [" ".join(["[MASK]"] * 13)]
+    assert copies(copies=1, mask_token="", **{**NONE, "mask": 1.0}) == []
+
+
+def test_every_word_dropped() -> None:
+    assert copies(copies=5, **{**NONE, "drop": 1.0}) == []
+
+
+def test_words_are_replaced_by_words_of_the_training_texts_as_often_as_they_stand() -> None:
+    found = copies(copies=200, **{**NONE, "replace": 1.0})
+    counts = Counter(" ".join(found).split())
+    assert set(counts) == set(WORDS)
+    assert counts["money"] / counts.total() == pytest.approx(0.5, abs=0.05)
+
+
+def test_nothing_is_replaced_without_words() -> None:
+    settings = Augment(neighbours=0, mix=0, **{**NONE, "replace": 1.0})
+    assert list(Augmenter(settings, 0).copies(TEXT, 9)) == []
+
+
+def test_a_span_is_cut_from_the_text() -> None:
+    found = copies(copies=60, **{**NONE, "span": 1.0})
+    assert len(found) == 60 and len(set(found)) > 20
+    for copy in found:
+        assert f" {copy} " in f" {TEXT} " and 4 <= len(copy.split()) < 13
+
+
+def test_short_texts_are_not_cut() -> None:
+    assert copies("where is it", copies=20, **{**NONE, "span": 1.0}) == []
+
+
+def test_shares_are_of_words() -> None:
+    settings = {"mask": 0.2, "drop": 0.1, "replace": 0.3, "span": 0.0}
+    words = " ".join(copies(copies=300, **settings)).split()
+    counts = Counter("mask" if w == "[MASK]" else "new" if w in WORDS else "kept" for w in words)
+    assert len(words) / (300 * 13) == pytest.approx(0.9, abs=0.02)
+    assert counts["mask"] / (300 * 13) == pytest.approx(0.2, abs=0.02)
+    assert counts["new"] / (300 * 13) == pytest.approx(0.3, abs=0.02)
+
+
+def test_an_empty_text_has_no_copies() -> None:
+    assert copies("", copies=5) == [] and copies("   ", copies=5) == []
+
+
+def test_words_become_near_ones_between_their_punctuation() -> None:
+    found = copies("The (Parcel), since MONDAY!", copies=400, noise=0.0, neighbours=1.0, near_words=0.5)
+    assert set(found) == {
+        "The (box), since MONDAY!",
+        "The (packet), since MONDAY!",
+        "The (Parcel), since tuesday!",
+        "The (box), since tuesday!",
+        "The (packet), since tuesday!",
+    }
+
+
+def test_the_share_of_near_words_is_that_asked_for_on_average() -> None:
+    text = " ".join(["parcel"] * 40)
+    found = copies(text, copies=300, noise=0.0, neighbours=1.0, near_words=0.2)
+    shares = [sum(word != "parcel" for word in copy.split()) / 40 for copy in found]
+    assert sum(shares) / 300 == pytest.approx(0.2, abs=0.02)
+    assert min(shares) < 0.05 and max(shares) > 0.3  # some close, some far
+
+
+def test_texts_are_mixed() -> None:
+    for copy in copies(copies=50, noise=0.0, mix=1.0):
+        words = copy.split()
+        mine = [word for word in words if word in TEXT.split()]
+        theirs = [word for word in words if word not in TEXT.split()]
+        assert " ".join(mine) == " ".join(TEXT.split()[: len(mine)]) and mine
+        assert any(" ".join(theirs) in other for other in OTHERS) and len(theirs) >= 2
+        assert words in (mine + theirs, theirs + mine)
+
+
+def gapped(text: str = TEXT, count: int = 50, seed: int = 0, **settings: Any) -> list[Gapped]:
+    """Copies of the source `masked` alone."""
+    others = {"noise": 0.0, "neighbours": 0.0, "mix": 0.0}
+    recipe = Augment(masked=1.0, masked_lm="any", **others, **settings)
+    found = list(Augmenter(recipe, seed).copies(text, count))
+    assert all(isinstance(copy, Gapped) for copy in found)
+    return found  # type: ignore[return-value]
+
+
+def test_gaps_stand_between_the_punctuation_of_words() -> None:
+    copies = gapped("  The (parcel),  since -- MONDAY!\n", 200)
+    assert {tuple(copy.words) for copy in copies} == {("The",), ("parcel",), ("since",), ("MONDAY",)}
+    for copy in copies:
+        assert copy.filled(copy.words) == "The (parcel), since -- MONDAY!"
+        before, after = copy.between
+        assert "__".join(copy.between).split() == [
+            word.replace(copy.words[0], "__") for word in ["The", "(parcel),", "since", "--", "MONDAY!"]
+        ]
+        assert copy.filled(["x"]) == f"{before}x{after}"
+
+
+@pytest.mark.parametrize(("share", "gaps"), [(0.01, 1), (0.15, 2), (0.5, 6), (1.0, 13)])
+def test_the_share_of_words_with_gaps(share: float, gaps: int) -> None:
+    copies = gapped(masked_words=share)
+    assert len(copies) == 50 and {len(copy.words) for copy in copies} == {gaps}
+    assert all(len(copy.between) == gaps + 1 for copy in copies)
+    assert all(copy.filled(copy.words) == TEXT for copy in copies)
+    if gaps < 13:  # every word has its turn
+        assert {word for copy in copies for word in copy.words} == set(TEXT.split())
+
+
+def test_gapped_copies_follow_from_seed_text_and_number() -> None:
+    assert gapped() == gapped() and gapped()[:3] == gapped(count=3)
+    assert gapped() != gapped(seed=1) and len({copy.seed for copy in gapped()}) == 50
+
+
+def test_a_text_without_words_has_no_gaps() -> None:
+    assert gapped("?! -- ...") == [] and gapped("") == []
+
+
+def test_a_source_of_no_weight_leaves_the_others_as_they_were() -> None:
+    def made(**more: Any) -> list[Any]:
+        settings = Augment(**more)
+        return list(Augmenter(settings, 0, "[MASK]", WORDS, OTHERS, NEAR).copies(TEXT, 40))
+
+    assert made() == made(masked_lm="any", masked_words=0.5)
+    assert any(isinstance(copy, Gapped) for copy in made(masked=1.0, masked_lm="any"))
+
+
+def test_sources_are_drawn_by_their_shares() -> None:
+    found = copies(copies=900, mask=1.0, drop=0.0, replace=0.0, span=0.0, noise=2.0, mix=1.0)
+    noised = sum(set(copy.split()) == {"[MASK]"} for copy in found)
+    assert noised / len(found) == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_all_sources_off_make_no_copies() -> None:
+    assert copies(copies=5, noise=0.0) == []
+
+
+UNSPACED = ["我想退款、因为包裹一直没有到。", "荷物がまだ届いていません", "ขอเงินคืนหน่อยครับ"]
+
+
+@pytest.mark.parametrize("text", UNSPACED)
+def test_texts_without_spaces_have_words(text: str) -> None:
+    assert len(words_of(text)) > 8 and joined(words_of(text)) == text
+    found = copies(text, copies=50)
+    assert len(set(found)) > 30
+    assert not any(f"{a} {b}" in copy for copy in found for a, b in pairwise(words_of(text)))
+
+
+def test_texts_with_spaces_keep_them() -> None:
+    for text in (TEXT, "übrigens: où est-il?", "посылка не пришла", "안녕 하세요"):
+        assert words_of(text) == text.split() and joined(text.split()) == text
+
+
+def test_copies_are_of_the_beginning_of_a_long_text() -> None:
+    text = " ".join(map(str, range(5000)))
+    assert max(len(copy.split()) for copy in copies(text, copies=20, mix=1.0)) <= 2 * 512
+
+
+@pytest.mark.parametrize("word", ["", "...", "a", "'tis!", "e.g.", "_x_", "(don't)", "¡año!"])
+def test_a_word_between_its_punctuation(word: str) -> None:
+    match = re.match(r"(\W*)(.*?)(\W*)\Z", word, re.DOTALL)
+    assert match is not None and _parted(word) == match.groups()

@@ -1,0 +1,199 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distill.data.prepare import prepare
+from distill.data.propose import propose
+from distill.data.sources import DataError
+from distill.recipe.load import load_recipe
+from distill.recipe.schema import Recipe
+
+
+def proposed(path: Path, **options: Any) -> tuple[Recipe, dict[str, Any], list[str]]:
+    """The recipe as it loads, its heads as they were written, and the comments."""
+    text = propose(path, root=path.parent, **options)
+    file = path.parent / "recipe.yaml"
+    file.write_text(text, encoding="utf-8")
+    recipe = load_recipe(file)
+    (path.parent / "prepared").mkdir()
+    prepare(recipe, path.parent / "prepared", path.parent / "data_report.json")
+    heads = {name: head.model_dump(exclude_defaults=True) for name, head in recipe.heads.items()}
+    return recipe, heads, [line[2:] for line in text.splitlines() if line.startswith("# ")]
+
+
+def write(path: Path, header: str, rows: list[str]) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_columns_of_every_sort(tmp_path: Path) -> None:
+    header = "id,price,sentence,intent,tags,toxic,insult,note,lang,stars"
+    rows = [
+        f"k{i},{i * 1.5},how do I reach place number {i},{'ask' if i % 2 else 'tell'},"
+        f"{('a|b', 'b', '')[i % 3]},{i % 2},{i % 3 // 2},some remark about row number {i},en,{i % 5}"
+        for i in range(60)
+    ]
+    recipe, heads, notes = proposed(write(tmp_path / "mails 2024.csv", header, rows))
+    assert recipe.name == "mails-2024" and recipe.data.text == "sentence" and recipe.data.id == "id"
+    assert recipe.data.train == "mails 2024.csv" and recipe.data.root == str(tmp_path)
+    assert heads == {
+        "intent": {"column": "intent"},
+        "tags": {"column": "tags", "kind": "multi_label"},
+        "labels": {"columns": ("toxic", "insult"), "kind": "multi_label"},
+        "stars": {"column": "stars"},
+    }
+    assert notes == [
+        "column 'price' is not used: numbers",
+        "column 'note' is not used: mostly different values",
+        "column 'lang' is not used: one value",
+    ]
+
+
+def test_the_text_is_the_longest_column_if_no_name_is_known(tmp_path: Path) -> None:
+    rows = [f"short {i},a somewhat longer text {i},{'xy'[i % 2]}" for i in range(40)]
+    recipe, heads, _ = proposed(write(tmp_path / "a.csv", "one,two,three", rows))
+    assert recipe.data.text == "two" and list(heads) == ["three"]
+
+
+def test_separators(tmp_path: Path) -> None:
+    rows = [
+        f'text {i},{("x;y", "y", "x")[i % 3]},"{("p, q", "q", "p", "r")[i % 4]}",'
+        f'"{("Rome, Italy", "Oslo")[i % 2]}"'
+        for i in range(60)
+    ]
+    _, heads, _ = proposed(write(tmp_path / "a.csv", "text,semi,comma,city", rows))
+    assert heads == {
+        "semi": {"column": "semi", "kind": "multi_label", "separator": ";"},
+        "comma": {"column": "comma", "kind": "multi_label", "separator": ","},
+        "city": {"column": "city"},
+    }
+
+
+def test_files_beside_the_train_file_are_the_splits(tmp_path: Path) -> None:
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(40)]
+    for name in ("train", "dev", "test"):
+        write(tmp_path / f"mail_{name}.csv", "text,label", [f"{name} {row}" for row in rows])
+    recipe, _, _ = proposed(tmp_path / "mail_train.csv")
+    assert (recipe.data.validation, recipe.data.test) == ("mail_dev.csv", "mail_test.csv")
+
+
+def test_a_test_file_without_labels_is_not_used(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
+    write(tmp_path / "test.csv", "text", ["x"])
+    recipe, _, notes = proposed(tmp_path / "train.csv")
+    assert recipe.name == tmp_path.name.strip("-._") and not isinstance(recipe.data.test, str)
+    assert notes == ["test.csv is not used: no column label"]
+
+
+def test_ids_that_come_up_in_two_splits_are_not_used(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.csv", "id,text,label", [f"{i},{name} {i},{'ab'[i % 2]}" for i in range(40)])
+    recipe, _, notes = proposed(tmp_path / "train.csv")
+    assert recipe.data.id is None and notes == ["column 'id' is not used: ids come up twice"]
+
+
+def test_rare_labels_are_dropped_or_the_head_is_left_out(tmp_path: Path) -> None:
+    rows = [f"text {i},{'ab'[i % 2] if i else 'once'},{i // 2 if i < 12 else 9}" for i in range(800)]
+    rows += ["last one,a,777", "last two,b,8.5"]
+    path = write(tmp_path / "a.csv", "text,good,bad", rows)
+    _, heads, notes = proposed(path)
+    assert heads["good"] == {"column": "good", "labels": ("a", "b")} and "bad" not in heads
+    assert any(
+        "head 'good': rows of these labels, one text each, are dropped: once" in note for note in notes
+    )
+
+
+def test_a_head_that_prepare_refuses_is_left_out(tmp_path: Path) -> None:
+    rows = [f"text {i},{'ab'[i % 2]},{'xyz'[i % 3] if i > 2 else 'w' * (i + 1)}" for i in range(30)]
+    _, heads, notes = proposed(write(tmp_path / "a.csv", "text,good,bad", rows))
+    assert list(heads) == ["good"] and notes[0].startswith("left out: head 'bad': label 'w' has 1 text(s)")
+
+
+def test_names_of_heads_are_identifiers(tmp_path: Path) -> None:
+    header = "text,heads,2nd label!,my-label,my label"
+    rows = [f"text {i},{'ab'[i % 2]},{'cd'[i % 2]},{'ef'[i % 2]},{'gh'[i % 2]}" for i in range(40)]
+    _, heads, _ = proposed(write(tmp_path / "a.csv", header, rows))
+    assert list(heads) == ["head_heads", "head_2nd_label", "my_label", "my_label_2"]
+
+
+def test_words_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    rows = [f"text {i},{('yes', 'null', '1e-4', '- a: b')[i % 4] if i else 'rare #x'}" for i in range(800)]
+    _, heads, _ = proposed(write(tmp_path / "a.csv", "text,no: #1", rows))
+    assert heads == {"no_1": {"column": "no: #1", "labels": ("- a: b", "1e-4", "null", "yes")}}
+
+
+def test_lists_and_objects_in_jsonl(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"text {i}", "tags": [["a"], ["a", "b"], []][i % 3], "meta": {"k": i}} for i in range(30)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    _, heads, notes = proposed(path)
+    assert heads == {"tags": {"column": "tags", "kind": "multi_label"}}
+    assert notes == ["column 'meta' is not used: objects"]
+
+
+def test_parquet_and_one_flag(tmp_path: Path) -> None:
+    columns = {"text": [f"text {i}" for i in range(40)], "spam": [i % 2 for i in range(40)]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert proposed(tmp_path / "a.parquet")[1] == {"spam": {"column": "spam"}}
+
+
+def test_class_folder_and_saved_splits(tmp_path: Path) -> None:
+    (tmp_path / "x" / "mail").mkdir(parents=True)
+    for label in ("ham", "spam"):
+        (tmp_path / f"x/mail/{label}.txt").write_text("".join(f"{label} {i}\n" for i in range(20)))
+    recipe, heads, _ = proposed(tmp_path / "x/mail")
+    assert (recipe.name, recipe.data.train, heads) == ("mail", "mail", {"label": {"column": "label"}})
+    parts = {
+        name: datasets.Dataset.from_dict(
+            {"text": [f"{name} {i}" for i in range(8)], "label": list("abab" * 2)}
+        )
+        for name in ("train", "validation", "test")
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "y" / "saved")
+    recipe, _, _ = proposed(tmp_path / "y/saved")
+    data = recipe.data
+    assert (data.train, data.validation, data.test) == ("saved#train", "saved#validation", "saved#test")
+
+
+def test_a_folder_with_a_train_file_and_paths_relative_to_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "data/mail").mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    write(tmp_path / "data/mail/train.csv", "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
+    text = propose(tmp_path / "data/mail", root=tmp_path / "recipes")
+    assert text == (
+        "name: mail\n"
+        "data:\n"
+        "  root: .\n"
+        "  train: ../data/mail/train.csv\n"
+        "  validation: {from: train, fraction: 0.1}\n"
+        "  test: {from: train, fraction: 0.1}\n"
+        "heads:\n"
+        "  label: {column: label}\n"
+    )
+
+
+def test_a_teacher(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
+    recipe, _, _ = proposed(tmp_path / "a.csv", teacher="package:minilm")
+    assert recipe.teacher.encoder == "package:minilm" and recipe.student.start is None
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("text\na\nb\n", "a.csv: no column looks like labels"),
+        ("x,y\n1,2\n3,4\n", "a.csv: no column looks like text, .* the columns there are: 'x', 'y'"),
+        ("text,label\n", "a.csv: no column looks like text"),
+    ],
+)
+def test_nothing_to_propose(tmp_path: Path, content: str, what: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(DataError, match=what):
+        propose(tmp_path / "a.csv", root=tmp_path)

@@ -1,0 +1,143 @@
+from collections import Counter
+
+import pytest
+
+from distill.data.splits import Faults, Labels, Text, heads_of, keep_once, stratified, tally
+from distill.recipe.data_section import HeadRecipe
+from distill.recipe.load import parse_recipe
+
+
+def corpus(sizes: dict[str, int]) -> tuple[list[str], list[Labels]]:
+    names = [name for name, size in sizes.items() for _ in range(size)]
+    return [f"text {i}" for i in range(len(names))], [((name,),) for name in names]
+
+
+def classes(labels: list[Labels], rows: list[int]) -> Counter[str]:
+    return Counter(labels[row][0][0] for row in rows if labels[row][0])
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.37, 0.5])
+def test_each_class_is_within_one_of_its_share(fraction: float) -> None:
+    sizes = {"a": 997, "b": 100, "c": 31, "d": 10, "e": 4}
+    texts, labels = corpus(sizes)
+    rows = stratified(texts, labels, fraction, 3)
+    assert len(rows) == round(fraction * len(texts))
+    for name, size in sizes.items():
+        assert abs(classes(labels, rows)[name] - fraction * size) <= 1
+
+
+def test_the_same_seed_and_file_give_the_same_rows() -> None:
+    texts, labels = corpus({"a": 50, "b": 50})
+    assert stratified(texts, labels, 0.2, 7) == stratified(texts, labels, 0.2, 7)
+    assert stratified(texts, labels, 0.2, 7) != stratified(texts, labels, 0.2, 8)
+    assert stratified(texts, labels, 0.2, "7 test") != stratified(texts, labels, 0.2, "7 validation")
+
+
+def test_the_first_two_texts_of_each_label_of_each_head_stay() -> None:
+    texts = [f"text {i}" for i in range(40)]
+    labels: list[Labels] = [
+        ((("even", "odd")[i % 2],), ("rare",) if i in (20, 30) else ()) for i in range(40)
+    ]
+    rows = stratified(texts, labels, 0.9, 0)
+    assert not {0, 1, 2, 3, 20, 30} & {*rows}
+    assert len(rows) == 34
+
+
+def test_rows_with_the_same_text_go_together() -> None:
+    texts = [f"text {i % 30}" for i in range(90)]
+    labels: list[Labels] = [((("a", "b", "c")[i % 3],),) for i in range(90)]
+    rows = stratified(texts, labels, 0.2, 1)
+    taken = {texts[row] for row in rows}
+    assert len(taken) == 6 and rows == [i for i in range(90) if texts[i] in taken]
+
+
+def test_unlabelled_rows_and_further_heads_are_stratified_too() -> None:
+    texts = [f"text {i}" for i in range(200)]
+    labels: list[Labels] = [
+        (None if i % 4 == 0 else ("a",), ("x",) if i % 8 < 4 else ("y",)) for i in range(200)
+    ]
+    rows = stratified(texts, labels, 0.2, 0)
+    assert sum(labels[row][0] is None for row in rows) == pytest.approx(10, abs=1)
+    assert sum(labels[row][1] == ("x",) for row in rows) == pytest.approx(20, abs=3)
+
+
+def test_fraction_of_a_larger_whole_and_of_nothing() -> None:
+    texts, labels = corpus({"a": 40, "b": 40})
+    assert len(stratified(texts, labels, 0.1, 0, of=100)) == 10
+    assert stratified([], [], 0.1, 0) == []
+    assert stratified(texts[:1], labels[:1], 0.1, 0) == []
+    assert stratified(texts[:2], labels[:2], 0.9, 0) == []  # both are kept back
+
+
+def test_a_text_of_two_splits_stays_in_test_then_validation() -> None:
+    def text(word: str, file: str) -> Text:
+        return Text(word, (("a",),), file, 1)
+
+    splits = {
+        "train": [text(w, "train") for w in ("a", "b", "b", "c", "d")],
+        "validation": [text(w, "validation") for w in ("b", "c", "e", "e")],
+        "test": [text(w, "test") for w in ("c", "f", "f")],
+    }
+    leaked = Faults()
+    keep_once(splits, leaked)
+    assert {s: [t.text for t in items] for s, items in splits.items()} == {
+        "train": ["a", "d"],
+        "validation": ["b", "e", "e"],
+        "test": ["c", "f", "f"],
+    }
+    assert leaked.counts() == {
+        "text of validation in test": 1,
+        "text of train in test": 1,
+        "text of train in validation": 2,
+    }
+
+
+def test_faults_keep_the_first_ten_and_short_excerpts(capsys: pytest.CaptureFixture[str]) -> None:
+    faults = Faults()
+    for i in range(12):
+        faults.add("empty text", "a.csv", i, "x" * 200)
+    faults.add("other", "b.csv", "row 3", "half \ud800")
+    entry = faults.kinds["empty text"]
+    assert entry["count"] == 12 and [f["line"] for f in entry["first"]] == list(range(10))
+    assert len(entry["first"][0]["excerpt"]) == 80
+    faults.tell("dropped")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("data: dropped 12 row(s): empty text; first a.csv:0: ")
+    assert lines[1] == "data: dropped 1 row(s): other; first b.csv:row 3: 'half ?'"
+
+
+def faults_of(
+    train: list[tuple[str, ...] | None], test: list[tuple[str, ...] | None], **head: object
+) -> list[str]:
+    recipe = parse_recipe({"name": "r", "data": {"train": "t"}, "heads": {"h": {"column": "c", **head}}})
+    assert isinstance(recipe.heads["h"], HeadRecipe)
+    splits = {
+        name: [Text(f"{name} {i}", (labels,), f"{name}.csv", i + 2) for i, labels in enumerate(rows)]
+        for name, rows in {"train": train, "validation": test, "test": test}.items()
+    }
+    return heads_of(recipe, splits, tally(recipe, splits))[1]
+
+
+def test_label_faults() -> None:
+    a, b, c = ("a",), ("b",), ("c",)
+    assert faults_of([a, a, b, b, None], [a, None]) == []
+    assert "h': one class in train, 'a'" in faults_of([a, a], [a])[0]
+    assert "'b' has 1 text(s) in train" in faults_of([a, a, b], [a])[0]
+    assert "head 'h': no text of test is labelled" in "".join(faults_of([a, a, b, b], [None]))
+    assert "head 'h': no text of train is labelled" in "".join(faults_of([None], [a]))
+    only = faults_of([a, a, b, b], [c])
+    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' stands in test but not")
+    assert "'c' has 0 text(s)" in faults_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
+    assert "listed twice" in faults_of([a, a, b, b], [a], labels=["a", "b", "a"])[0]
+    assert "data.test: no rows are left" in "".join(faults_of([a, a, b, b], []))
+
+
+def test_label_faults_of_multi_label_heads() -> None:
+    a, ab, none = ("a",), ("a", "b"), ()
+    multi = {"kind": "multi_label"}
+    assert faults_of([a, ab, ab, none], [a], **multi) == []
+    assert "'b' has 1 text(s)" in faults_of([a, ab], [a], **multi)[0]
+    assert "its one label always applies" in faults_of([a, a], [a], **multi)[0]
+    assert "its one label never applies" in faults_of([none, none], [none], labels=["a"], **multi)[0]
+    assert faults_of([a, a, none], [a], **multi) == []
+    assert faults_of([a, a], [a], labels=["b", "a"], **multi) == []  # never and always, of two

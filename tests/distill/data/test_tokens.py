@@ -1,0 +1,165 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.data.tokens import (
+    TextTokenizer,
+    Tokens,
+    _slices,
+    chunks,
+    length_sorted_batches,
+    shuffled_batches,
+)
+
+
+@pytest.fixture(scope="module")
+def texts(toy_corpus: Any) -> list[str]:
+    return [*toy_corpus(40).texts, "", "parcel " * 100, "nowhere in the vocabulary ü 包裹", "Thanks!"]
+
+
+def lengths(count: int = 1037) -> np.ndarray:
+    return np.random.default_rng(0).integers(2, 65, count)
+
+
+def test_tokens_are_those_of_the_tokenizer(tiny_tokenizer: Any, texts: list[str]) -> None:
+    tokens = TextTokenizer(tiny_tokenizer, 16)(texts)
+    theirs = tiny_tokenizer(texts, truncation=True, max_length=16)["input_ids"]
+    assert len(tokens) == len(texts)
+    for i, row in enumerate(theirs):
+        assert tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist() == row
+
+
+def test_a_batch_is_naive_padding(tiny_tokenizer: Any, texts: list[str]) -> None:
+    tokens = TextTokenizer(tiny_tokenizer, 16)(texts)
+    for rows in ([0], [5, 3, 3, 41], range(len(texts)), [len(texts) - 1, 40]):
+        ids, mask = tokens.batch(np.array(rows))
+        theirs = tiny_tokenizer(
+            [texts[i] for i in rows], truncation=True, max_length=16, padding="longest", return_tensors="np"
+        )
+        assert ids.dtype == mask.dtype == np.int64
+        assert np.array_equal(ids, theirs["input_ids"])
+        assert np.array_equal(mask, theirs["attention_mask"])
+
+
+def test_padding_is_the_tokenizers_own() -> None:
+    tokens = Tokens(np.array([5, 6, 7, 8], np.int32), np.array([0, 1, 4]), pad=9)
+    ids, mask = tokens.batch(np.array([0, 1]))
+    assert ids.tolist() == [[5, 9, 9], [6, 7, 8]] and mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+def test_truncation_keeps_the_ends(tiny_tokenizer: Any) -> None:
+    tokens = TextTokenizer(tiny_tokenizer, 8)(["parcel " * 100, "parcel"])
+    parcel = tiny_tokenizer.convert_tokens_to_ids("parcel")
+    ends = [tiny_tokenizer.cls_token_id, tiny_tokenizer.sep_token_id]
+    assert tokens.lengths.tolist() == [8, 3]
+    assert tokens.ids[:8].tolist() == [ends[0], *[parcel] * 6, ends[1]]
+
+
+def test_the_tokenizer_given_is_left_as_it_was(tiny_tokenizer: Any) -> None:
+    TextTokenizer(tiny_tokenizer, 8)
+    assert len(tiny_tokenizer("parcel " * 20)["input_ids"]) == 22
+
+
+def test_on_disk_as_in_memory(tiny_tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+    encode = TextTokenizer(tiny_tokenizer, 16)
+    memory, disk = encode(texts), encode.to_disk(chunks(texts, 7), tmp_path / "tokens.bin")
+    assert isinstance(disk.ids, np.memmap) and not disk.ids.flags.writeable
+    assert np.array_equal(disk.ids, memory.ids) and np.array_equal(disk.offsets, memory.offsets)
+    rows = np.array([40, 2, 41])
+    for a, b in zip(disk.batch(rows), memory.batch(rows), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_no_texts_are_no_tokens(tiny_tokenizer: Any) -> None:
+    tokens = TextTokenizer(tiny_tokenizer, 16)([])
+    assert len(tokens) == 0 and length_sorted_batches(tokens.lengths, 100) == []
+
+
+def test_chunks_cover_a_sequence_in_order(texts: list[str]) -> None:
+    slices = list(chunks(texts, 7))
+    assert [text for part in slices for text in part] == texts
+    assert {len(part) for part in slices[:-1]} == {7}
+    assert list(chunks([])) == []
+
+
+@pytest.mark.parametrize("size", [1, 8, 32, 5000])
+def test_an_epoch_holds_every_row_once(size: int) -> None:
+    batches = shuffled_batches(lengths(), size, seed=0, epoch=0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1037))
+    assert max(map(len, batches)) == min(size, 1037)
+    assert len(batches) == -(-1037 // size)
+
+
+def test_an_epoch_follows_from_seed_and_number() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return np.concatenate(shuffled_batches(lengths(), 16, seed, epoch)).tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 1) != order(1, 0)
+    assert order(0, 0) != order(1, 0)
+
+
+@pytest.mark.parametrize(("only", "size"), [(100, 16), (100, 128), (7, 16), (1, 1), (1037, 16)])
+def test_an_epoch_of_some_rows_reads_them_over_and_over(only: int, size: int) -> None:
+    chosen = np.sort(np.random.default_rng(1).permutation(1037)[:only])
+    batches = shuffled_batches(lengths(), size, 0, 3, chosen)
+    assert len(batches) == -(-1037 // size)  # as many as of all rows
+    once = -(-only // size)
+    passes = [np.concatenate(batches[i : i + once]).tolist() for i in range(0, len(batches), once)]
+    whole = [rows for rows in passes if len(rows) == only]
+    assert len(whole) >= len(passes) - 1 and all(sorted(rows) == chosen.tolist() for rows in whole)
+    assert len(passes[-1]) == len(set(passes[-1])) and set(passes[-1]) <= set(chosen.tolist())
+    assert only < 100 or len(passes) == 1 or passes[0] != passes[1]
+
+
+def test_an_epoch_of_some_rows_follows_from_seed_and_number() -> None:
+    def order(seed: int, epoch: int, only: int = 300) -> list[int]:
+        return np.concatenate(shuffled_batches(lengths(), 16, seed, epoch, np.arange(only))).tolist()
+
+    assert order(0, 5) == order(0, 5)
+    assert len({str(order(*key)) for key in ((0, 5), (0, 6), (1, 5))}) == 3
+    assert order(0, 5, only=1037) == np.concatenate(shuffled_batches(lengths(), 16, 0, 5)).tolist()
+
+
+def test_batches_hold_texts_of_like_length() -> None:
+    n = lengths(10_000)
+
+    def padded(batches: list[np.ndarray]) -> int:
+        return sum(len(rows) * int(n[rows].max()) for rows in batches)
+
+    naive = np.random.default_rng(0).permutation(len(n)).reshape(-1, 20)
+    found = shuffled_batches(n, 20, 0, 0)
+    assert padded(found) < 1.05 * n.sum() < 0.7 * padded(list(naive))
+    # and no pass from short to long: the batches are shuffled
+    means = [n[rows].mean() for rows in found]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 300, 8192])
+def test_inference_batches_stay_within_their_tokens(tokens: int) -> None:
+    n = lengths()
+    batches = length_sorted_batches(n, tokens)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(n)))
+    for rows in batches:
+        assert len(rows) == 1 or len(rows) * n[rows].max() <= tokens
+    longest = [int(n[rows].max()) for rows in batches]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_long_texts_are_handed_over_a_few_at_a_time(
+    tiny_tokenizer: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TextTokenizer(tiny_tokenizer, 16)(texts)
+    monkeypatch.setattr("distill.data.tokens.SLICE", 100)
+    again = TextTokenizer(tiny_tokenizer, 16)(texts)
+    assert np.array_equal(again.ids, whole.ids) and np.array_equal(again.offsets, whole.offsets)
+    assert [len(some) for some in _slices(["a" * 60, "b" * 40, "c", "d" * 500, "e"])] == [2, 1, 1, 1]
+
+
+def test_what_the_vocabulary_cannot_spell(tiny_tokenizer: Any) -> None:
+    encode = TextTokenizer(tiny_tokenizer, 16)
+    assert encode.unknown_share(encode(["parcel", "parcel 包"])) == pytest.approx(1 / 3)
+    assert encode.unknown_share(encode([])) == 0

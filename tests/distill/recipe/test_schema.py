@@ -1,0 +1,461 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from distill.recipe.data_section import RecipeError, digest_of, near
+from distill.recipe.load import load_recipe, parse_recipe
+from distill.recipe.schema import Recipe
+
+BASE = """\
+name: toy
+data: {train: train.csv}
+heads:
+  intent: {column: intent}
+  flags: {column: flags, kind: multi_label}
+"""
+
+
+def made(**changes: Any) -> Recipe:
+    """The base recipe with dotted keys set; `__` stands for the dot."""
+    raw: dict[str, Any] = {
+        "name": "toy",
+        "data": {"train": "train.csv"},
+        "heads": {"intent": {"column": "intent"}, "flags": {"column": "flags", "kind": "multi_label"}},
+    }
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = raw
+        for step in path:
+            place = place.setdefault(step, {})
+        place[last] = value
+    return parse_recipe(raw)
+
+
+def faults(**changes: Any) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        made(**changes)
+    return str(caught.value).splitlines()
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str, **more: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(folder, text), **more)
+    return str(caught.value)
+
+
+# defaults
+
+
+def test_defaults_are_the_published_configuration() -> None:
+    recipe = made()
+    teacher, student = recipe.teacher, recipe.student
+    assert teacher.encoder == "distilbert/distilbert-base-uncased"
+    assert teacher.batch_size == 32
+    assert (teacher.dropout, teacher.weight_decay, teacher.warmup, teacher.clip) == (0.1, 0.01, 0.1, 1.0)
+    # size and start unsaid: BERT-tiny, google/bert_uncased_L-2_H-128_A-2 (the rooms know the shapes)
+    assert (student.size, student.encoder, student.start) == (None, None, None)
+    assert (student.architecture, student.batch_size) == (None, 128)
+    # found from the texts, see defaults
+    assert {teacher.epochs, teacher.lr, student.epochs, student.lr, recipe.augment.copies} == {None}
+    assert {teacher.max_length, recipe.export.max_length} == {None}
+    assert recipe.distillation.model_dump() == {
+        "loss": None,  # as defaults finds for each head, likewise its temperature
+        "temperature": None,
+        "soft_weight": 0.9,
+        "beta": 8.0,
+    }
+    assert recipe.match.weights == {} and recipe.match.layers is None
+    assert recipe.export.quantize == "int8"
+    assert recipe.gates.model_dump() == {
+        "parity": 1e-3,
+        "int8_drop": 0.005,
+        "int8_changed": 0.03,
+        "int8_log_loss": 0.02,
+        "allow": (),
+    }
+    assert recipe.data.validation == recipe.data.test and recipe.data.test.fraction == 0.1  # type: ignore[union-attr]
+    assert (recipe.seed, recipe.precision, recipe.device) == (0, "auto", "auto")
+    assert recipe.heads["intent"].kind == "single_label" and recipe.heads["intent"].weight == 1
+
+
+def test_the_default_student_starts_from_bert_tiny() -> None:
+    from students.shapes import SIZES
+
+    assert SIZES["tiny"].miniature == "google/bert_uncased_L-2_H-128_A-2"
+
+
+def test_saying_the_defaults_changes_nothing() -> None:
+    assert made(teacher__batch_size=32, distillation__soft_weight=0.9, seed=0).digest() == made().digest()
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        made().teacher.epochs = 4
+
+
+# faults
+
+
+def test_all_faults_at_once_one_a_line() -> None:
+    assert faults(
+        teacher__epohs=3,
+        student__temperature=2,
+        distillation__temperature=-2.0,
+        distillation__soft_weight=1.5,
+        export__quantize="int4",
+        heads__intent__knd="multi_label",
+        sed=1,
+        seed=-1,
+    ) == [
+        "recipe: seed: must be >= 0, got -1",
+        "recipe: teacher.epohs: unknown key (did you mean 'epochs'?)",
+        "recipe: student.temperature: unknown key (did you mean 'distillation.temperature'?)",
+        "recipe: heads.intent.knd: unknown key (did you mean 'kind'?)",
+        "recipe: distillation.temperature: must be > 0.0, got -2.0",
+        "recipe: distillation.soft_weight: must be <= 1.0, got 1.5",
+        "recipe: export.quantize: must be one of 'int8' or 'none', got 'int4'",
+        "recipe: sed: unknown key (did you mean 'seed'?)",
+    ]
+
+
+def test_what_is_required() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({"data": {}}, where="a.yaml")
+    assert str(caught.value).splitlines() == [
+        "a.yaml: name: is required",
+        "a.yaml: data.train: is required",
+        "a.yaml: heads: is required",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", 2**32, "seed: must be < 4294967296"),
+        ("name", "two words", "name: "),
+        ("name", "../up", "name: "),
+        ("heads", {}, "heads: "),
+        ("precision", "fp8", "precision: must be one of 'auto', 'bf16', 'fp16' or 'no'"),
+        ("device", "cuda", "device: must be one of 'auto' or 'cpu'"),
+        ("data__max_bad_rows", 1.1, "data.max_bad_rows: must be <= 1"),
+        ("data__unlabeled", "inbox.txt", "data.unlabeled: "),
+        ("heads__intent__weight", 0, "heads.intent.weight: must be > 0"),
+        ("heads__intent__kind", "multi", "heads.intent.kind: must be one of"),
+        ("heads__intent__labels", [], "heads.intent.labels: "),
+        ("teacher__lr", "fast", "teacher.lr: "),
+        ("teacher__lr", float("nan"), "teacher.lr: "),
+        ("teacher__lr", float("inf"), "teacher.lr: "),
+        ("teacher__dropout", 1, "teacher.dropout: must be < 1"),
+        ("teacher__warmup", 1.0, "teacher.warmup: must be < 1"),
+        ("teacher__epochs", 0, "teacher.epochs: must be > 0"),
+        ("teacher__epochs", 2.5, "teacher.epochs: "),
+        ("teacher__patience", 0, "teacher.patience: must be > 0"),
+        ("teacher__pooling", "max", "teacher.pooling: must be one of 'cls' or 'mean'"),
+        ("teacher__schedule", "constant", "teacher.schedule: must be one of"),
+        ("teacher__sha256", "abc", "teacher.sha256: "),
+        ("teacher__max_length", 2, "teacher.max_length: must be > 2"),
+        ("teacher__train", [], "teacher.train: "),
+        ("student__size", "huge", "student.size: must be one of"),
+        ("student__architecture", "gpt", "student.architecture: must be one of"),
+        ("distillation__soft_weight", -0.1, "distillation.soft_weight: must be >= 0"),
+        ("distillation__temperature", 0, "distillation.temperature: must be > 0"),
+        ("match__hidden", -1, "match.hidden: must be >= 0"),
+        ("match__relations", float("inf"), "match.relations: "),
+        ("match__layers", 3, "match.layers: "),
+        ("match__relation_heads", 0, "match.relation_heads: must be > 0"),
+        ("augment__mask", 2, "augment.mask: must be <= 1"),
+        ("augment__copies", -1, "augment.copies: must be >= 0"),
+        ("augment__masked", -1, "augment.masked: must be >= 0"),
+        ("augment__masked_words", 0, "augment.masked_words: must be > 0"),
+        ("augment__masked_top", 0, "augment.masked_top: must be > 0"),
+        ("augment__masked_sha256", "abc", "augment.masked_sha256: "),
+        ("augment__until", 0, "augment.until: must be > 0"),
+        ("augment__keep", 0, "augment.keep: must be > 0"),
+        ("augment__keep", 1.5, "augment.keep: must be <= 1"),
+        ("augment__balance", "often", "augment.balance: "),
+        ("export__opset", 19, "export.opset: must be <= 18"),
+        ("gates__parity", 0, "gates.parity: must be > 0"),
+    ],
+)
+def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> None:
+    (line,) = faults(**{key: value})
+    assert line.startswith(f"recipe: {expected}") and line.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"heads__intent": {}}, "heads.intent: give either `column` or `columns`"),
+        ({"heads__intent__columns": ["a"]}, "heads.intent: give either `column` or `columns`"),
+        (
+            {"heads__h": {"columns": ["a", "b"], "kind": "single_label"}},
+            "heads.h: `columns` of 0/1 make a multi_label head, not a single_label one",
+        ),
+        ({"heads__flags__separator": ""}, "heads.flags: `separator` must not be empty"),
+        (
+            {"student__layers": 2},
+            "student: give all of `layers`, `hidden`, `attention_heads`, or none of them",
+        ),
+        (
+            {"student__size": "mini", "student__encoder": "x"},
+            "student: `encoder` and `size` both give the shape; keep one",
+        ),
+        (
+            {
+                "student__encoder": "x",
+                "student__layers": 1,
+                "student__hidden": 8,
+                "student__attention_heads": 2,
+            },
+            "student: `encoder` and `hidden` both give the shape; keep one",
+        ),
+        (
+            {"student__layers": 1, "student__hidden": 9, "student__attention_heads": 2},
+            "student: `hidden` must be a multiple of `attention_heads`",
+        ),
+        ({"teacher__train": ["encoder", "intnt"]}, "teacher.train: no head 'intnt' (did you mean 'intent'?)"),
+        ({"student__train": ["mood"]}, "student.train: no head 'mood'"),
+        (
+            {"student__metric": "intent.acuracy"},
+            "student.metric: 'intent.acuracy' is no HEAD.METRIC (did you mean 'intent.accuracy'?)",
+        ),
+        ({"teacher__metric": "zzz"}, "teacher.metric: 'zzz' is no HEAD.METRIC"),
+        ({"augment__masked": 1}, "augment: `masked` needs a masked-language model (name one as `masked_lm`)"),
+        ({"match__layers": [3, 0]}, "match.layers.1: must be > 0, got 0"),
+        ({"match__hiden": 1}, "match.hiden: unknown key (did you mean 'hidden'?)"),
+        (
+            {"match__hidden": 1, "student__train": ["heads"]},
+            "match: shapes the student's encoder, which is frozen (add it to student.train)",
+        ),
+        # a metric of the other kind
+        ({"teacher__metric": "flags.accuracy"}, "teacher.metric: 'flags.accuracy' is no HEAD.METRIC"),
+    ],
+)
+def test_what_does_not_go_together(changes: dict[str, Any], expected: str) -> None:
+    (line,) = faults(**changes)
+    assert line.startswith(f"recipe: {expected}")
+
+
+def test_balance_is_of_classes() -> None:
+    assert made(augment__balance=True).augment.balance
+    (line,) = faults(augment__balance=True, heads={"flags": {"column": "f", "kind": "multi_label"}})
+    assert line == "recipe: augment.balance: needs a single_label head, whose classes it balances"
+
+
+@pytest.mark.parametrize("name", ["1st", "a-b", "a b", "", "späte", "a.b", "_a", "a\n", "encoder", "heads"])
+def test_names_that_no_head_may_have(name: str) -> None:
+    assert faults(heads={name: {"column": "c"}})[0].startswith(f"recipe: heads: head name {name!r}")
+
+
+@pytest.mark.parametrize("name", ["a", "intent_2", "type", "str", "Hub"])
+def test_names_that_a_head_may_have(name: str) -> None:
+    assert list(made(heads={name: {"column": "c"}}).heads) == [name]
+    assert faults(heads={name: {"column": "c", "knd": 1}})[0].startswith(f"recipe: heads.{name}.knd: unknown")
+
+
+def test_what_may_be_trained_and_picked() -> None:
+    recipe = made(
+        teacher__train=["encoder", "flags"], teacher__metric="flags.roc_auc", student__metric="intent.ece"
+    )
+    assert recipe.teacher.train == ("encoder", "flags")
+
+
+def test_columns_make_a_multi_label_head() -> None:
+    assert made(heads__toxic={"columns": ["toxic", "insult"]}).heads["toxic"].kind == "multi_label"
+
+
+def test_heads_keep_their_order() -> None:
+    names = ["z", "a", "m"]
+    assert list(made(heads={name: {"column": name} for name in names}).heads) == names
+
+
+# sources
+
+
+def test_forms_of_a_split() -> None:
+    data = made(
+        data__train={"hub": "owner/set", "split": "train[:90%]", "revision": "abc"},
+        data__validation={"from": "train", "fraction": 0.2},
+        data__test="test.csv",
+        data__unlabeled=["inbox.txt", {"hub": "owner/more"}],
+    ).data
+    assert data.train.revision == "abc"  # type: ignore[union-attr]
+    assert data.validation.fraction == 0.2 and data.test == "test.csv"  # type: ignore[union-attr]
+    assert data.unlabeled[0] == "inbox.txt" and data.unlabeled[1].hub == "owner/more"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        (
+            "data__validation",
+            {"from": "train", "fraction": 2},
+            ["data.validation.fraction: must be < 1.0, got 2"],
+        ),
+        (
+            "data__test",
+            {"from": "test", "fraction": 0.1},
+            ["data.test.from: must be one of 'train', got 'test'"],
+        ),
+        ("data__validation", {"hub": "x", "splt": "y"}, ["data.validation.splt: unknown key"]),
+        ("data__train", {"split": "y"}, ["data.train.hub: is required"]),
+        ("data__train", 3, ["data.train: input should be a valid string, got 3"]),
+        (
+            "data__unlabeled",
+            ["a.txt", {"hub": 2}],
+            ["data.unlabeled.1.hub: input should be a valid string, got 2"],
+        ),
+    ],
+)
+def test_faults_of_a_source_are_of_the_form_it_has(key: str, value: Any, expected: list[str]) -> None:
+    assert faults(**{key: value}) == [f"recipe: {line}" for line in expected]
+
+
+# digest
+
+
+def test_digest_is_independent_of_machine_and_folder(tmp_path: Path) -> None:
+    path = written(tmp_path, BASE)
+    recipe = load_recipe(path)
+    for other in (
+        load_recipe(path, data_root=tmp_path / "elsewhere"),
+        load_recipe(path, overrides=["device=cpu", "trackers=[]"]),
+        made(),
+    ):
+        assert other.digest() == recipe.digest()
+    for override in ("seed=1", "student.epochs=11", "data.train=b.csv", "precision=no", "name=b"):
+        assert load_recipe(path, overrides=[override]).digest() != recipe.digest()
+
+
+def test_digest_of_a_value_is_independent_of_the_order_of_keys() -> None:
+    assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
+    assert digest_of({"a": 1, "b": [1, 2]}) != digest_of({"a": 1, "b": [2, 1]})
+
+
+def test_the_resolved_recipe_reads_back_from_json() -> None:
+    recipe = made(data__validation={"from": "train", "fraction": 0.2}, data__test={"hub": "x"})
+    dumped = json.loads(json.dumps(recipe.model_dump(mode="json", by_alias=True)))
+    assert parse_recipe(dumped) == recipe and parse_recipe(dumped).digest() == recipe.digest()
+
+
+def test_near() -> None:
+    assert near("epohs", ["epochs", "lr"]) == " (did you mean 'epochs'?)"
+    assert near("zzz", ["epochs", "lr"]) == ""
+
+
+# YAML
+
+
+def test_words_and_numbers(tmp_path: Path) -> None:
+    text = BASE + (
+        "precision: no\n"
+        "teacher: {lr: 1e-4, weight_decay: .5, epochs: 7}\n"
+        "student: {lr: 2E-3, dropout: 0, clip: 1e1}\n"
+    )
+    recipe = load_recipe(written(tmp_path, text))
+    assert recipe.precision == "no"
+    assert (recipe.teacher.lr, recipe.teacher.weight_decay, recipe.teacher.epochs) == (1e-4, 0.5, 7)
+    assert (recipe.student.lr, recipe.student.dropout, recipe.student.clip) == (2e-3, 0, 10)
+
+
+def test_labels_that_yaml_once_took_for_booleans(tmp_path: Path) -> None:
+    text = BASE + "  answer: {column: a, labels: [yes, no, on, off, y, n]}\n"
+    assert load_recipe(written(tmp_path, text)).heads["answer"].labels == ("yes", "no", "on", "off", "y", "n")
+
+
+@pytest.mark.parametrize(
+    "text", ["name: a\nname: b\n", BASE + "teacher: {lr: 1e-4, lr: 1e-5}\n", BASE + "heads: {}\n"]
+)
+def test_a_key_given_twice(tmp_path: Path, text: str) -> None:
+    assert "is given twice" in refused(tmp_path, text)
+
+
+def test_merge_keys(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "heads:", "heads:\n  first: &first {column: a, weight: 2.0}\n  second: {<<: *first, column: b}"
+    )
+    heads = load_recipe(written(tmp_path, text)).heads
+    assert (heads["second"].column, heads["second"].weight) == ("b", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [", "is not YAML"),
+        ("a: !!python/object:os.system x", "is not YAML"),
+        ("- name", "must be a mapping of settings, got list"),
+        ("", "must be a mapping of settings, got NoneType"),
+    ],
+)
+def test_what_is_no_recipe(tmp_path: Path, text: str, expected: str) -> None:
+    message = refused(tmp_path, text)
+    assert message.startswith(f"{tmp_path / 'recipe.yaml'}: {expected}") and "\n" not in message
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.yaml: cannot be read: No such file"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: späte".encode("latin-1"))
+    with pytest.raises(RecipeError, match="is not UTF-8"):
+        load_recipe(tmp_path / "latin.yaml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+
+
+def test_faults_name_the_file(tmp_path: Path) -> None:
+    assert refused(tmp_path, BASE + "sed: 1\n") == (
+        f"{tmp_path / 'recipe.yaml'}: sed: unknown key (did you mean 'seed'?)"
+    )
+
+
+def test_data_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    path = written(tmp_path, BASE)
+    assert load_recipe(path).data.root == str(tmp_path.resolve())
+    assert load_recipe(path, overrides=["data.root=sub"]).data.root == str(tmp_path.resolve() / "sub")
+    assert load_recipe(path, overrides=["data.root=/abs"]).data.root == "/abs"
+    assert load_recipe(path, data_root="/other").data.root == "/other"
+
+
+# overrides
+
+
+def test_overrides(tmp_path: Path) -> None:
+    overrides = [
+        "student.epochs=20",
+        "teacher.lr=1e-4",
+        "heads.intent.labels=[a, b]",
+        "name=x=y".replace("=y", "-y"),
+        "student.epochs=21",
+    ]
+    recipe = load_recipe(written(tmp_path, BASE), overrides=overrides)
+    assert (recipe.student.epochs, recipe.teacher.lr, recipe.name) == (21, 1e-4, "x-y")
+    assert recipe.heads["intent"].labels == ("a", "b")
+
+
+def test_an_override_of_an_empty_section(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, BASE + "student:\n"), overrides=["student.epochs=20"])
+    assert recipe.student.epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("student.epochs", "--set 'student.epochs': expected KEY=VALUE"),
+        ("=3", "--set '=3': expected KEY=VALUE"),
+        ("name.first=3", "--set 'name.first=3': 'name' is a value, not a section"),
+        ("seed=[", "--set 'seed=['"),
+        ("student.epohs=3", "student.epohs: unknown key (did you mean 'epochs'?)"),
+        ("student.epochs=many", "student.epochs: "),
+    ],
+)
+def test_overrides_that_say_nothing(tmp_path: Path, override: str, expected: str) -> None:
+    assert expected in refused(tmp_path, BASE, overrides=[override])

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distill.training import checkpoint
+from distill.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+
+
+def made(fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+    network = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    network[0].requires_grad_(False)  # a frozen part has no moments
+    learning = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return network, torch.optim.AdamW(groups, lr=0.05, fused=fused)
+
+
+def steps(network: nn.Module, optimizer: torch.optim.Optimizer, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        torch.manual_seed(number)
+        network(torch.randn(5, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_going_on_equals_not_having_stopped(tmp_path: Path, fused: bool) -> None:
+    torch.manual_seed(0)
+    network, optimizer = made(fused)
+    steps(network, optimizer, 3)
+    save_checkpoint(tmp_path / "c.safetensors", network, optimizer, {"step": 3, "best": float("-inf")})
+    again, fresh = made(fused)
+    assert load_checkpoint(tmp_path / "c.safetensors", again, fresh) == {"step": 3, "best": float("-inf")}
+    for which in ((network, optimizer), (again, fresh)):
+        steps(*which, 4, first=3)
+    for name, value in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_before_the_first_step_there_are_weights_alone(tmp_path: Path) -> None:
+    network, optimizer = made(False)
+    save_checkpoint(tmp_path / "c.safetensors", network, optimizer, {})
+    tensors, about = load_tensors(tmp_path / "c.safetensors")
+    assert about == {} and set(tensors) == {f"model.{name}" for name in network.state_dict()}
+    again, fresh = made(False)
+    load_checkpoint(tmp_path / "c.safetensors", again, fresh)
+    assert not fresh.state
+
+
+def test_tensors_round_trip(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.tensor(2.0), "c": torch.arange(3, dtype=torch.int8)}
+    save_tensors(tmp_path / "t.safetensors", tensors, {"epochs": [{"x": 0.1}], "name": "späte"})
+    found, about = load_tensors(tmp_path / "t.safetensors")
+    assert about == {"epochs": [{"x": 0.1}], "name": "späte"} and set(found) == set(tensors)
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+def test_a_write_that_fails_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.ones(2)}, {"step": 1})
+
+    def half(_: object, to: Path, **__: object) -> None:
+        to.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        save_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
+    assert load_tensors(path)[1] == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["t.safetensors"]

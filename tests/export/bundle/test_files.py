@@ -1,0 +1,354 @@
+"""A bundle is whole and as its manifest says, or it is not read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from threading import active_count
+
+import numpy as np
+import pytest
+
+from export.bundle import manifest as module
+from export.bundle.files import opened_bundle, read_bundle, write_bundle
+from export.bundle.manifest import FP32, INT8, MANIFEST, TOKENIZER, BundleError, Manifest
+from export.runtime.classifier import Classifier
+
+FILES = [MANIFEST, TOKENIZER, "config.json", FP32, INT8]
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Changes top-level keys of a manifest and makes its digest right again."""
+    path = folder / MANIFEST
+    data = {**json.loads(path.read_text("utf-8")), **changes}
+    del data["digest"]
+    path.write_text(json.dumps({**data, "digest": module._digest(data)}), "utf-8")
+
+
+def siblings(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.parent.iterdir())
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_was_written_is_read(bundle: Path, manifest: Manifest, contents: dict[str, bytes]):
+    found = read_bundle(bundle)
+    assert found.files.keys() == contents.keys()
+    assert all(found.files[name]["bytes"] == len(data) for name, data in contents.items())
+    assert replace(found, files={}) == manifest
+    assert read_bundle(str(bundle)) == found
+    assert siblings(bundle) == ["bundle"]
+    written = json.loads((bundle / MANIFEST).read_text("utf-8"))
+    assert written["format_version"] == module.FORMAT_VERSION
+    assert written["quality"] == {"intent": {"accuracy": 0.5}}
+    assert "späte" in (bundle / MANIFEST).read_text("utf-8")
+
+
+def test_files_are_copied(tmp_path: Path, manifest: Manifest, contents: dict[str, bytes]):
+    source = tmp_path / "source.onnx"
+    source.write_bytes(contents[FP32])
+    written = write_bundle(tmp_path / "deep" / "bundle", manifest, {**contents, FP32: source})
+    assert written == read_bundle(tmp_path / "deep" / "bundle")
+
+
+def test_a_moved_and_reformatted_bundle_is_the_same(copied: Path, tmp_path: Path):
+    expected = read_bundle(copied)
+    path = copied / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")), sort_keys=True), "utf-8")
+    assert read_bundle(copied.rename(tmp_path / "moved")) == expected
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte(copied: Path, name: str):
+    path = copied / name
+    data = bytearray(path.read_bytes())
+    for at in {0, len(data) // 3, len(data) // 2, len(data) - 2}:
+        spoiled = bytearray(data)
+        spoiled[at] ^= 1
+        path.write_bytes(spoiled)
+        with pytest.raises(BundleError, match=name):
+            read_bundle(copied)
+        with pytest.raises(BundleError, match=f"{name}: .*changed" if name != MANIFEST else name):
+            Classifier.load(copied)
+
+
+def test_any_letter_or_digit_of_the_manifest(copied: Path):
+    path = copied / MANIFEST
+    data = path.read_bytes()
+    places = [at for at, byte in enumerate(data) if not chr(byte).isspace()]
+    for at in np.random.default_rng(0).choice(places, 200, replace=False):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with pytest.raises(BundleError, match=MANIFEST):
+            read_bundle(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file(copied: Path, name: str):
+    path = copied / name
+    for keep in (0, path.stat().st_size // 2, path.stat().st_size - 2):
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(BundleError, match=name):
+            read_bundle(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file(copied: Path, name: str):
+    (copied / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: is missing"):
+        read_bundle(copied)
+    (copied / name).mkdir()
+    with pytest.raises(BundleError, match=f"{name}: cannot be read"):
+        read_bundle(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_that_leads_out(copied: Path, tmp_path: Path, name: str):
+    outside = (copied / name).rename(tmp_path / "outside")
+    (copied / name).symlink_to(outside)
+    with pytest.raises(BundleError, match=f"{name}: is a link out"):
+        read_bundle(copied)
+    with (
+        pytest.raises(BundleError, match=f"{name}: is a link out"),
+        opened_bundle(copied),
+    ):
+        pytest.fail("opened what leads out")
+
+
+def test_files_are_opened_while_they_are_compared(copied: Path):
+    """What the comparison finds goes before what the block finds, and the block does not outlive it."""
+    with pytest.raises(RuntimeError), opened_bundle(copied):
+        raise RuntimeError
+    with opened_bundle(copied) as manifest:
+        assert manifest == read_bundle(copied)
+    (copied / FP32).write_bytes(b"?")
+    threads = active_count()
+    with pytest.raises(BundleError, match=f"{FP32}: changed"), opened_bundle(copied):
+        raise RuntimeError
+    assert active_count() == threads
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_is_not_waited_for(copied: Path, name: str):
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    for read in (read_bundle, Classifier.load):
+        with pytest.raises(BundleError, match=f"{name}: cannot be read: it is no file"):
+            read(copied)
+
+
+def test_links_inside_and_in_circles(copied: Path):
+    (copied / FP32).rename(copied / "onnx/real.onnx")
+    (copied / FP32).symlink_to("real.onnx")
+    read_bundle(copied)
+    (copied / "onnx/real.onnx").unlink()
+    (copied / "onnx/real.onnx").symlink_to("model.onnx")
+    with pytest.raises(BundleError, match=FP32):
+        read_bundle(copied)
+
+
+def test_a_linked_folder_is_a_bundle(bundle: Path, tmp_path: Path):
+    (tmp_path / "link").symlink_to(bundle)
+    assert read_bundle(tmp_path / "link") == read_bundle(bundle)
+
+
+def test_no_folder(tmp_path: Path):
+    with pytest.raises(BundleError, match="nowhere: no such folder"):
+        read_bundle(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="file: is a file, a bundle is a folder"):
+        read_bundle(tmp_path / "file")
+
+
+def test_a_newer_format(copied: Path):
+    path = copied / MANIFEST
+    data = {**json.loads(path.read_text("utf-8")), "format_version": 2, "heads": "otherwise"}
+    path.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(BundleError, match="upgrade tinyheads"):
+        read_bundle(copied)
+
+
+HEAD = {"name": "intent", "kind": "single_label", "labels": ["a", "b"], "output": "logits_intent"}
+MULTI = {**HEAD, "kind": "multi_label"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"format_version": 0}, "format_version 0"),
+        ({"format_version": True}, "format_version: must be of type int"),
+        ({"format_version": None}, "format_version: must be of type int, got None"),
+        ({"name": 3}, "name: must be of type str"),
+        ({"heads": []}, "one or more"),
+        ({"heads": {}}, "heads: must be of type list"),
+        ({"heads": ["intent"]}, "heads: must be an object"),
+        ({"heads": [HEAD, HEAD]}, "its own name"),
+        ({"heads": [HEAD, {**HEAD, "name": "other"}]}, "its own output"),
+        ({"heads": [{**HEAD, "name": ""}]}, "must have a name"),
+        ({"heads": [{**HEAD, "kind": "span"}]}, "unknown kind 'span'"),
+        ({"heads": [{**HEAD, "labels": []}]}, "unique strings"),
+        ({"heads": [{**HEAD, "labels": ["a", "a"]}]}, "unique strings"),
+        ({"heads": [{**HEAD, "labels": ["a", ["b"]]}]}, "unique strings"),
+        ({"heads": [{**HEAD, "temperature": 0}]}, "temperature: must be > 0, got 0"),
+        ({"heads": [{**HEAD, "temperature": "1"}]}, "temperature"),
+        ({"heads": [{**HEAD, "temperature": None}]}, "temperature"),
+        ({"heads": [{**HEAD, "thresholds": [0.5, 0.5]}]}, "of a multi_label head"),
+        ({"heads": [{**MULTI, "thresholds": [0.5]}]}, "must be 2 numbers"),
+        ({"heads": [{**MULTI, "thresholds": [0.5, "x"]}]}, "must be 2 numbers"),
+        ({"heads": [{**MULTI, "thresholds": 0.5}]}, "must be 2 numbers"),
+        ({"max_length": 0}, "max_length > 0"),
+        ({"max_length": 12.0}, "max_length: must be of type int"),
+        ({"pad_token_id": -1}, "pad_token_id >= 0"),
+        ({"files": {}}, "not among the files"),
+        ({"files": {TOKENIZER: 1}}, "must be an object"),
+        ({"files": {TOKENIZER: {"sha256": 1, "bytes": 1}}}, "sha256: must be of type str"),
+        ({"variants": {"fp32": "onnx/other.onnx"}}, "onnx/other.onnx"),
+        ({"variants": {"fp32": ["onnx/model.onnx"]}}, "not among the files"),
+        ({"variants": {}}, "'fp32' must be one of"),
+        ({"default_variant": "int4"}, "'int4' must be one of"),
+    ],
+)
+def test_a_manifest_of_the_wrong_shape(copied: Path, changes: dict[str, object], problem: str):
+    rewrite(copied, **changes)
+    with pytest.raises(BundleError, match=problem) as caught:
+        read_bundle(copied)
+    assert str(caught.value).startswith(str(copied / MANIFEST))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_manifest_that_is_no_object(copied: Path, text: str):
+    (copied / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match=MANIFEST):
+        read_bundle(copied)
+
+
+BAD_NAMES = ["/etc/passwd", "../x", "a/../../x", "a\\b", "C:/x", "./a", "a//b", "a/", "", "."]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_path_out_of_the_bundle(
+    copied: Path, tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], name: str
+):
+    record = {"sha256": "0", "bytes": 1}
+    rewrite(copied, files={**read_bundle(copied).files, name: record})
+    with pytest.raises(BundleError, match="relative path"):
+        read_bundle(copied)
+    with pytest.raises(BundleError, match="relative path"):
+        write_bundle(tmp_path / "new", manifest, {**contents, name: b"x"})
+    assert siblings(copied) == ["bundle"]
+
+
+@pytest.mark.parametrize("name", ["nul\x00", "half\ud800", "x" * 300])
+def test_a_name_no_disk_can_hold(copied: Path, name: str):
+    rewrite(copied, files={**read_bundle(copied).files, name: {"sha256": "0", "bytes": 1}})
+    with pytest.raises(BundleError):
+        read_bundle(copied)
+
+
+def test_an_older_bundle_is_replaced(copied: Path, manifest: Manifest, contents: dict[str, bytes]):
+    (copied / "note.txt").write_text("of the older one")
+    write_bundle(copied, replace(manifest, name="newer"), contents)
+    assert read_bundle(copied).name == "newer"
+    assert not (copied / "note.txt").exists()
+    assert siblings(copied) == ["bundle"]
+
+
+def test_a_failure_leaves_the_older_bundle(
+    copied: Path,
+    manifest: Manifest,
+    contents: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    before = read_bundle(copied)
+
+    def check() -> None:
+        assert read_bundle(copied) == before
+        assert siblings(copied) == ["bundle"]
+
+    with pytest.raises(FileNotFoundError):
+        write_bundle(copied, manifest, {**contents, "last": tmp_path / "nowhere"})
+    check()
+    with pytest.raises(BundleError, match="not among the files"):
+        write_bundle(copied, manifest, {FP32: contents[FP32], INT8: contents[INT8]})
+    check()
+    with pytest.raises(BundleError, match="one or more"):
+        write_bundle(copied, replace(manifest, heads=()), contents)
+    check()
+    with pytest.raises(BundleError, match="must be JSON"):
+        write_bundle(copied, replace(manifest, details={"quality": float("nan")}), contents)
+    check()
+    with pytest.raises(BundleError, match="must be JSON"):
+        write_bundle(copied, replace(manifest, details={"quality": object()}), contents)
+    check()
+    with pytest.raises(BundleError, match="manifest's own"):
+        write_bundle(copied, replace(manifest, details={"files": {}}), contents)
+    check()
+
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(copied, manifest, contents)
+    check()
+
+
+def test_what_is_no_bundle_is_not_replaced(tmp_path: Path, manifest: Manifest, contents: dict[str, bytes]):
+    (tmp_path / "home").mkdir()
+    write_bundle(tmp_path / "home", manifest, contents)
+    shutil.rmtree(tmp_path / "home")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match="home: is not a bundle"):
+        write_bundle(tmp_path / "home", manifest, contents)
+    with pytest.raises(BundleError, match="is not a bundle"):
+        write_bundle(tmp_path / "home" / "thesis.txt", manifest, contents)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+def test_what_killed_processes_left_is_swept(copied: Path, manifest: Manifest, contents: dict[str, bytes]):
+    dead, alive = dead_pid(), os.getppid()
+    for name in (f".bundle.tmp-{dead}", f".bundle.old-{dead}", f".bundle.tmp-{alive}", ".other-1"):
+        shutil.copytree(copied, copied.parent / name)
+    write_bundle(copied, manifest, contents)
+    assert siblings(copied) == sorted([f".bundle.tmp-{alive}", ".other-1", "bundle"])
+
+
+def test_killed_between_the_two_renames(copied: Path, manifest: Manifest, contents: dict[str, bytes]):
+    copied.rename(copied.parent / f".bundle.old-{dead_pid()}")
+    with pytest.raises(BundleError):
+        write_bundle(copied, replace(manifest, heads=()), contents)
+    assert read_bundle(copied).name == "tiny"
+    assert siblings(copied) == ["bundle"]
+
+
+def test_killed_while_writing(copied: Path, manifest: Manifest, contents: dict[str, bytes]):
+    code = (
+        "import os, sys; from pathlib import Path; from export.bundle import files as bundle\n"
+        "class Kill(dict):\n"
+        "    def items(self):\n"
+        "        yield 'half.bin', b'x' * 10\n"
+        "        os._exit(9)\n"
+        "bundle.write_bundle(Path(sys.argv[1]), None, Kill())\n"
+    )
+    root = Path(module.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, str(copied)], cwd=root, check=False)
+    assert done.returncode == 9
+    assert len(siblings(copied)) == 2
+    read_bundle(copied)
+    write_bundle(copied, manifest, contents)
+    assert siblings(copied) == ["bundle"]

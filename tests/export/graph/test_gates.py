@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.graph.gates import GateError, Toll, check_int8, check_parity
+
+
+def logits(texts: int = 8) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    return {
+        "intent": draw.normal(size=(texts, 3)).astype(np.float32),
+        "flags": draw.normal(size=(texts, 2)).astype(np.float32),
+    }
+
+
+def refusal(reference: Any, found: Any, tolerance: float = 1e-3, *what: str) -> str:
+    with pytest.raises(GateError) as caught:
+        check_parity(reference, found, tolerance, *what)
+    return str(caught.value)
+
+
+def test_same_logits() -> None:
+    same = {"max_difference": 0.0, "other_labels": 0}
+    assert check_parity(logits(), logits(), 0.0) == {"texts": 8, "heads": {"intent": same, "flags": same}}
+
+
+def test_measures_the_largest_difference() -> None:
+    found = logits()
+    found["intent"][5, 1] += 0.25
+    found["intent"][2, 0] -= 0.125
+    measured = check_parity(logits(), found, 0.5)
+    assert list(measured["heads"]) == ["intent", "flags"]
+    assert measured["heads"]["intent"]["max_difference"] == pytest.approx(0.25, rel=1e-6)
+    assert measured["heads"]["flags"]["max_difference"] == 0.0
+
+
+def test_counts_other_decisions() -> None:
+    reference = {"intent": np.array([[1.0, 0.9], [0.0, 1.0], [2.0, 1.95]], np.float32)}
+    found = {"intent": np.array([[0.9, 1.0], [0.0, 1.0], [1.9, 1.95]], np.float32)}
+    assert check_parity(reference, found, 0.2)["heads"]["intent"]["other_labels"] == 2
+
+
+def test_difference_over_the_tolerance() -> None:
+    found = logits(20)
+    found["flags"][17, 1] += 0.031
+    found["flags"][4, 0] -= 0.02
+    assert refusal(logits(20), found) == (
+        "parity: head 'flags' of fp32 differs by 3.1e-02 (tolerance 1e-03) on text 17 of 20 "
+        "(gates.parity sets the tolerance)"
+    )
+
+
+def test_the_other_form_is_named() -> None:
+    found = logits()
+    found["intent"][0, 0] += 1
+    message = refusal(logits(), found, 1e-3, "fp32, one text a batch")
+    assert message.startswith("parity: head 'intent' of fp32, one text a batch differs by 1.0e+00")
+
+
+def test_a_difference_equal_to_the_tolerance_passes() -> None:
+    reference = {"intent": np.zeros((2, 2), np.float32)}
+    found = {"intent": np.array([[0, 0], [0, -0.25]], np.float32)}
+    assert check_parity(reference, found, 0.25)["heads"]["intent"]["max_difference"] == 0.25
+    assert "differs by 2.5e-01" in refusal(reference, found, 0.2499)
+
+
+def test_differences_are_not_rounded_to_half_precision() -> None:
+    reference = {"intent": np.full((1, 2), 1000, np.float16)}
+    found = {"intent": np.array([[1000, 1000.01]], np.float32)}
+    assert "differs by 1.0e-02" in refusal(reference, found)
+
+
+@pytest.mark.parametrize("value, text", [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf")])
+@pytest.mark.parametrize("side", ["reference", "found", "both"])
+def test_not_finite(value: float, text: str, side: str) -> None:
+    reference, found = logits(), logits()
+    for name, form in (("reference", reference), ("found", found)):
+        if side in (name, "both"):
+            form["intent"][6, 2] = value
+    with np.errstate(invalid="ignore"):
+        message = refusal(reference, found, 1e9)
+    # infinity less infinity is not a number either
+    assert f"head 'intent' of fp32 differs by {'nan' if side == 'both' else text} " in message
+    assert "on text 6 of 8" in message
+
+
+def test_a_nan_goes_before_a_large_difference() -> None:
+    found = logits()
+    found["intent"][1, 0], found["intent"][3, 0] = 1e6, np.nan
+    assert "differs by nan" in refusal(logits(), found)
+
+
+def test_order_of_heads() -> None:
+    found = dict(reversed(logits().items()))
+    assert refusal(logits(), found, 1e9) == (
+        "parity: heads of fp32 are ['flags', 'intent'], expected ['intent', 'flags']"
+    )
+
+
+@pytest.mark.parametrize("names", [["intent"], ["intent", "flags", "more"], ["intent", "flag"], []])
+def test_other_heads(names: list[str]) -> None:
+    found = dict.fromkeys(names, logits()["intent"])
+    assert refusal(logits(), found, 1e9, "int8").startswith(f"parity: heads of int8 are {names}, expected")
+
+
+LIMITS = {"texts": 60, "drop": 0.005, "changed": 0.03, "log_loss": 0.02}
+
+
+def toll(
+    before: float = 0.95,
+    after: float = 0.95,
+    changed: float = 0.0,
+    log_loss: float = 0.0,
+    metric: str = "accuracy",
+) -> Toll:
+    return Toll(metric, before, after, changed, log_loss)
+
+
+def test_within_the_gates() -> None:
+    tolls = {"intent": toll(after=0.949), "flags": toll(0.80, 0.85, 0.03, 0.02, "micro_f1")}
+    assert check_int8(tolls, **LIMITS) == {}
+    assert check_int8({"intent": toll()}, texts=60, drop=0.0, changed=0.0, log_loss=0.0) == {}
+
+
+def test_every_gate_a_head_fails_is_a_line() -> None:
+    tolls = {"intent": toll(), "flags": toll(0.8, 0.7912, 0.051, 0.0212, "micro_f1")}
+    with pytest.raises(GateError) as caught:
+        check_int8(tolls, **LIMITS)
+    assert str(caught.value).splitlines() == [
+        "int8: head 'flags' falls from micro_f1 0.8000 to 0.7912, more than 0.005 (gates.int8_drop)",
+        "int8: head 'flags' decides otherwise in 0.0510 of the cases, more than 0.03 (gates.int8_changed)",
+        "int8: head 'flags' is surer than right: its log loss rises by 0.0212, more than 0.02 "
+        "(gates.int8_log_loss), on 60 texts "
+        "(--allow HEAD ships it all the same; export.quantize: none keeps fp32)",
+    ]
+
+
+def test_only_a_head_that_is_named_may_fail() -> None:
+    tolls = {"intent": toll(after=0.9), "flags": toll(changed=0.2)}
+    with pytest.raises(GateError, match="head 'flags' decides otherwise") as caught:
+        check_int8(tolls, **LIMITS, allow=["intent"])
+    assert "intent" not in str(caught.value)
+    found = check_int8(tolls, **LIMITS, allow=["intent", "flags"])
+    assert {head: len(faults) for head, faults in found.items()} == {"intent": 1, "flags": 1}
+    assert "0.9500 to 0.9000" in found["intent"][0]
+
+
+@pytest.mark.parametrize("largest", [0.001, 0.005, 0.01, 0.02])
+def test_a_drop_equal_to_the_gate_passes(largest: float) -> None:
+    """Whatever the figures: 0.05 - 0.005 is more than 0.045 in floating point."""
+    limits = {**LIMITS, "drop": largest}
+    for thousandths in range(20, 1001):
+        was = thousandths / 1000
+        check_int8({"intent": toll(was, round(was - largest, 3))}, **limits)
+        with pytest.raises(GateError):
+            check_int8({"intent": toll(was, was - largest - 1e-6)}, **limits)
+
+
+@pytest.mark.parametrize("name", ["before", "after", "changed", "log_loss"])
+def test_a_figure_that_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(GateError, match="head 'intent'"):
+        check_int8({"intent": toll(**{name: np.nan})}, texts=60, drop=0.5, changed=0.5, log_loss=0.5)

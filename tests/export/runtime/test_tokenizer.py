@@ -1,0 +1,147 @@
+"""Token ids are those of tokenizer.json, whatever the text and whatever was asked before."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from export.runtime import tokenizer as token_ids
+from export.runtime.tokenizer import TokenIds
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [
+    *"abcdefghijklmnop",
+    *"!?.,$'-_[]",
+    *"0123",
+    "where",
+    "cafe",
+    "café",
+    "naive",
+    "包",
+    "裹",
+    "😀",
+    "ß",
+    "ss",
+]
+PIECES += [f"##{piece}" for piece in (*"abcdefghij0123", "s", "fe", "裹", "́")]
+MAX_LENGTH = 16
+
+
+def bert(
+    folder: Path,
+    *,
+    lowercase: bool = True,
+    accents: bool | None = None,
+    clean: bool = True,
+    around: bool = True,
+) -> Path:
+    tokenizer = Tokenizer(models.WordPiece({p: i for i, p in enumerate(SPECIAL + PIECES)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(clean, True, accents, lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if around:
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def reference(path: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(MAX_LENGTH)
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["uncased", "cased", "unclean", "bare"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TokenIds, Tokenizer]:
+    settings = {
+        "uncased": {},
+        "cased": {"lowercase": False, "accents": False},
+        "unclean": {"clean": False},
+        "bare": {"around": False},
+    }[request.param]
+    path = bert(tmp_path_factory.mktemp("tokenizer"), **settings)
+    found = TokenIds(path, MAX_LENGTH)
+    assert found._words is not None, "a word is to be looked up"
+    return found, reference(path)
+
+
+near = st.text(
+    st.sampled_from("abcWHERE éÉ\u0301\u200b\x00\x0b\x1c\x7f\u00a0\u3000包😀!?'_[]\n\t\r ß01İ"), max_size=60
+)
+words = st.lists(
+    st.sampled_from(["where", "Café", "[SEP]", "[sep]", "a[MASK]b", "naïve", "!!", "包裹", "abba"])
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=st.one_of(st.text(max_size=60), near, words.map(" ".join)))
+def test_every_text(pair: tuple[TokenIds, Tokenizer], text: str) -> None:
+    found, tokenizer = pair
+    assert found([text]) == [tokenizer.encode(text).ids]
+
+
+def test_long_texts_are_cut_and_long_words_unknown(pair: tuple[TokenIds, Tokenizer]) -> None:
+    found, tokenizer = pair
+    texts = [
+        "where " * 1000,
+        "a" * 101,
+        "a" * 99,
+        "b" * 5000,
+        "é" * 300,
+        "where? " * 700,
+        "包" * 5000,
+        "\u200b " * 3000,
+    ]
+    assert found(texts) == [tokenizer.encode(text).ids for text in texts]
+    assert max(map(len, found(texts))) == MAX_LENGTH
+    assert not any(len(word) > 40 for word in found._words or ())
+
+
+def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_ids, "_REMEMBERED", 8)
+    path = bert(tmp_path)
+    found, tokenizer = TokenIds(path, MAX_LENGTH), reference(path)
+    texts = [f"abc{i} where{i % 3} a{i}" for i in range(100)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda text: found([text])[0], texts)) == [
+            tokenizer.encode(t).ids for t in texts
+        ]
+    assert len(found._words or ()) <= 8 + 4
+
+
+def test_an_added_word_is_found_in_the_raw_text_alone(tmp_path: Path) -> None:
+    path = bert(tmp_path)
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["acmebot"])
+    tokenizer.save(str(path))
+    found, expected = TokenIds(path, MAX_LENGTH), reference(path)
+    for text in ("acmebot here", "AcmeBot here", "an ACMEBOT", "acme bot"):
+        assert found([text]) == [expected.encode(text).ids]
+
+
+@pytest.mark.parametrize("change", ["normalizer", "pieces", "added", "processor"])
+def test_another_kind_of_tokenizer_reads_whole_texts(tmp_path: Path, change: str) -> None:
+    path = bert(tmp_path)
+    tokenizer = Tokenizer.from_file(str(path))
+    if change == "normalizer":
+        tokenizer.normalizer = normalizers.Replace(" ", "_")
+    elif change == "pieces":
+        tokenizer.pre_tokenizer = pre_tokenizers.Punctuation()
+    elif change == "added":
+        tokenizer.add_tokens([AddedToken("where is", normalized=True)])
+    else:
+        twice = [("[CLS]", 2), ("[SEP]", 3)]
+        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP] $A", None, twice)
+    tokenizer.save(str(path))
+    found = TokenIds(path, MAX_LENGTH)
+    assert found._words is None
+    texts = ["where is a cafe", "Where Is", "", "a?b"]
+    expected = reference(path)
+    assert found(texts) == [expected.encode(text).ids for text in texts]
