@@ -27,7 +27,7 @@ from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.data.tokens import TextTokenizer
 from distill.evaluation.metrics import labelled
 from distill.heads import METRICS
-from distill.models.classifier import load_network
+from distill.models.base import load_classifier
 from export import Classifier
 
 ROUNDS = 100
@@ -74,7 +74,7 @@ def _p50(call: Callable[[str], Any], texts: Sequence[str]) -> float:
 
 def _torch(folder: Path, texts: Sequence[str]) -> tuple[int, float]:
     """Bytes and milliseconds of a network in torch, tokenising included."""
-    network, tokenizer = load_network(folder)
+    network, tokenizer = load_classifier(folder)
     encode = TextTokenizer(tokenizer, 128)
 
     def call(text: str) -> None:

@@ -23,7 +23,7 @@ from distill.cli.main import main as distill
 from distill.data.dataset import load_split
 from distill.data.tokens import TextTokenizer, length_sorted_batches
 from distill.heads import columns
-from distill.models.classifier import load_network
+from distill.models.base import load_classifier
 from distill.recipe.load import load_recipe
 from distill.run import Run
 from distill.stages.calibrate import calibrate_heads
@@ -60,7 +60,7 @@ class Teacher:
         run = Path(job.run)
         folder = run / "stages" / "fit_teacher"
         self.files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
-        self.model, tokenizer = load_network(folder)
+        self.model, tokenizer = load_classifier(folder)
         figures = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
         self.encode = TextTokenizer(tokenizer, self.model.reads(figures["max_length"]))
         self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)

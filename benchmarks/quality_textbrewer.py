@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.data.tokens import TextTokenizer, Tokens, shuffled_batches
 from distill.heads import UNKNOWN, UNLABELLED, Head, columns
-from distill.models.classifier import Network, save_network
+from distill.models.base import save_classifier
+from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
 from distill.recipe import defaults
 from distill.run import Run
@@ -60,7 +61,7 @@ class Batches:
 class Called(torch.nn.Module):
     """A network called with a whole batch, as TextBrewer does; the labels are left to the adaptor."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: MultiHeadClassifier) -> None:
         super().__init__()
         self.network = network
 
@@ -106,7 +107,7 @@ def brew(run: Run, folder: Path, epochs: int) -> None:
     run.seed_everything(settings)
     max_length = recipe.export.max_length or teaching.max_length(run)
     encoder, tokenizer, began = learning._student_encoder(run, max_length)
-    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    network = MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     tokenizer.model_max_length = network.reads(max_length)
     encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
     rows = {split: load_split(run.stage("prepare"), split) for split in ("train", "validation", "test")}
@@ -138,12 +139,12 @@ def brew(run: Run, folder: Path, epochs: int) -> None:
         for split in ("validation", "test")
     }
     save_tensors(folder / "logits.safetensors", found, {})
-    save_network(network, tokenizer, folder)
+    save_classifier(network, tokenizer, folder)
 
 
 def _train(
     run: Run,
-    network: Network,
+    network: MultiHeadClassifier,
     batches: Batches,
     *,
     adaptors: Adaptors,

@@ -194,9 +194,9 @@ def _hugging_face(run: Path) -> Any:
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import SequenceClassifierOutput
 
-    from distill.models.classifier import load_network
+    from distill.models.base import load_classifier
 
-    network, _ = load_network(run / "stages" / "fit_student")
+    network, _ = load_classifier(run / "stages" / "fit_student")
     head = network.heads[0]
 
     class Student(PreTrainedModel):  # type: ignore[misc]
@@ -256,17 +256,18 @@ def _one_head(bundle: Path, file: str, head: dict[str, Any], folder: Path) -> No
 def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     """A bundle of the run's encoder with so many heads of five labels, loaded."""
     from distill.heads import Head
-    from distill.models.classifier import Network, load_network
+    from distill.models.base import load_classifier
+from distill.models.classifier import MultiHeadClassifier
     from export import Classifier
     from export.bundle import manifest as manifests
     from export.bundle.files import read_bundle, write_bundle
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
 
-    trained, _ = load_network(run / "stages" / "fit_student")
+    trained, _ = load_classifier(run / "stages" / "fit_student")
     manifest = read_bundle(run / "bundle")
     heads = tuple(Head(f"h{i}", "single_label", tuple("abcde")) for i in range(count))
-    network = Network(trained.encoder, heads, pooling=trained.pooling).eval()
+    network = MultiHeadClassifier(trained.encoder, heads, pooling=trained.pooling).eval()
     folder.mkdir()
     outputs = [f"logits_{head.name}" for head in heads] if count > 1 else ["logits"]
     to_onnx(network, outputs, folder / "fp32.onnx", positions=manifest.max_length)

@@ -28,9 +28,9 @@ def pipeline_of(folder: Path) -> Any:
     """The transformers pipeline with the weights of the student in `folder`."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
-    from distill.models.classifier import load_network
+    from distill.models.base import load_classifier
 
-    network, tokenizer = load_network(folder)
+    network, tokenizer = load_classifier(folder)
     head = network.heads[0]
     config = network.config
     config.id2label = dict(enumerate(head.labels))

@@ -1,34 +1,36 @@
-"""A run, its stages, and the record that says a stage is done.
+"""A run, its stages, and the record that marks a stage as done.
 
-A stage's inputs are known by one digest. A folder whose `stage.json` bears that digest is done and is
-skipped; one begun with the same inputs goes on where it was; any other is begun anew. `stage.json` is
-written last, so a kill at any moment leaves a stage either done or to be gone on with.
+One digest identifies a stage's inputs. A stage whose `stage.json` holds that digest is done and is skipped.
+A stage that started with the same inputs resumes; any other starts again from nothing. `stage.json` is
+written last, so a kill at any moment leaves a stage either done or resumable.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, cast
 
 import torch
-from accelerate.utils import set_seed
+from accelerate import Accelerator
 from tqdm import tqdm
 
+R = TypeVar("R", bound="Job")
 PACKAGES = ("tinyheads", "torch", "transformers", "datasets", "accelerate", "onnxruntime", "numpy")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write; renamed to it at the end, removed on failure."""
+    """A temporary path beside `path`, renamed to it on success and removed on failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -38,13 +40,13 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, complete or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, or None where there is none."""
+    """The value of a JSON file, or None if it is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -52,7 +54,7 @@ def read_json(path: Path) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what decides a run's figures."""
+    """The installed versions of the packages that a run's results depend on."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:
@@ -63,7 +65,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory this process has held so far; 0 where the platform does not tell."""
+    """The peak resident memory of this process so far, 0 where the platform does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -72,40 +74,110 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-@dataclass(frozen=True)
-class Run:
-    """A recipe being run in a folder, and the devices it runs on."""
+class Job(Protocol):
+    """The part of a recipe that a run reads."""
 
-    recipe: Any  # a Recipe, or a Pretraining
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+
+
+class StageRecord(TypedDict, total=False):
+    """What `stage.json` holds; `peak_gpu_bytes` is there on a GPU alone."""
+
+    stage: str
+    digest: str
+    seed: int
+    device: str
+    seconds: float
+    peak_rss_bytes: int
+    peak_gpu_bytes: int
+    versions: dict[str, str]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: The folder of the stage, `stages/NAME`.
+        function: Called with the run and the stage's folder; returns its metrics, JSON values. It may keep
+            temporary files in `scratch`, which is removed when the stage is done.
+        inputs: The names of everything that the result depends on. A change of one redoes the stage.
+        version: Raised when the function's results change in meaning; redoes the stage and those after it.
+        resumes: Whether a stopped stage continues in its folder and every process takes part.
+        leaves: A path in the run's folder without which the stage is not done.
+    """
+
+    name: str
+    function: Callable[[Run[Any], Path], Mapping[str, Any]]
+    inputs: tuple[str, ...]
+    version: int = 1
+    resumes: bool = False
+    leaves: str | None = None
+
+
+def stage_digests(stages: Sequence[Stage], inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each stage: the values of its inputs, and the versions of it and of the stages before it.
+
+    Args:
+        stages: In order.
+        inputs: A JSON value for every input that a stage names.
+    """
+    digests, versions = {}, []
+    for stage in stages:
+        versions.append([stage.name, stage.version])
+        values = {name: inputs[name] for name in stage.inputs}
+        digests[stage.name] = sha256_of([versions, values])
+    return digests
+
+
+def sha256_of(value: Any) -> str:
+    """The sha256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run(Generic[R]):
+    """A recipe that runs in a folder, and the devices it runs on."""
+
+    recipe: R
     folder: Path
-    accelerator: Any
+    accelerator: Accelerator
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
         return self.folder / "stages" / name
 
-    def done(self, name: str) -> bool:
-        """Whether a stage was finished, of whatever inputs."""
-        return (self.stage(name) / "stage.json").exists()
+    def record(self, name: str) -> StageRecord | None:
+        """The record of a finished stage, whatever its inputs were; None if it is not finished."""
+        return cast("StageRecord | None", read_json(self.stage(name) / "stage.json"))
 
-    def figures(self, name: str) -> dict[str, Any]:
-        """The figures of a finished stage."""
-        return dict(read_json(self.stage(name) / "stage.json")["figures"])
+    def metrics(self, name: str) -> dict[str, Any]:
+        """The metrics of a finished stage."""
+        record = self.record(name)
+        assert record is not None, f"stage {name} is not finished"
+        return record["metrics"]
 
-    def say(self, line: str) -> None:
-        """Print a line for people."""
+    def info(self, line: str) -> None:
+        """Print a line to stderr, once for all processes."""
         if self.accelerator.is_main_process:
             print(line, file=sys.stderr, flush=True)
 
-    def progress(self, total: int, what: str, unit: str) -> Any:
-        """A progress bar for people."""
+    def progress(self, total: int, title: str, unit: str) -> tqdm[Any]:
+        """A progress bar on stderr."""
         hidden = not self.accelerator.is_main_process
-        return tqdm(total=total, desc=what, unit=unit, disable=hidden, mininterval=1.0)
+        return tqdm(total=total, desc=title, unit=unit, disable=hidden, mininterval=1.0)
 
     @contextmanager
     def tracked(self, name: str) -> Iterator[None]:
-        """Trackers of a training of their own: some refuse steps that begin again at 1."""
-        self.accelerator.init_trackers(f"{self.recipe.name}-{name}")
+        """Trackers of one training: some refuse steps that begin again at 1."""
+        self.accelerator.init_trackers(name)
         try:
             yield
         finally:
@@ -113,58 +185,46 @@ class Run:
                 tracker.finish()
             self.accelerator.trackers = []
 
-    def seed_of(self, training: Any) -> int:
-        """The seed of the recipe's `teacher` or `student`: its own, or the recipe's."""
-        return int(self.recipe.seed if training.seed is None else training.seed)
-
-    def seed_everything(self, training: Any) -> None:
-        """Seed what draws a training's initial weights."""
-        set_seed(self.seed_of(training))
-
-    def do(
-        self, name: str, digest: str, work: Callable[[Run, Path], Mapping[str, Any]], *, long: bool = False
-    ) -> None:
-        """Do a stage unless it is done.
-
-        Args:
-            name: Of the stage.
-            digest: Of its inputs.
-            work: Called with the run and the stage's folder; returns the figures, JSON values. What it
-                keeps in `scratch` there goes when the stage is done.
-            long: Go on in the folder of a stage that was stopped, and wait for other processes.
-        """
-        folder, main = self.stage(name), self.accelerator.is_main_process
-        done = read_json(folder / "stage.json")
-        if done and done["digest"] == digest:
+    def do(self, stage: Stage, digest: str) -> None:
+        """Carry out a stage unless it is done with inputs of this digest."""
+        folder, main = self.stage(stage.name), self.accelerator.is_main_process
+        record = self.record(stage.name)
+        if record and record["digest"] == digest and self._left(stage):
             shutil.rmtree(folder / "scratch", ignore_errors=True)  # a kill may have left it
-            self.say(f"{name}: done before, in {done['seconds']:.1f} s")
+            self.info(f"{stage.name}: done before, in {record['seconds']:.1f} s")
             return
         if main:
-            if long and read_json(folder / "begun.json") == {"digest": digest}:
-                self.say(f"{name}: goes on where it was stopped")
+            if stage.resumes and not record and read_json(folder / "begun.json") == {"digest": digest}:
+                self.info(f"{stage.name}: resumes where it stopped")
             else:
-                (folder / "stage.json").unlink(missing_ok=True)  # first: what is half gone is not done
+                (folder / "stage.json").unlink(missing_ok=True)  # first: a half-deleted stage is not done
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 write_json(folder / "begun.json", {"digest": digest})
-        if long:
+        if stage.resumes:
             self.accelerator.wait_for_everyone()
         start = time.perf_counter()
-        figures = work(self, folder)
+        metrics = stage.function(self, folder)
         seconds = time.perf_counter() - start
         if main:
-            record = {
-                "stage": name,
-                "digest": digest,
-                "seed": self.recipe.seed,
-                "device": str(self.accelerator.device),
-                "seconds": round(seconds, 2),
-                "peak_rss_bytes": peak_rss_bytes(),
-                "versions": versions(),
-                "figures": figures,
-            }
-            if self.accelerator.device.type == "cuda":
-                record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
-            write_json(folder / "stage.json", record)
+            write_json(folder / "stage.json", self._record(stage.name, digest, seconds, metrics))
             shutil.rmtree(folder / "scratch", ignore_errors=True)
-        self.say(f"{name}: {seconds:.1f} s")
+        self.info(f"{stage.name}: {seconds:.1f} s")
+
+    def _left(self, stage: Stage) -> bool:
+        return stage.leaves is None or (self.folder / stage.leaves).exists()
+
+    def _record(self, name: str, digest: str, seconds: float, metrics: Mapping[str, Any]) -> StageRecord:
+        record: StageRecord = {
+            "stage": name,
+            "digest": digest,
+            "seed": self.recipe.seed,
+            "device": str(self.accelerator.device),
+            "seconds": round(seconds, 2),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "versions": versions(),
+            "metrics": dict(metrics),
+        }
+        if self.accelerator.device.type == "cuda":
+            record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        return record

@@ -83,10 +83,9 @@ def encoder_from_teacher(
     shape: Shape,
     teacher: Any,
     *,
-    architecture: str = "bert",
     positions: int,
     pad: int,
-    factorized: bool | None = None,
+    factorized: bool = False,
     **rates: Any,
 ) -> tuple[Any, list[str]]:
     """A fresh encoder started from a teacher's, and what was taken over.
@@ -94,27 +93,24 @@ def encoder_from_teacher(
     Args:
         shape: Of the student.
         teacher: Encoder to start from.
-        architecture: `bert` or `distilbert`.
         positions: Number of positions.
         pad: Token id of padding.
-        factorized: Whether the words learn as a projection of the teacher's; by default where those are
-            wider.
+        factorized: Refuse a student for which the words cannot learn as a projection of the teacher's, which
+            they do where the teacher's are wider.
         rates: `dropout` and `attention_dropout`.
 
     Raises:
         ValueError: It cannot be started, or not factorised.
     """
     words, width = teacher.get_input_embeddings().weight.shape
-    encoder = build_encoder(
-        shape, architecture=architecture, vocabulary=words, positions=positions, pad=pad, **rates
-    )
+    encoder = build_encoder(shape, vocabulary=words, positions=positions, pad=pad, **rates)
     taken = start_from_teacher(encoder, teacher)
     if factorized and shape.hidden >= width:
         raise ValueError(
             f"student.embeddings: factorized: the student is {shape.hidden} wide, the teacher's words "
-            f"{width} (choose a smaller student, or embeddings: free)"
+            f"{width} (choose a smaller student)"
         )
-    if factorized is not False and shape.hidden < width:
+    if shape.hidden < width:
         factorize(encoder, teacher)
     return encoder, taken
 

@@ -35,7 +35,6 @@ SIZES = {
 def build_encoder(
     shape: Shape,
     *,
-    architecture: str,
     vocabulary: int,
     positions: int,
     pad: int,
@@ -46,29 +45,14 @@ def build_encoder(
 
     Args:
         shape: Layers, width, attention heads.
-        architecture: `bert` or `distilbert`.
         vocabulary: Number of word pieces.
         positions: Number of positions, at least the longest text in tokens.
         pad: Token id of padding.
         dropout: Of hidden states.
         attention_dropout: Of attention weights.
     """
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+    from transformers import BertConfig, BertModel
 
-    if architecture == "distilbert":
-        config = DistilBertConfig(
-            vocab_size=vocabulary,
-            dim=shape.hidden,
-            n_layers=shape.layers,
-            n_heads=shape.attention_heads,
-            hidden_dim=4 * shape.hidden,
-            max_position_embeddings=positions,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            pad_token_id=pad,
-            attn_implementation="eager",
-        )
-        return DistilBertModel(config)
     config = BertConfig(
         vocab_size=vocabulary,
         hidden_size=shape.hidden,

@@ -24,6 +24,8 @@ PINNED = {
 class EncoderError(Exception):
     """An encoder that cannot be had: `name: what is wrong (what to do)`."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Location:

@@ -1,8 +1,8 @@
-"""Soft labels on disk: a teacher's logits, one float16 row a text, keyed by the digest of the text.
+"""Soft labels on disk: a teacher's logits of each head, float16, keyed by the digest of the text.
 
-They lie in shards of a few thousand rows, each one safetensors file that appears whole or not at all,
-in a folder of one teacher. A text is labelled once: the rows survive shuffling, more epochs, another
-student, another temperature, a crash. Only the digests are held in memory.
+They lie in shards of a few thousand rows, each a safetensors file that appears complete or not at all, in one
+folder a teacher. A text is labelled once: the rows survive shuffling, more epochs, another student, another
+temperature, a crash. Only the digests are held in memory. A head that the teacher does not know is absent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 Array = NDArray[Any]
-DIGEST = np.dtype("S16")  # 16 bytes of blake2b; trailing zero bytes compare as equal, harmlessly
+DIGEST = np.dtype("S16")  # 16 bytes of blake2b; trailing zero bytes compare as equal, which does no harm
 
 
 def text_digests(texts: Sequence[str]) -> Array:
@@ -29,21 +29,26 @@ def text_digests(texts: Sequence[str]) -> Array:
 
 
 class SoftLabels:
-    """The soft labels of one teacher in one folder; what `add` writes, `logits` reads."""
+    """The soft labels of one teacher in one folder; `add` writes what `logits` reads."""
 
-    def __init__(self, folder: Path, width: int) -> None:
-        """Open a folder, or begin one; `width` is the number of logits a text."""
-        self.folder, self.width = folder, width
+    def __init__(self, folder: Path, heads: Mapping[str, int]) -> None:
+        """Open a folder, or create it.
+
+        Args:
+            folder: Of this teacher alone.
+            heads: The number of labels of each head that the teacher knows.
+        """
+        self.folder, self.heads = folder, dict(heads)
         folder.mkdir(parents=True, exist_ok=True)
-        self._shards: list[Array] = []
+        self._shards: list[dict[str, Array]] = []
         self._names: set[str] = set()
-        self._next = 0  # number of the next shard; not their count, one may have been removed
+        self._next = 0  # number of the next shard; not their count, as one may have been removed
         self._known, self._row = np.empty(0, DIGEST), np.empty(0, np.int64)
         self._starts = np.empty(0, np.int64)
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in the shards that were written since, here or by another process."""
+        """Open the shards that were written since, here or by another process."""
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             if path.name not in self._names:
                 self._open(path)
@@ -57,24 +62,27 @@ class SoftLabels:
         found = np.take(self._known, where, mode="clip") == digests if len(self) else np.zeros(1, bool)
         return np.asarray(~np.broadcast_to(found, digests.shape))
 
-    def add(self, digests: Array, logits: Array) -> None:
-        """Write rows as a new shard: digests `[texts]`, logits `[texts, width]`."""
-        if logits.shape != (expected := (len(digests), self.width)):
-            raise ValueError(f"{self.folder}: logits are {logits.shape}, expected {expected}")
+    def add(self, digests: Array, logits: Mapping[str, Array]) -> None:
+        """Write rows as a new shard: digests `[texts]`, logits of each head `[texts, labels]`."""
+        shapes = {head: part.shape for head, part in logits.items()}
+        if shapes != (expected := {head: (len(digests), labels) for head, labels in self.heads.items()}):
+            raise ValueError(f"{self.folder}: logits are {shapes}, expected {expected}")
         path = self.folder / f"shard-{self._next:05d}.safetensors"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # contiguous, as save_file writes memory as it lies, whatever the strides
+        tensors: dict[str, Array] = {
+            f"logits.{head}": np.ascontiguousarray(x, np.float16) for head, x in logits.items()
+        }
+        tensors["digests"] = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST.itemsize)
         try:
-            raw = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST.itemsize)
-            # save_file writes memory as it lies, whatever the strides
-            rows = np.ascontiguousarray(logits, np.float16)
-            save_file({"digests": raw, "logits": rows}, temporary)
+            save_file(tensors, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         self._open(path)
 
     def rows(self, digests: Array) -> Array:
-        """The row number of each digest, to be given to `logits`.
+        """The row number of each digest, for `logits`.
 
         Raises:
             KeyError: A digest has no row.
@@ -83,29 +91,41 @@ class SoftLabels:
             raise KeyError(f"{self.folder}: {int(self.missing(digests).sum())} texts have no soft label")
         return np.asarray(self._row[np.searchsorted(self._known, digests)])
 
-    def logits(self, rows: Array) -> Array:
-        """The logits of rows, float16 `[rows, width]`, read from disk."""
-        found = np.empty((len(rows), self.width), np.float16)
+    def logits(self, rows: Array) -> dict[str, Array]:
+        """The logits of rows, `{head: float16 [rows, labels]}`, read from disk."""
+        found = {head: np.empty((len(rows), labels), np.float16) for head, labels in self.heads.items()}
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(shard):
             here = shard == number
-            found[here] = self._shards[number][rows[here] - self._starts[number]]
+            for head, part in self._shards[number].items():
+                found[head][here] = part[rows[here] - self._starts[number]]
         return found
 
-    def to_disk(self, digests: Iterable[Array], path: Path) -> Array:
-        """The logits of texts in their order, float16 `[texts, width]`, memory-mapped from `path`.
+    def to_disk(self, digests: Iterable[Array], folder: Path) -> dict[str, Array]:
+        """The logits of texts in order, `{head: float16 [texts, labels]}`, memory-mapped from a folder.
+
+        A batch of rows is then one gather, whatever shards the rows are from.
 
         Args:
             digests: Of the texts, in chunks.
-            path: To write; a batch of rows then is one gather, whatever shards they came of.
+            folder: To write one file a head into.
 
         Raises:
             KeyError: A digest has no row.
         """
-        with path.open("wb") as file:
+        paths = {head: folder / f"logits-{head}.bin" for head in self.heads}
+        files = {head: path.open("wb") for head, path in paths.items()}
+        try:
             for some in digests:
-                file.write(self.logits(self.rows(some)).tobytes())
-        return np.asarray(np.memmap(path, np.float16, "r").reshape(-1, self.width))
+                for head, part in self.logits(self.rows(some)).items():
+                    files[head].write(part.tobytes())
+        finally:
+            for file in files.values():
+                file.close()
+        return {
+            head: np.asarray(np.memmap(path, np.float16, "r").reshape(-1, self.heads[head]))
+            for head, path in paths.items()
+        }
 
     def _open(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -113,13 +133,14 @@ class SoftLabels:
             about = json.loads(file.read(size))
         begin = 8 + size
         arrays = {}
-        for name, dtype in (("digests", np.uint8), ("logits", np.float16)):
+        types = {"digests": np.uint8} | {f"logits.{head}": np.float16 for head in self.heads}
+        for name, dtype in types.items():
             offset, shape = begin + about[name]["data_offsets"][0], tuple(about[name]["shape"])
             arrays[name] = np.memmap(path, dtype, "r", offset, shape)
         self._next = int(path.stem.removeprefix("shard-")) + 1
-        self._shards.append(arrays["logits"])
+        self._shards.append({head: arrays[f"logits.{head}"] for head in self.heads})
         self._names.add(path.name)
-        # merged into the sorted index, which costs a copy of it where sorting anew costs minutes
+        # merged into the sorted index, which costs one copy of it; sorting again costs minutes
         digests = np.frombuffer(arrays["digests"].tobytes(), DIGEST)
         order, start = np.argsort(digests, kind="stable"), len(self._known)
         where = np.searchsorted(self._known, digests[order], side="right")

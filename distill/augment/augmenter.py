@@ -11,8 +11,6 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import NamedTuple
 from unicodedata import category
 
 from distill.recipe.data_section import Augment
@@ -42,25 +40,6 @@ def _glued(text: str) -> str:
     return text if text.isascii() else GLUED.sub("", text)
 
 
-class Gapped(NamedTuple):
-    """A copy with gaps, for a masked-language model to fill.
-
-    Attributes:
-        between: What stands before, between and behind the gaps.
-        words: That stood in them, one fewer.
-        seed: Of the draw among what the model predicts.
-    """
-
-    between: list[str]
-    words: list[str]
-    seed: int
-
-    def filled(self, words: Sequence[str]) -> str:
-        """The text with these words in its gaps."""
-        whole = "".join(part + word for part, word in zip_longest(self.between, words, fillvalue=""))
-        return _glued(whole)
-
-
 @dataclass(frozen=True)
 class Augmenter:
     """What copies are made with.
@@ -81,11 +60,8 @@ class Augmenter:
     texts: Sequence[str] = ()
     near: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def copies(self, text: str, count: int) -> Iterator[str | Gapped]:
-        """The copies of a text, `count` at most: those that changed nothing are left out.
-
-        Copies of the source `masked` have gaps yet.
-        """
+    def copies(self, text: str, count: int) -> Iterator[str]:
+        """The copies of a text, `count` at most: those that changed nothing are left out."""
         words = words_of(text)
         clean = joined(words)
         words = words[:MOST_WORDS]
@@ -95,7 +71,7 @@ class Augmenter:
             chance = random.Random(int.from_bytes(key, "big"))
             source = chance.choices(list(SOURCES.values()), shares)[0]
             made = source(self, words, chance)
-            copy = made if isinstance(made, Gapped) else joined(word for word in made if word)
+            copy = joined(word for word in made if word)
             if copy and copy != clean:
                 yield copy
 
@@ -149,28 +125,6 @@ def _mixed(augmenter: Augmenter, words: list[str], chance: random.Random) -> lis
     return mine + theirs if chance.random() < 0.5 else theirs + mine
 
 
-def _masked(augmenter: Augmenter, words: list[str], chance: random.Random) -> list[str] | Gapped:
-    """Gaps in place of the share `masked_words` of the words, one at least; punctuation stays.
-
-    What fills them, and where it differs from TinyBERT, stands in `teachers.masked_words`.
-    """
-    parts = [_parted(word) for word in words]
-    places = [place for place, (_, core, _) in enumerate(parts) if core]
-    if not places:
-        return words
-    chosen = set(chance.sample(places, max(1, round(augmenter.settings.masked_words * len(places)))))
-    between, gone = [""], []
-    for place, (before, core, after) in enumerate(parts):
-        between[-1] += " " if place else ""
-        if place in chosen:
-            between[-1] += before
-            between.append(after)
-            gone.append(core)
-        else:
-            between[-1] += words[place]
-    return Gapped(between, gone, chance.getrandbits(64))
-
-
 def _parted(word: str) -> tuple[str, str, str]:
     """What stands before a word, the word, and what stands behind it."""
     letters = [place for place, character in enumerate(word) if character.isalnum() or character == "_"]
@@ -181,9 +135,8 @@ def _parted(word: str) -> tuple[str, str, str]:
 
 
 # by the name of their share in the recipe
-SOURCES: dict[str, Callable[[Augmenter, list[str], random.Random], list[str] | Gapped]] = {
+SOURCES: dict[str, Callable[[Augmenter, list[str], random.Random], list[str]]] = {
     "noise": _noised,
     "neighbours": _neighboured,
     "mix": _mixed,
-    "masked": _masked,
 }

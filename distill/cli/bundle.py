@@ -15,6 +15,8 @@ Add = Callable[[str, Callable[[argparse.Namespace], Any], str], argparse.Argumen
 class UsageError(Exception):
     """A command that cannot be carried out as given."""
 
+    exit_code = 2
+
 
 def _classifier(options: argparse.Namespace) -> Any:
     from export.runtime.classifier import Classifier

@@ -18,18 +18,6 @@ from typing import Any, NoReturn
 
 from distill.cli.bundle import UsageError, add_bundle_commands, predict
 
-# What a user can mend, by name: naming the classes here would import every room for `--help`.
-MENDABLE = {
-    "RecipeError",
-    "DataError",
-    "EncoderError",
-    "TrainingError",
-    "BundleError",
-    "ReportError",
-    "TargetError",
-    "UsageError",
-    "ServingError",
-}
 # The extra that brings a package; every other one comes with `train`.
 EXTRAS = {
     **dict.fromkeys(("onnx", "optimum"), "onnx"),
@@ -63,16 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("stopped (the same command goes on from the last checkpoint)")
         return 130
     except Exception as error:
-        kind = type(error).__name__
-        if kind == "GateError":
-            _complain(str(error))
-            return 1
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _complain(f"{error.filename or 'disk'}: is full (free space and run again; nothing is lost)")
         elif "No space left on device" in str(error):  # as safetensors and pyarrow say it
             _complain(f"disk is full: {error} (free space and run again; nothing is lost)")
-        elif kind in MENDABLE:
+        elif code := getattr(error, "exit_code", None):  # as every error of ours that a user can act on has
             _complain(str(error))
+            return int(code)
         elif isinstance(error, OSError) and error.strerror:
             _complain(f"{error.filename or 'file'}: {error.strerror} (check the path and its permissions)")
         else:
@@ -122,7 +107,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any] | None:
         recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, allow])
     from distill.pipeline import STAGES, run_recipe
 
-    order = [*STAGES]
+    order = [stage.name for stage in STAGES]
     for stage in (options.first, options.last):
         if stage is not None and stage not in order:
             raise UsageError(f"no stage {stage!r} (stages: {', '.join(order)})")

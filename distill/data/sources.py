@@ -37,6 +37,8 @@ csv.field_size_limit(2**31 - 1)  # by default 128 KiB, less than `max_text_bytes
 class DataError(Exception):
     """Faults in the data, one a line: `where: what is wrong, what was expected (what to do)`."""
 
+    exit_code = 2
+
 
 class Row(NamedTuple):
     """A row and where it stands: the line of the file, or "row N" where there are no lines."""

@@ -6,7 +6,6 @@ a transfer set of millions of texts costs no memory. Batches hold texts of like 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,13 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(self, rows: Array) -> tuple[Array, Array]:
-        """Ids and mask of the rows, both int64 `[rows, longest]`, padded on the right."""
+    def batch(self, rows: Array) -> dict[str, Array]:
+        """The `input_ids` and `attention_mask` of rows, int64 `[rows, longest]`, padded on the right."""
         reach = np.arange(int(self.lengths[rows].max()))
         inside = reach < self.lengths[rows][:, None]
         where = self.offsets[rows][:, None] + reach
         ids = np.where(inside, self.ids[np.minimum(where, len(self.ids) - 1)], self.pad)
-        return ids.astype(np.int64), inside.astype(np.int64)
+        return {"input_ids": ids.astype(np.int64), "attention_mask": inside.astype(np.int64)}
 
 
 class TextTokenizer:
@@ -95,9 +94,7 @@ def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
         yield some
 
 
-def shuffled_batches(
-    lengths: Array, size: int, seed: int, epoch: int, only: Array | None = None
-) -> list[Array]:
+def shuffled_batches(lengths: Array, size: int, seed: int, epoch: int) -> list[Array]:
     """An epoch's batches of row numbers, each of like lengths, in an order that (seed, epoch) fixes.
 
     Rows are shuffled, sorted by length within pools of 50 batches, and the batches shuffled: padding
@@ -108,21 +105,15 @@ def shuffled_batches(
         size: Rows a batch.
         seed: Of the order.
         epoch: Likewise.
-        only: The rows to read, some at least; they are shuffled and read over and over, until there are
-            as many batches as all rows make. By default all rows, once.
     """
     random = np.random.default_rng([seed, epoch])
-    wanted = np.arange(len(lengths)) if only is None else only
-    count, found = math.ceil(len(lengths) / size), list[Array]()
-    while len(found) < count:
-        rows = wanted[random.permutation(len(wanted))]
-        batches = []
-        for start in range(0, len(rows), 50 * size):
-            pool = rows[start : start + 50 * size]
-            pool = pool[np.argsort(lengths[pool], kind="stable")]
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        found += [batches[i] for i in random.permutation(len(batches))]
-    return found[:count]
+    rows = random.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(rows), 50 * size):
+        pool = rows[start : start + 50 * size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+    return [batches[i] for i in random.permutation(len(batches))]
 
 
 def length_sorted_batches(lengths: Array, tokens: int) -> list[Array]:

@@ -17,11 +17,9 @@ def weights_named(recipe: Job) -> dict[str, list[str]]:
         EncoderError: One is not there, not whole, or not as pinned.
     """
     networks = recipe.teacher.networks if isinstance(recipe, Recipe) else ()
-    named = {"teacher": [_network_identity(folder) for folder in networks], "student": [], "augment": []}
+    named = {"teacher": [_network_identity(folder) for folder in networks], "student": []}
     if not networks:
         named["teacher"].append(identity(recipe.teacher.encoder, recipe.teacher.sha256))
-    if recipe.augment.masked and recipe.augment.masked_lm:
-        named["augment"].append(identity(recipe.augment.masked_lm, recipe.augment.masked_sha256))
     if isinstance(recipe, Recipe):
         encoder, start = recipe.student.encoder, recipe.student.start
         if encoder:
@@ -48,12 +46,11 @@ def usual_start(recipe: Recipe) -> str:
         EncoderError: The teacher is not there, not whole, or not as pinned.
     """
     student, teacher, shape = recipe.student, recipe.teacher, shape_of(recipe.student)
-    if teacher.networks or student.architecture == "distilbert":
+    if teacher.networks:
         return "teacher"
     weights = weights_sha256(teacher.encoder, teacher.sha256)
     if weights is None:
-        fresh = student.layers or student.architecture or student.embeddings == "factorized"
-        return "teacher" if fresh else shape.miniature
+        return "teacher" if student.layers else shape.miniature
     return str(shipped_start(shape, weights) or "teacher")
 
 

@@ -1,92 +1,102 @@
-"""A teacher that is one network or several: networks of earlier runs, taken as they are.
+"""Networks as a teacher: one, or the mean of several.
 
-One is a teacher assistant (Mirzadeh et al. 2020, arXiv:1902.03393): a student of middle size that teaches a
-smaller one. Several are an ensemble, whose logits are the mean of its members': the geometric mean of what
-they predict (Hinton et al. 2015, arXiv:1503.02531, section 2).
+One network of an earlier run is a teacher assistant (Mirzadeh et al. 2020, arXiv:1902.03393): a student of
+medium size that teaches a smaller one. Several form an ensemble, whose logits are the mean of its members'
+logits, that is the geometric mean of their predictions (Hinton et al. 2015, arXiv:1503.02531, section 2).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
 
-from distill.data.tokens import Array, TextTokenizer
-from distill.heads import Head
-from distill.models.classifier import Network, load_network, save_network
+from distill.heads import Head, columns
+from distill.models.base import Array, TextClassifier, TextEncoder, load_classifier, save_classifier
 from distill.models.predict import predict_logits
 from distill.recipe.data_section import RecipeError
 from teachers.checkpoints import file_sha256
 
 
-class Member(NamedTuple):
-    """A network that teaches, its tokenizer, and how it reads."""
+class NetworkTeacher:
+    """The networks of a stage `fit_teacher` as a teacher (`teachers.base.Teacher`).
 
-    network: Network
-    tokenizer: Any
-    encode: TextTokenizer
+    Attributes:
+        digest: Of the weights, heads and settings of the networks, and of `max_length`.
+        labels: The labels of each head.
+        encoders: What encodes texts for each network.
+    """
+
+    def __init__(self, folder: Path, max_length: int, accelerator: Accelerator) -> None:
+        """Load the networks that `fit_teacher` or `adopt` saved in a folder.
+
+        Args:
+            folder: Of the stage.
+            max_length: Tokens read of a text; a network of fewer positions reads fewer.
+            accelerator: The device and precision to compute with.
+        """
+        self.accelerator = accelerator
+        self.networks: list[TextClassifier] = []
+        self.encoders: list[TextEncoder] = []
+        for member in _folders(folder):
+            network, tokenizer = load_classifier(member)
+            self.networks.append(network)
+            self.encoders.append(network.text_encoder(tokenizer, max_length))
+        self.digest = teacher_digest(folder, max_length)
+        self.labels: Mapping[str, tuple[str, ...]] = {h.name: h.labels for h in self.networks[0].heads}
+
+    def logits(self, texts: Sequence[str]) -> dict[str, Array]:
+        """The mean of the networks' logits of each head, float32 `[texts, labels]`."""
+        pairs = zip(self.networks, self.encoders, strict=True)
+        found = [predict_logits(network, encode(texts), self.accelerator) for network, encode in pairs]
+        mean = np.mean(found, axis=0)
+        return {head.name: mean[:, part] for head, part in columns(self.networks[0].heads)}
+
+
+def teacher_digest(folder: Path, max_length: int) -> str:
+    """The identity of the `NetworkTeacher` in a folder, without loading it."""
+    files = [member / name for member in _folders(folder) for name in ("model.safetensors", "heads.json")]
+    weights = hashlib.sha256("/".join(map(file_sha256, files)).encode()).hexdigest()
+    return hashlib.sha256(f"{weights}/{max_length}".encode()).hexdigest()
 
 
 def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
-    """Save the networks of other runs' stages as the teacher of this one.
+    """Save the networks of other runs' stages as the teacher of this run.
 
     Args:
         folders: Of networks, `RUN/stages/fit_teacher` or `RUN/stages/fit_student`.
-        heads: Of this run's data, which must be theirs.
-        stage: Folder to save into.
+        heads: The heads of this run's data, which must be theirs.
+        stage: The folder to save into.
 
     Raises:
-        RecipeError: One answers other questions than the data ask.
+        RecipeError: A network has other heads or labels than the data.
     """
-    asked = [(head.name, head.kind, head.labels) for head in heads]
+    wanted = [(head.name, head.kind, head.labels) for head in heads]
     for number, folder in enumerate(folders):
-        network, tokenizer = load_network(Path(folder))
-        for head, wanted in zip(network.heads, asked, strict=False):
-            if (head.name, head.kind, head.labels) != wanted:
-                if (head.name, head.kind, set(head.labels)) == (*wanted[:2], set(wanted[2])):
-                    raise RecipeError(
-                        f"teacher.networks: {folder}: its head {head.name!r} has the labels in another order "
-                        f"(set heads.{head.name}.labels: [{', '.join(head.labels)}])"
-                    )
+        network, tokenizer = load_classifier(Path(folder))
+        for head, (name, kind, labels) in zip(network.heads, wanted, strict=False):
+            if (head.name, head.kind, head.labels) == (name, kind, labels):
+                continue
+            if (head.name, head.kind, set(head.labels)) == (name, kind, set(labels)):
                 raise RecipeError(
-                    f"teacher.networks: {folder}: its head {head.name!r} has {len(head.labels)} labels, "
-                    f"expected {wanted[0]!r} with {len(wanted[2])} in the data's order (run both on "
-                    "the same data)"
+                    f"teacher.networks: {folder}: head {head.name!r} has its labels in another order "
+                    f"(set heads.{head.name}.labels: [{', '.join(head.labels)}])"
                 )
-        if len(network.heads) != len(asked):
             raise RecipeError(
-                f"teacher.networks: {folder}: has {len(network.heads)} heads, the data {len(asked)} "
+                f"teacher.networks: {folder}: head {head.name!r} has {len(head.labels)} labels, expected "
+                f"{name!r} with {len(labels)} in the order of the data (run both on the same data)"
+            )
+        if len(network.heads) != len(wanted):
+            raise RecipeError(
+                f"teacher.networks: {folder}: has {len(network.heads)} heads, expected {len(wanted)} "
                 "(run both on the same heads)"
             )
         place = stage if number == 0 else stage / f"member-{number + 1}"
         place.mkdir(exist_ok=True)
-        save_network(network, tokenizer, place)
-
-
-def load_members(stage: Path, max_length: int) -> list[Member]:
-    """The networks of a stage `fit_teacher`, the one that students may start from first."""
-    members = []
-    for folder in _folders(stage):
-        network, tokenizer = load_network(folder)
-        members.append(Member(network, tokenizer, TextTokenizer(tokenizer, network.reads(max_length))))
-    return members
-
-
-def mean_logits(members: Sequence[Member], texts: Sequence[str], accelerator: Accelerator) -> Array:
-    """The mean of the members' logits, float32 `[texts, sum of labels]`."""
-    every = [predict_logits(m.network, m.encode(texts), accelerator) for m in members]
-    mean: Array = np.mean(every, axis=0)
-    return mean
-
-
-def members_digest(stage: Path) -> str:
-    """What tells a stage's networks from others: their weights, and their heads and pooling."""
-    files = [folder / name for folder in _folders(stage) for name in ("model.safetensors", "heads.json")]
-    return hashlib.sha256("/".join(map(file_sha256, files)).encode()).hexdigest()
+        save_classifier(network, tokenizer, place)
 
 
 def _folders(stage: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 class RecipeError(Exception):
     """Faults in a recipe, one a line: `file: key: what is wrong, got VALUE (what to do)`."""
 
+    exit_code = 2
+
 
 class Part(BaseModel):
     """A section of the recipe: frozen, and an unknown key is an error."""
@@ -112,19 +114,9 @@ class Augment(Part):
     noise: float = Field(1.0, ge=0)
     neighbours: float = Field(1.0, ge=0)
     mix: float = Field(0.5, ge=0)
-    masked: float = Field(0.0, ge=0)
-    until: float = Field(1.0, gt=0, le=1)  # share of the student's epochs that read copies, the first ones
-    # of copies and unlabelled texts, what the student reads; see `selection`
-    keep: float = Field(1.0, gt=0, le=1)  # share that the teacher is surest of
-    balance: bool = False  # no class over twice the median, as the first single_label head has them
     # of neighbours
     near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
     nearest: int = Field(15, gt=0)  # near words a word
-    # of masked
-    masked_lm: str | None = None  # masked-language model: hub id[@revision] | folder | package:NAME
-    masked_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
-    masked_words: float = Field(0.15, gt=0, le=1)  # share of words it replaces, one at least
-    masked_top: int = Field(15, gt=0)  # its best predictions a word, drawn from evenly
     # of noise; shares of words
     mask: float = Field(0.1, ge=0, le=1)  # word becomes the tokenizer's mask token
     drop: float = Field(0.05, ge=0, le=1)  # word is left out
@@ -135,8 +127,6 @@ class Augment(Part):
     def _shares(self) -> Augment:
         if self.mask + self.drop + self.replace > 1:
             raise ValueError("`mask`, `drop` and `replace` are shares of the same words: at most 1 in all")
-        if self.masked and not self.masked_lm:
-            raise ValueError("`masked` needs a masked-language model (name one as `masked_lm`)")
         return self
 
 
@@ -146,14 +136,6 @@ class GentleAugment(Augment):
     copies: int | None = Field(1, ge=0)
     noise: float = Field(0.0, ge=0)
     mix: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _no_confidence(self) -> GentleAugment:
-        if self.keep < 1 or self.balance:
-            raise ValueError(
-                "`keep` and `balance` go by a confidence that embeddings have not (leave them out)"
-            )
-        return self
 
 
 def digest_of(value: Any) -> str:

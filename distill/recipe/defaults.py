@@ -19,7 +19,6 @@ READ_TOKENS = 36_000_000  # by the student in all its epochs
 START_TOKENS = 300_000_000  # read by a general start, which is learnt once for many jobs
 MOST_COPIES, MOST_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
-MOST_RELATION_HEADS, LEAST_RELATION_WIDTH = 48, 8
 
 
 def max_length(lengths: NDArray[np.int64]) -> int:
@@ -75,15 +74,6 @@ def start_epochs(tokens: int) -> int:
 def matched_layers(student: int, teacher: int) -> tuple[int, ...]:
     """The teacher's layer for each of the student's, from 1: evenly spaced, the last for the last."""
     return tuple(max(1, round(i * teacher / student)) for i in range(1, student + 1))
-
-
-def relation_heads(student: int, teacher: int) -> int:
-    """Relation heads for two widths: the most that divide both, 48 at most and each 8 wide at least.
-
-    48 is what MiniLMv2 takes for teachers of BERT-base's width (arXiv:2012.15828).
-    """
-    most = max(1, min(MOST_RELATION_HEADS, min(student, teacher) // LEAST_RELATION_WIDTH))
-    return max(n for n in range(1, most + 1) if student % n == teacher % n == 0)
 
 
 def distillation_loss(kind: str, labels: int) -> Literal["kl", "standardized"]:

@@ -33,13 +33,10 @@ class Training(Part):
     accumulate: int = Field(1, gt=0)  # batches a step
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
-    schedule: Literal["linear", "cosine"] = "linear"
     clip: float = Field(1.0, gt=0)  # largest gradient norm
     metric: str | None = None  # HEAD.METRIC that picks the epoch; by default the mean
     patience: int | None = Field(None, gt=0)  # epochs without a better metric before stopping
     checkpoint_every: int = Field(500, gt=0)  # steps
-    # decay of a moving average of the weights, which is what is kept; None: the weights of the last step
-    ema: float | None = Field(None, gt=0, lt=1)
     # what learns: encoder, heads, or names of heads
     train: tuple[str, ...] = Field(("encoder", "heads"), min_length=1)
 
@@ -100,13 +97,9 @@ class Student(Small):
     """The model small enough to serve."""
 
     encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
-    architecture: Literal["bert", "distilbert"] | None = None  # of a fresh encoder; default bert
     # checkpoint | general start | teacher | random; by default the shipped general start for the teacher it
     # was taught by, the BERT miniature of `size` for one from the hub, and `teacher` for any other
     start: str | None = None
-    # how the word embeddings learn: each row by itself, or all as one projection of the teacher's;
-    # default: factorized where they start from those of a wider teacher
-    embeddings: Literal["factorized", "free"] | None = None
     # word pieces: so many that the transfer set needs most; by default full, all of the start's
     vocabulary: Literal["full"] | Annotated[int, Field(ge=1)] | None = None
 
@@ -123,10 +116,6 @@ class Student(Small):
             if self.encoder and getattr(self, name) is not None:
                 what = "start" if name == "start" else "shape"
                 raise ValueError(f"`encoder` and `{name}` both give the {what}; keep one")
-        if self.architecture and (self.encoder or self.start not in (None, "teacher", "random")):
-            raise ValueError("`architecture` is of a fresh encoder; a checkpoint brings its own")
-        if self.embeddings == "factorized" and (self.encoder or self.start == "random"):
-            raise ValueError("`embeddings: factorized` projects the teacher's: it needs `start: teacher`")
         return self
 
 
@@ -134,10 +123,9 @@ class Distillation(Part):
     """`(1 - soft_weight) * hard + soft_weight * distillation` for each head."""
 
     # loss and temperature as `defaults` finds for each head; equations and sources in `losses`
-    loss: Literal["kl", "mse", "dkd", "standardized"] | None = None
+    loss: Literal["kl", "mse", "standardized"] | None = None
     temperature: float | None = Field(None, gt=0)
     soft_weight: float = Field(0.9, ge=0, le=1)
-    beta: float = Field(8.0, gt=0)  # of dkd: weight of what the teacher says of the labels it did not choose
 
 
 class Match(Part):
@@ -145,17 +133,8 @@ class Match(Part):
 
     # equations and sources in `matching`
     hidden: float = Field(0.0, ge=0)  # each layer's output, through a learnt projection
-    embeddings: float = Field(0.0, ge=0)  # the embeddings layer's output, likewise
-    relations: float = Field(0.0, ge=0)  # among queries, keys and values of the last layer
     # the teacher's layer for each of the student's, from 1; by default evenly spaced, the last for the last
     layers: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    relation_heads: int | None = Field(None, gt=0)  # by default as `defaults` finds from the widths
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The losses that count, with their weights."""
-        weights = {"hidden": self.hidden, "embeddings": self.embeddings, "relations": self.relations}
-        return {part: weight for part, weight in weights.items() if weight}
 
 
 class Export(Part):
@@ -164,7 +143,6 @@ class Export(Part):
     quantize: Literal["int8", "none"] = "int8"
     # tokens the student reads, in training and in service; by default as many as its teacher
     max_length: int | None = Field(None, gt=2)
-    opset: int = Field(17, ge=14, le=18)  # readers of a bundle stop at 18
 
 
 class Gates(Part):
@@ -235,9 +213,9 @@ class Recipe(Job):
 
     @model_validator(mode="after")
     def _encoder_learns(self) -> Recipe:
-        if self.match.weights and "encoder" not in self.student.train:
+        if self.match.hidden and "encoder" not in self.student.train:
             raise ValueError("match: shapes the student's encoder, which is frozen (add it to student.train)")
-        if self.match.weights and isinstance(self.student.vocabulary, int):
+        if self.match.hidden and isinstance(self.student.vocabulary, int):
             raise ValueError(
                 "match: student and teacher must read the same tokens (leave out it or student.vocabulary)"
             )
@@ -258,8 +236,6 @@ class Recipe(Job):
         for name in self.gates.allow:
             if name not in self.heads:
                 raise ValueError(f"gates.allow: no head {name!r}{near(name, self.heads)}")
-        if self.augment.balance and all(head.kind != "single_label" for head in self.heads.values()):
-            raise ValueError("augment.balance: needs a single_label head, whose classes it balances")
         return self
 
     def digest(self) -> str:

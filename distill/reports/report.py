@@ -33,6 +33,8 @@ td.first { font-weight: 600 } .bar { background: #eaeef2; border-radius: 3px; he
 class ReportError(Exception):
     """A folder that no report can be made of."""
 
+    exit_code = 2
+
 
 def write_report(folder: Path) -> dict[str, Any]:
     """Write report.json and report.html of the finished run in a folder; returns the report.
@@ -45,18 +47,18 @@ def write_report(folder: Path) -> dict[str, Any]:
     needed = ("prepare", "fit_student", "export", "check", "bundle")
     if not all(name in stages for name in needed):
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
-    figures = {name: stage["figures"] for name, stage in stages.items()}
+    metrics = {name: stage["metrics"] for name, stage in stages.items()}
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     report = {
         "name": recipe["name"],
         "seed": recipe["seed"],
-        "rows": figures["prepare"]["rows"],
-        "heads": figures["check"]["quality"],
-        "parity": figures["check"]["parity"],
-        "artefact": {**figures["export"], "parameters": figures["fit_student"]["parameters"]},
-        "latency_ms": figures["bundle"]["latency_ms"],
-        "throughput": figures["bundle"]["throughput"],
-        "throughput_threads": figures["bundle"].get("threads"),  # no record of before has it
+        "rows": metrics["prepare"]["rows"],
+        "heads": metrics["check"]["quality"],
+        "parity": metrics["check"]["parity"],
+        "artefact": {**metrics["export"], "parameters": metrics["fit_student"]["parameters"]},
+        "latency_ms": metrics["bundle"]["latency_ms"],
+        "throughput": metrics["bundle"]["throughput"],
+        "throughput_threads": metrics["bundle"].get("threads"),  # no record of before has it
         "stages": {
             name: {key: stage[key] for key in ("seconds", "peak_rss_bytes", "device")}
             for name, stage in stages.items()

@@ -1,7 +1,6 @@
 """The stage check: every form of the classifier measured on test, and refused where it fails a gate.
 
-The bundle is made before it is checked, so that what the gates see is what users load: the same files read
-by the same runtime.
+The candidate bundle is checked as users load it: the same files, read by the same runtime.
 """
 
 from __future__ import annotations
@@ -12,100 +11,101 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.dataset import hard_labels, load_heads, load_split
-from distill.data.tokens import Array
 from distill.evaluation import metrics
 from distill.evaluation.calibration import Calibration
-from distill.heads import Head, columns
+from distill.heads import Head
+from distill.models.base import Array
+from distill.recipe.schema import Recipe
 from distill.run import Run
-from distill.stages.calibrate import calibrations
-from distill.stages.fit_student import student_logits
-from distill.stages.fit_teacher import teacher_logits
+from distill.stages import artifacts
 from export.bundle.files import read_bundle
 from export.graph.gates import Toll, check_int8, check_parity
 from export.runtime.classifier import Classifier
 
-SHIPPED = ("validation", "test")
+SPLITS = ("validation", "test")
+Logits = Mapping[str, Array]  # of each head, [texts, labels]
 
 
-def check(run: Run, folder: Path) -> dict[str, Any]:
+def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Measure every form of the classifier on test, and refuse what fails a gate."""
-    heads = load_heads(run.stage("prepare"))
-    candidate = run.stage("export") / "candidate"
-    variants = read_bundle(candidate).variants
+    variants = read_bundle(artifacts.candidate(run)).variants
     parity, logits = {}, {}
-    for split in SHIPPED:
-        logits[split] = {"teacher": teacher_logits(run, split), "student": student_logits(run, split)}
-        served, parity[split] = _served(run, heads, split, logits[split]["student"], variants)
-        logits[split] |= served
-    labels = {s: hard_labels(load_split(run.stage("prepare"), s), heads) for s in SHIPPED}
-    student = calibrations(run, "student")
-    allowed: dict[str, list[str]] = {}
-    if "int8" in variants:
-        both = {
-            variant: np.concatenate([logits[s][variant] for s in SHIPPED]) for variant in ("fp32", "int8")
+    for split in SPLITS:
+        forms: dict[str, Logits] = {
+            "teacher": artifacts.teacher_logits(run, split),
+            "student": artifacts.student_logits(run, split),
         }
-        tolls = {
-            head.name: _toll(
-                head,
-                both["fp32"][:, part],
-                both["int8"][:, part],
-                np.concatenate([labels[s][head.name] for s in SHIPPED]),
-                student[head.name],
-            )
-            for head, part in columns(heads)
-        }
-        gates = run.recipe.gates
-        allowed = check_int8(
-            tolls,
-            texts=len(both["fp32"]),
-            drop=gates.int8_drop,
-            changed=gates.int8_changed,
-            log_loss=gates.int8_log_loss,
-            allow=gates.allow,
-        )
-        for name, faults in allowed.items():
-            run.say("\n".join(f"int8: head {name!r} {fault}: allowed" for fault in faults))
-    fitted = dict.fromkeys(logits["test"], student) | {"teacher": calibrations(run, "teacher")}
+        served, parity[split] = _served(run, split, forms["student"], variants)
+        logits[split] = forms | served
+    labels = {split: artifacts.labels(run, split) for split in SPLITS}
+    student = artifacts.calibrations(run, "student")
+    calibrations = dict.fromkeys(logits["test"], student) | {
+        "teacher": artifacts.calibrations(run, "teacher")
+    }
     return {
         "parity": parity["test"],
-        "allowed": allowed,
+        "allowed": _check_int8(run, logits, labels, student) if "int8" in variants else {},
         "quality": {
             head.name: _against_teacher(
                 head,
-                {form: found[:, part] for form, found in logits["test"].items()},
+                {form: found[head.name] for form, found in logits["test"].items() if head.name in found},
                 labels["test"][head.name],
-                {form: calibrations[head.name] for form, calibrations in fitted.items()},
+                {form: found[head.name] for form, found in calibrations.items() if head.name in found},
             )
-            for head, part in columns(heads)
+            for head in artifacts.heads(run)
         },
     }
 
 
 def _served(
-    run: Run, heads: tuple[Head, ...], split: str, student: Array, variants: Iterable[str]
-) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Logits of each variant as the runtime computes them, and the parity of fp32 with the student."""
-    candidate, tolerance = run.stage("export") / "candidate", run.recipe.gates.parity
-    texts = list(load_split(run.stage("prepare"), split)["text"])
-    reference = {head.name: student[:, part] for head, part in columns(heads)}
+    run: Run[Recipe], split: str, student: Logits, variants: Iterable[str]
+) -> tuple[dict[str, Logits], dict[str, Any]]:
+    """The logits of each variant as the runtime computes them, and the parity of fp32 with the student."""
+    tolerance, texts = run.recipe.gates.parity, artifacts.texts(run, split)
     parity: dict[str, Any] = {}
-    logits = {}
+    logits: dict[str, Logits] = {}
     for variant in variants:
-        classifier = Classifier.load(candidate, variant=variant)
-        found = classifier.logits(texts)
-        logits[variant] = np.concatenate(list(found.values()), -1)
+        classifier = Classifier.load(artifacts.candidate(run), variant=variant)
+        found = logits[variant] = classifier.logits(texts)
         if variant == "fp32":
-            parity = check_parity(reference, found, tolerance, f"fp32 on {split}")
+            parity = check_parity(student, found, tolerance, f"fp32 on {split}")
             alone = _spread_of_lengths(texts)
             single = [classifier.logits([texts[i]]) for i in alone]
             check_parity(
-                {h: v[alone] for h, v in reference.items()},
-                {h: np.concatenate([s[h] for s in single]) for h in found},
+                {head: expected[alone] for head, expected in student.items()},
+                {head: np.concatenate([one[head] for one in single]) for head in found},
                 tolerance,
                 f"fp32 on {split}, one text a batch",
             )
     return logits, parity
+
+
+def _check_int8(
+    run: Run[Recipe],
+    logits: Mapping[str, Mapping[str, Logits]],
+    labels: Mapping[str, Mapping[str, Array]],
+    calibrations: Mapping[str, Calibration],
+) -> dict[str, list[str]]:
+    """What int8 changes beyond the gates on heads that the recipe allows; raises for any other head."""
+    degradations = {}
+    for head in artifacts.heads(run):
+        fp32, int8 = (
+            np.concatenate([logits[split][form][head.name] for split in SPLITS]) for form in ("fp32", "int8")
+        )
+        known = np.concatenate([labels[split][head.name] for split in SPLITS])
+        degradations[head.name] = _int8_degradation(head, fp32, int8, known, calibrations[head.name])
+    gates = run.recipe.gates
+    allowed = check_int8(
+        degradations,
+        texts=len(fp32),
+        drop=gates.int8_drop,
+        changed=gates.int8_changed,
+        log_loss=gates.int8_log_loss,
+        allow=gates.allow,
+    )
+    for name, excesses in allowed.items():
+        run.info("\n".join(f"int8: head {name!r} {excess}: allowed" for excess in excesses))
+    return allowed
 
 
 def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> dict[str, float]:
@@ -113,39 +113,46 @@ def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> d
     return metrics.quality(head, logits, labels, temperature=fitted.temperature, thresholds=fitted.thresholds)
 
 
-def _toll(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> Toll:
-    """What int8 costs a head, judged as users get it: calibrated, over its thresholds."""
+def _int8_degradation(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> Toll:
+    """What int8 changes of a head, measured as users get it: calibrated, over its thresholds."""
     before, after = (_quality(head, logits, labels, fitted) for logits in (fp32, int8))
-    said = [metrics.decisions(head, x, fitted.thresholds, fitted.temperature) for x in (fp32, int8)]
+    decisions = [metrics.decisions(head, x, fitted.thresholds, fitted.temperature) for x in (fp32, int8)]
     return Toll(
         head.first_metric,
         before[head.first_metric],
         after[head.first_metric],
-        float(np.not_equal(*said).mean()),
+        float(np.not_equal(*decisions).mean()),
         after["log_loss"] - before["log_loss"],
     )
 
 
 def _against_teacher(
-    head: Head, logits: Mapping[str, Array], labels: Array, fitted: Mapping[str, Calibration]
+    head: Head, logits: Logits, labels: Array, fitted: Mapping[str, Calibration]
 ) -> dict[str, Any]:
-    """A head's metrics on test for each form, and how the student stands to its teacher."""
+    """A head's metrics on test for each form, and the student's agreement with its teacher and retention.
+
+    The last two are None where the teacher does not know the head.
+    """
     test: dict[str, Any] = {
-        form: metrics.without_nan(_quality(head, mine, labels, fitted[form])) for form, mine in logits.items()
+        form: metrics.without_nan(_quality(head, found, labels, fitted[form]))
+        for form, found in logits.items()
     }
-    same = np.equal(
-        *(
+    agreement = retention = None
+    if "teacher" in logits:
+        decisions = [
             metrics.decisions(head, logits[side], fitted[side].thresholds, fitted[side].temperature)
             for side in ("teacher", "student")
-        )
-    )
-    teacher, student = (test[side][head.first_metric] for side in ("teacher", "student"))
+        ]
+        same = np.equal(*decisions)
+        agreement = float((same if same.ndim == 1 else same.all(-1)).mean())
+        teacher, student = (test[side][head.first_metric] for side in ("teacher", "student"))
+        retention = student / teacher if teacher else None
     return {
         "kind": head.kind,
         "labels": len(head.labels),
         "test": test,
-        "agreement": float((same if same.ndim == 1 else same.all(-1)).mean()),
-        "retention": student / teacher if teacher else None,
+        "agreement": agreement,
+        "retention": retention,
     }
 
 

@@ -1,4 +1,4 @@
-"""The stage export: the student as ONNX, fp32 and int8, in a bundle that is yet to be checked."""
+"""The stage export: the student as ONNX, fp32 and int8, in a candidate bundle."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from distill.models.classifier import load_network
+from distill.models.base import TextClassifier
+from distill.recipe.schema import Recipe
 from distill.run import Run
-from distill.stages.calibrate import calibrations
+from distill.stages import artifacts
 from export.bundle import manifest as manifests
 from export.bundle.files import write_bundle
 
 
-def export(run: Run, folder: Path) -> dict[str, Any]:
-    """Write the student as ONNX, fp32 and int8, in a bundle that is yet to be checked."""
+def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
+    """Write the student as ONNX, fp32 and int8, in a candidate bundle."""
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
     from export.runtime.doctor import replay_file
 
     settings, student = run.recipe.export, run.stage("fit_student")
-    network, tokenizer = load_network(student)
+    network, tokenizer = artifacts.student(run)
     only = len(network.heads) == 1
     outputs = ["logits" if only else f"logits_{head.name}" for head in network.heads]
     work = folder / "onnx"
     work.mkdir(exist_ok=True)
     tokens = int(tokenizer.model_max_length)
-    to_onnx(network, outputs, work / "model.onnx", positions=tokens, opset=settings.opset)
+    to_onnx(network, outputs, work / "model.onnx", positions=tokens)
     variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
         variants["int8"] = manifests.INT8
-    fitted = calibrations(run, "student")
+    fitted = artifacts.calibrations(run, "student")
     manifest = manifests.Manifest(
         name=run.recipe.name,
         heads=tuple(
@@ -54,8 +55,8 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     return sizes
 
 
-def _config(network: Any) -> str:
-    """config.json as readers of a bundle want it: labels of the only head, and its kind."""
+def _config(network: TextClassifier) -> str:
+    """config.json as other libraries read it: with the labels and kind of a single head."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     config = network.config.to_dict()

@@ -1,41 +1,42 @@
-"""The stages of the teacher: fit_teacher, label. Each is a function (run, its folder) -> figures."""
+"""The stage fit_teacher: a fine-tuned encoder, or the networks of earlier runs, as the teacher."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate.utils import set_seed
 
-from distill.data.dataset import hard_labels, load_heads, load_split
-from distill.data.tokens import Array, TextTokenizer, Tokens, chunks
+from distill.data.tokens import TextTokenizer, chunks
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
-from distill.heads import Head, width
-from distill.models.classifier import Network, saved_heads
-from distill.models.network_teacher import adopt, load_members, mean_logits, members_digest
+from distill.models.base import TextClassifier, load_classifier, save_classifier
+from distill.models.classifier import MultiHeadClassifier
+from distill.models.network_teacher import NetworkTeacher, adopt
 from distill.recipe import defaults
+from distill.recipe.schema import Recipe
 from distill.run import Run
-from distill.stages.selection import select
-from distill.stages.train import MANY_UNKNOWN, finish, labelled, learn
-from distill.stages.transfer_set import transfer_set
+from distill.stages import artifacts
+from distill.stages.train import MANY_UNKNOWN, labelled, seed_of, train, with_defaults
+from distill.training.loop import TrainingJob
 from teachers.encoders import load_encoder
-from teachers.soft_labels import SoftLabels, text_digests
 
-WHOLE = 1_000_000  # tokens: far more than are read of any text
-MANY_CUT = 0.05  # share of texts whose ends are not read
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+UNTRUNCATED = 1_000_000  # tokens, more than any text has
+MANY_TRUNCATED = 0.05  # share of the training texts
 
 
-def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
+def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Fine-tune the teacher on the labelled texts."""
-    settings = run.recipe.teacher
-    heads = load_heads(run.stage("prepare"))
+    settings, heads = run.recipe.teacher, artifacts.heads(run)
     if settings.networks:
-        return _adopted(run, heads, folder)
-    run.seed_everything(settings)
+        return _adopted(run, folder)
+    seed = seed_of(run, settings)
+    set_seed(seed)
     encoder, tokenizer = load_encoder(
         settings.encoder,
         sha256=settings.sha256,
@@ -43,117 +44,70 @@ def fit_teacher(run: Run, folder: Path) -> dict[str, Any]:
         dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,
     )
-    network = Network(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    encode, read = _reader(run, [network], tokenizer)
-    train, validation = (labelled(run, split, heads, encode) for split in ("train", "validation"))
+    network = MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    length = _length(run, [network], tokenizer)
+    encode = network.text_encoder(tokenizer, length["max_length"])
+    training, validation = (labelled(run, split, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
-    figures = learn(
-        run,
-        folder,
-        "teacher",
-        network,
-        train,
-        validation,
+    settings = with_defaults(
         settings,
-        epochs=defaults.teacher_epochs(len(train.tokens), batch),
+        epochs=defaults.teacher_epochs(len(training.texts), batch),
         lr=lr,
         head_lr=defaults.teacher_head_lr(lr),
     )
-    unknown = _unknown(run, encode, validation.tokens)
-    return figures | read | unknown | finish(run, network, tokenizer, folder)
-
-
-def label(run: Run, folder: Path) -> dict[str, Any]:
-    """Write the teacher's logits for validation, test, and the whole transfer set, and what is kept of it."""
-    teachers = load_members(run.stage("fit_teacher"), max_length(run))
-    transfer = transfer_set(run, folder, *teachers[0])
-    soft = open_soft_labels(run)
-    splits = [load_split(run.stage("prepare"), name) for name in ("validation", "test")]
-    total, new = sum(map(len, [*splits, transfer])), 0
-    with run.progress(total, "label", "text") as bar:
-        for texts in itertools.chain(*(chunks(split["text"]) for split in [*splits, transfer])):
-            # a text that a killed run labelled in this chunk's shard is not labelled again
-            digests, places = np.unique(text_digests(texts), return_index=True)
-            wanted = soft.missing(digests)
-            if wanted.any():
-                logits = mean_logits(teachers, [texts[i] for i in places[wanted]], run.accelerator)
-                if run.accelerator.is_main_process:
-                    soft.add(digests[wanted], logits)
-                run.accelerator.wait_for_everyone()
-                soft.refresh()  # what another process wrote
-                new += int(wanted.sum())
-            bar.update(len(texts))
-    figures = {"transfer_texts": len(transfer), "labelled_texts": new}
+    job = TrainingJob("teacher", training, validation, settings, seed, folder / "scratch")
+    metrics = train(run, network, job)
     if run.accelerator.is_main_process:
-        found = (soft.logits(soft.rows(text_digests(texts))) for texts in chunks(transfer["text"]))
-        first = len(load_split(run.stage("prepare"), "train"))
-        figures |= select(folder, run.recipe.augment, teachers[0].network.heads, found, first)
-    return figures
+        save_classifier(network, tokenizer, folder)
+    unknown = _unknown_tokens(run, encode)
+    return metrics | length | unknown | {"parameters": network.parameters_count}
 
 
-def open_soft_labels(run: Run) -> SoftLabels:
-    """The soft labels of the run's teacher: its weights and how many tokens it reads name them."""
-    weights = members_digest(run.stage("fit_teacher"))
-    key = f"{weights}/{max_length(run)}"
-    heads = saved_heads(run.stage("fit_teacher"))
-    name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return SoftLabels(run.folder / "soft_labels" / name, width(heads))
-
-
-def max_length(run: Run) -> int:
-    """The tokens of a text that the run's teacher reads."""
-    return int(run.figures("fit_teacher")["max_length"])
-
-
-def teacher_logits(run: Run, split: str) -> Array:
-    """The teacher's logits of a split, float32 `[texts, sum of labels]`, from its soft labels."""
-    texts = load_split(run.stage("prepare"), split)["text"]
-    soft = open_soft_labels(run)
-    return soft.logits(soft.rows(text_digests(texts))).astype(np.float32)
-
-
-def _adopted(run: Run, heads: tuple[Head, ...], folder: Path) -> dict[str, Any]:
-    """The networks of earlier runs as the teacher, and what they reach together on validation."""
-    teacher = run.recipe.teacher
+def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:
+    """Save the networks of earlier runs as the teacher; their joint metrics on validation."""
+    heads, networks = artifacts.heads(run), run.recipe.teacher.networks
     if run.accelerator.is_main_process:
-        adopt(teacher.networks, heads, folder)
+        adopt(networks, heads, folder)
     run.accelerator.wait_for_everyone()
-    rows = load_split(run.stage("prepare"), "validation")
-    members = load_members(folder, WHOLE)
-    _, read = _reader(run, [member.network for member in members], members[0].tokenizer)
-    members = load_members(folder, read["max_length"])
-    logits = mean_logits(members, rows["text"], run.accelerator)
-    quality = validation_quality(heads, logits, hard_labels(rows, heads))
-    unknown = _unknown(run, members[0].encode, members[0].encode(rows["text"]))
-    return {"networks": len(teacher.networks), "validation": without_nan(quality)} | read | unknown
+    members = [load_classifier(Path(network)) for network in networks]
+    length = _length(run, [network for network, _ in members], members[0][1])
+    teacher = NetworkTeacher(folder, length["max_length"], run.accelerator)
+    logits = teacher.logits(artifacts.texts(run, "validation"))
+    every = np.concatenate([logits[head.name] for head in heads], -1)
+    quality = validation_quality(heads, every, artifacts.labels(run, "validation"))
+    unknown = _unknown_tokens(run, TextTokenizer(members[0][1], length["max_length"]))
+    return {"networks": len(networks), "validation": without_nan(quality)} | length | unknown
 
 
-def _reader(run: Run, networks: Sequence[Network], tokenizer: Any) -> tuple[TextTokenizer, dict[str, Any]]:
-    """What reads texts for a teacher, and what it cuts off; said if it cuts many of the training texts.
+def _length(
+    run: Run[Recipe], networks: Sequence[TextClassifier], tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """The tokens read of a text, and the share of training texts that are truncated; prints a large share.
 
-    Of several networks each reads as far as it has positions; what is recorded is the farthest.
+    Each of several networks reads as many tokens as it has positions; `max_length` is the most.
     """
-    whole, texts = TextTokenizer(tokenizer, WHOLE), load_split(run.stage("prepare"), "train")["text"]
-    lengths = np.concatenate([whole(some).lengths for some in chunks(texts)])
-    asked = run.recipe.teacher.max_length or defaults.max_length(lengths)
-    tokens = max(network.reads(asked) for network in networks)
-    cut, most = float((lengths > tokens).mean()), max(network.reads(WHOLE) for network in networks)
-    if cut > MANY_CUT:
-        more = f"set teacher.max_length, {most} at most, or " if tokens < most < WHOLE else ""
-        run.say(
-            f"teacher: {cut:.0%} of the training texts are longer than the {tokens} tokens that are read of "
-            f"one ({more}split them)"
+    whole = TextTokenizer(tokenizer, UNTRUNCATED)
+    lengths = np.concatenate([whole(some).lengths for some in chunks(artifacts.texts(run, "train"))])
+    wanted = run.recipe.teacher.max_length or defaults.max_length(lengths)
+    tokens = max(network.usable_length(wanted) for network in networks)
+    truncated = float((lengths > tokens).mean())
+    most = max(network.usable_length(UNTRUNCATED) for network in networks)
+    if truncated > MANY_TRUNCATED:
+        more = f"set teacher.max_length, {most} at most, or " if tokens < most < UNTRUNCATED else ""
+        run.info(
+            f"teacher: {truncated:.0%} of the training texts are truncated to {tokens} tokens "
+            f"({more}split them)"
         )
-    return TextTokenizer(tokenizer, tokens), {"max_length": tokens, "cut_texts": cut}
+    return {"max_length": tokens, "truncated_texts": truncated}
 
 
-def _unknown(run: Run, encode: TextTokenizer, tokens: Tokens) -> dict[str, float]:
-    """The share of the validation texts' tokens that the teacher's vocabulary cannot spell; said if large."""
-    share = encode.unknown_share(tokens)
+def _unknown_tokens(run: Run[Recipe], encode: TextTokenizer) -> dict[str, float]:
+    """The share of validation tokens that the teacher's vocabulary does not cover; prints a large share."""
+    share = encode.unknown_share(encode(artifacts.texts(run, "validation")))
     if share > MANY_UNKNOWN:
-        run.say(
-            f"teacher: its vocabulary cannot spell {share:.0%} of the validation texts' tokens (give "
-            "teacher.encoder one of their language)"
+        run.info(
+            f"teacher: its vocabulary does not cover {share:.0%} of the validation texts' tokens (give "
+            "teacher.encoder an encoder of their language)"
         )
     return {"unknown_tokens": share}

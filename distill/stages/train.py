@@ -1,68 +1,105 @@
-"""What the stages that learn have in common: labelled texts as examples, the one call of fit, saving."""
+"""What the stages that train share: examples of labelled texts and of the transfer set, the call of `fit`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill.data.dataset import hard_labels, load_split
-from distill.data.tokens import TextTokenizer
-from distill.heads import Head
-from distill.models.classifier import Network, save_network
-from distill.recipe.schema import Distillation, Training
+import numpy as np
+
+from distill.data.tokens import chunks
+from distill.heads import UNKNOWN, UNLABELLED
+from distill.models.base import Array, TextClassifier, TextEncoder, load_classifier
+from distill.recipe.data_section import RecipeError
+from distill.recipe.schema import Match, Training
 from distill.run import Run
-from distill.training.learner import Matching
-from distill.training.loop import Examples, fit
+from distill.stages import artifacts
+from distill.training.feature_matching import FeatureMatching
+from distill.training.loop import Examples, TrainingJob, fit
+from teachers.soft_labels import text_digests
 
-MANY_UNKNOWN = 0.05  # share of tokens that a vocabulary cannot spell
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
-
-def learn(
-    run: Run,
-    folder: Path,
-    name: str,
-    network: Network,
-    train: Examples,
-    validation: Examples,
-    settings: Training,
-    *,
-    epochs: int,
-    lr: float,
-    head_lr: float | None = None,
-    distillation: Distillation | None = None,
-    matching: Matching | None = None,
-) -> dict[str, Any]:
-    """Fit a network in a stage's folder, epochs and rates where the recipe leaves them open."""
-    found = {
-        "epochs": settings.epochs or epochs,
-        "lr": settings.lr or lr,
-        "head_lr": settings.head_lr or head_lr,
-    }
-    with run.tracked(name):
-        figures = fit(
-            network,
-            train,
-            validation,
-            settings.model_copy(update=found),
-            accelerator=run.accelerator,
-            folder=folder / "scratch",
-            seed=run.seed_of(settings),
-            name=name,
-            distillation=distillation,
-            until=run.recipe.augment.until,
-            matching=matching,
-        )
-    return figures | {"seed": run.seed_of(settings)}
+MANY_UNKNOWN = 0.05  # share of tokens that a vocabulary does not cover
+T = TypeVar("T", bound=Training)
 
 
-def labelled(run: Run, split: str, heads: tuple[Head, ...], encode: TextTokenizer) -> Examples:
+def with_defaults(settings: T, **defaults: Any) -> T:
+    """The settings with these values where the recipe leaves them open."""
+    return settings.model_copy(
+        update={key: value for key, value in defaults.items() if getattr(settings, key) is None}
+    )
+
+
+def seed_of(run: Run[Any], settings: Training) -> int:
+    """The seed of a training: its own, or the recipe's."""
+    return int(run.recipe.seed if settings.seed is None else settings.seed)
+
+
+def labelled(run: Run[Any], split: str, encode: TextEncoder) -> Examples:
     """The labelled texts of a split."""
-    rows = load_split(run.stage("prepare"), split)
-    return Examples(encode(rows["text"]), hard_labels(rows, heads))
+    return Examples(encode(artifacts.texts(run, split)), artifacts.labels(run, split))
 
 
-def finish(run: Run, network: Network, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Save what was learnt."""
-    if run.accelerator.is_main_process:
-        save_network(network, tokenizer, folder)
-    return {"parameters": network.parameters_count}
+def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, folder: Path) -> Examples:
+    """The transfer set: hard labels where there are any, soft labels everywhere.
+
+    Args:
+        run: Whose transfer set and soft labels.
+        hard: The labels of the training texts, which come first in the transfer set.
+        encode: The student's text encoder.
+        folder: Of the stage; token ids and logits are memory-mapped from its `scratch`.
+    """
+    transfer = artifacts.transfer_set(run)
+    every: dict[str, Array] = {}
+    for name, labels in hard.items():
+        shape = (len(transfer), *labels.shape[1:])
+        every[name] = np.full(shape, UNLABELLED if labels.ndim == 1 else UNKNOWN, labels.dtype)
+        every[name][: len(labels)] = labels
+    scratch = folder / "scratch" / f"process-{run.accelerator.process_index}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    texts = encode.to_disk(chunks(transfer["text"]), scratch / "tokens.bin")
+    digests = (text_digests(some) for some in chunks(transfer["text"]))
+    return Examples(texts, every, artifacts.soft_labels(run).to_disk(digests, scratch))
+
+
+def train(
+    run: Run[Any], network: TextClassifier, job: TrainingJob, matching: FeatureMatching | None = None
+) -> dict[str, Any]:
+    """Fit a network with trackers of its own; returns the metrics."""
+    with run.tracked(f"{run.recipe.name}-{job.name}"):
+        metrics = fit(network, job, run.accelerator, matching=matching)
+    return metrics | {"seed": job.seed}
+
+
+def feature_matching(
+    run: Run[Any], network: TextClassifier, tokenizer: PreTrainedTokenizerFast, tokens: int
+) -> FeatureMatching | None:
+    """The feature matching of a student with the run's teacher, None if the recipe asks for none.
+
+    Args:
+        run: Whose teacher, and whose `match` section.
+        network: The student.
+        tokenizer: The student's.
+        tokens: The number of tokens that the student reads of a text.
+
+    Raises:
+        RecipeError: Student and teacher cannot read the same tokens, or the layers do not fit.
+    """
+    match: Match = run.recipe.match
+    if not match.hidden:
+        return None
+    teacher, other = load_classifier(run.stage("fit_teacher"))
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise RecipeError(
+            "match: the student's vocabulary differs from the teacher's, and both must read the same tokens "
+            "(choose a student.encoder or student.start of the teacher's vocabulary, or leave match out)"
+        )
+    if (limit := teacher.usable_length(tokens)) < tokens:
+        raise RecipeError(
+            f"match: the student reads {tokens} tokens of a text, the teacher has {limit} positions, and "
+            f"both must read the same tokens (set export.max_length to {limit} at most, or leave match out)"
+        )
+    return FeatureMatching(network.encoder, teacher.encoder.to(run.accelerator.device), match)

@@ -35,6 +35,8 @@ AGAIN = "(copy or build the bundle again)"
 class BundleError(Exception):
     """What is wrong with which file of a bundle, what was expected, what to do."""
 
+    exit_code = 2
+
 
 class FileRecord(TypedDict):
     """A file's sha256, hexadecimal, and its size in bytes."""

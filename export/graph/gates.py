@@ -20,6 +20,8 @@ ROUNDING = 1e-9  # of subtracting figures: 0.05 - 0.005 comes out above 0.045
 class GateError(Exception):
     """A gate refused: which head, which text, how far."""
 
+    exit_code = 1
+
 
 def check_parity(
     reference: Mapping[str, Array], found: Mapping[str, Array], tolerance: float, what: str = "fp32"

@@ -29,7 +29,7 @@ class _Outputs(nn.Module):
         self.config = network.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        parts = self.network.split(self.network(input_ids, attention_mask))
+        parts = self.network.split(self.network({"input_ids": input_ids, "attention_mask": attention_mask}))
         return dict(zip(self.names, parts.values(), strict=True))
 
 

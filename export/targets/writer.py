@@ -22,6 +22,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 class TargetError(Exception):
     """A bundle that cannot be exported as asked: where, what is wrong, what to do."""
 
+    exit_code = 2
+
 
 def place(folder: Path, write: Callable[[Path], dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
     """Write a folder under a temporary name, mark it as ours, and give it its name.

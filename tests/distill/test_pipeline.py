@@ -1,21 +1,137 @@
-"""What a stage's digest is made of."""
+"""What a stage's result depends on: which setting redoes which stages. Trains nothing."""
 
+from pathlib import Path
 from typing import Any
 
-from distill import pipeline
+import pytest
+
+from distill.pipeline import PRETRAINING_STAGES, STAGES, stage_inputs
 from distill.recipe.load import parse_recipe
+from distill.recipe.schema import Pretraining
+from distill.run import stage_digests
 
-TOY = {"name": "toy", "data": {"train": "train.csv"}, "heads": {"intent": {"column": "intent"}}}
+# a setting, another value of it, and the stages that it redoes: all from the named one on
+REDOES = [
+    ("seed", 1, "prepare"),
+    ("data.text", "body", "prepare"),
+    ("data.max_bad_rows", 0.5, "prepare"),
+    ("data.train", "other.csv", "prepare"),
+    ("heads.intent.weight", 2.0, "prepare"),
+    ("teacher.epochs", 9, "fit_teacher"),
+    ("teacher.max_length", 64, "fit_teacher"),
+    ("precision", "no", "fit_teacher"),
+    ("augment.copies", 3, "label"),
+    ("augment.mask", 0.2, "label"),
+    ("student.lr", 0.5, "fit_student"),
+    ("student.seed", 3, "fit_student"),
+    ("distillation.soft_weight", 0.5, "fit_student"),
+    ("match.hidden", 1.0, "fit_student"),
+    ("export.max_length", 64, "fit_student"),
+    ("export.quantize", "none", "export"),
+    ("gates.int8_drop", 0.1, "check"),
+    ("name", "other", "bundle"),
+    ("data.licence", "MIT", "bundle"),
+    ("device", "cpu", None),
+    ("trackers", [], None),
+]
 
 
-def empty(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and any(empty(inner) for inner in value.values()))
+@pytest.fixture
+def data(tmp_path: Path, tiny_encoder_folder: Any) -> dict[str, Any]:
+    """A recipe of small files."""
+    for name in ("train.csv", "other.csv"):
+        (tmp_path / name).write_text(f"text,body,intent\n{name},b,a\n", "utf-8")
+    for name in ("inbox.txt", "more.txt"):
+        (tmp_path / name).write_text(f"{name}\n", "utf-8")
+    return {
+        "name": "toy",
+        "data": {"root": str(tmp_path), "train": "train.csv", "unlabeled": ["inbox.txt"]},
+        "heads": {"intent": {"column": "intent"}},
+        "teacher": {"encoder": str(tiny_encoder_folder(tmp_path, hidden=32))},
+        "student": {"start": "random"},
+    }
 
 
-def test_what_is_left_open_is_no_input() -> None:
+def with_setting(recipe: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return recipe | {first: with_setting(recipe.get(first, {}), rest, value) if rest else value}
+
+
+def redone(stages: Any, before: Any, after: Any) -> list[str]:
+    digests = [stage_digests(stages, stage_inputs(recipe)) for recipe in (before, after)]
+    return [stage.name for stage in stages if digests[0][stage.name] != digests[1][stage.name]]
+
+
+@pytest.mark.parametrize(("key", "value", "first"), REDOES, ids=[key for key, _, _ in REDOES])
+def test_a_setting_redoes_the_stages_from_the_first_that_depends_on_it(
+    data: dict[str, Any], key: str, value: Any, first: str | None
+) -> None:
+    names = [stage.name for stage in STAGES]
+    expected = names[names.index(first) :] if first else []
+    assert redone(STAGES, parse_recipe(data), parse_recipe(with_setting(data, key, value))) == expected
+
+
+def test_other_unlabelled_texts_leave_the_teacher_done(data: dict[str, Any]) -> None:
+    names = [stage.name for stage in STAGES if stage.name != "fit_teacher"]
+    changed = with_setting(data, "data.unlabeled", ["more.txt"])
+    assert redone(STAGES, parse_recipe(data), parse_recipe(changed)) == names
+
+
+def test_contents_and_weights_are_inputs(data: dict[str, Any], tmp_path: Path) -> None:
+    recipe, names = parse_recipe(data), [stage.name for stage in STAGES]
+    before = stage_digests(STAGES, stage_inputs(recipe))
+
+    def redone_now() -> list[str]:
+        now = stage_digests(STAGES, stage_inputs(recipe))
+        return [name for name in names if now[name] != before[name]]
+
+    weights = tmp_path / "tiny-bert" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert redone_now() == names[1:]
+    (tmp_path / "train.csv").write_text("text,body,intent\nothers,b,a\n", "utf-8")
+    assert redone_now() == names
+
+
+def test_the_order_of_heads_is_an_input(data: dict[str, Any]) -> None:
+    heads = {"intent": {"column": "intent"}, "body": {"column": "body"}}
+    turned = dict(reversed(heads.items()))
+    recipes = [parse_recipe(data | {"heads": some}) for some in (heads, turned)]
+    assert redone(STAGES, *recipes) == [stage.name for stage in STAGES]
+
+
+def test_a_setting_left_open_is_no_input(data: dict[str, Any]) -> None:
     """So an option of a later version, left open, leaves the stages of finished runs done."""
-    left_open = pipeline._settings(parse_recipe(TOY))
-    assert left_open.pop("licence") is None and not empty(left_open)
-    said = pipeline._settings(parse_recipe({**TOY, "student": {"seed": 3}}))
-    assert said["student"] == {**left_open["student"], "seed": 3}
-    assert said["teacher"] == left_open["teacher"]
+
+    def none_in(value: Any) -> bool:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return value is None or any(none_in(item) for item in inner)
+
+    inputs = stage_inputs(parse_recipe(data))
+    assert [name for name, value in inputs.items() if none_in(value)] == ["licence", "max_length"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [
+        ("data.unlabeled", ["more.txt"], "prepare"),
+        ("max_length", 64, "fit_teacher"),
+        ("teacher.pooling", "cls", "fit_teacher"),
+        ("augment.copies", 3, "label"),
+        ("student.epochs", 3, "fit_student"),
+        ("match.hidden", 1.0, "fit_student"),
+        ("name", "other", None),
+    ],
+)
+def test_settings_of_a_pretraining(data: dict[str, Any], key: str, value: Any, first: str | None) -> None:
+    recipe = {key: data[key] for key in ("name", "teacher")}
+    recipe["data"] = {"root": data["data"]["root"], "unlabeled": ["inbox.txt"]}
+    names = [stage.name for stage in PRETRAINING_STAGES]
+    recipes = [Pretraining.model_validate(some) for some in (recipe, with_setting(recipe, key, value))]
+    assert redone(PRETRAINING_STAGES, *recipes) == (names[names.index(first) :] if first else [])
+
+
+def test_stages_come_with_every_setting(data: dict[str, Any]) -> None:
+    """Each section of the recipe is an input of some stage, but for where and how a run is watched."""
+    inputs = set(stage_inputs(parse_recipe(data)))
+    used = {name for stage in STAGES for name in stage.inputs}
+    assert inputs - used == {"device", "trackers", "export"} and used <= inputs

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from distill.recipe.load import parse_recipe
-from distill.recipe.schema import Small
-from distill.run import Run, read_json, versions, write_json, written_whole
+from distill.run import Run, Stage, read_json, stage_digests, versions, write_json, written_whole
 
 RECIPE = parse_recipe(
     {"name": "toy", "seed": 7, "data": {"train": "train.csv"}, "heads": {"intent": {"column": "intent"}}}
@@ -25,7 +24,7 @@ def run(tmp_path: Path, cpu_accelerator: Any) -> Run:
     return Run(RECIPE, tmp_path / "run", cpu_accelerator)
 
 
-def counting(seen: list[list[str]], figure: int = 1, killed: bool = False) -> Work:
+def counting(seen: list[list[str]], metric: int = 1, killed: bool = False) -> Work:
     """A stage that notes the files it finds and leaves one more."""
 
     def work(run: Run, folder: Path) -> dict[str, Any]:
@@ -35,29 +34,29 @@ def counting(seen: list[list[str]], figure: int = 1, killed: bool = False) -> Wo
         (folder / f"part{len(found)}").touch()
         if killed:
             raise Killed
-        return {"figure": figure}
+        return {"metric": metric}
 
     return work
 
 
 def test_a_stage_is_recorded_last(run: Run) -> None:
     seen: list[list[str]] = []
-    run.do("one", "digest-a", counting(seen))
+    run.do(Stage("one", counting(seen), ()), "digest-a")
     assert seen == [["begun.json"]]
     folder = run.stage("one")
     assert folder == run.folder / "stages" / "one"
     record = json.loads((folder / "stage.json").read_text())
     assert (record["stage"], record["digest"], record["seed"]) == ("one", "digest-a", 7)
-    assert record["figures"] == run.figures("one") == {"figure": 1}
+    assert record["metrics"] == run.metrics("one") == {"metric": 1}
     assert record["device"] == "cpu" and record["seconds"] >= 0 and record["peak_rss_bytes"] > 1_000_000
     assert record["versions"] == versions()
 
 
 def test_a_stage_with_the_same_digest_is_skipped(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[list[str]] = []
-    run.do("one", "a", counting(seen))
+    run.do(Stage("one", counting(seen), ()), "a")
     before = (run.stage("one") / "stage.json").read_bytes()
-    run.do("one", "a", counting(seen, figure=2))
+    run.do(Stage("one", counting(seen, metric=2), ()), "a")
     assert len(seen) == 1 and (run.stage("one") / "stage.json").read_bytes() == before
     out = capsys.readouterr()
     assert out.out == "" and "one: done before" in out.err
@@ -65,11 +64,11 @@ def test_a_stage_with_the_same_digest_is_skipped(run: Run, capsys: pytest.Captur
 
 def test_a_stage_whose_inputs_changed_is_begun_anew(run: Run) -> None:
     seen: list[list[str]] = []
-    run.do("one", "a", counting(seen))
-    run.do("one", "b", counting(seen, figure=2))
-    assert seen == [["begun.json"], ["begun.json"]] and run.figures("one") == {"figure": 2}
-    run.do("one", "a", counting(seen, figure=3))
-    assert len(seen) == 3 and run.figures("one") == {"figure": 3}
+    run.do(Stage("one", counting(seen), ()), "a")
+    run.do(Stage("one", counting(seen, metric=2), ()), "b")
+    assert seen == [["begun.json"], ["begun.json"]] and run.metrics("one") == {"metric": 2}
+    run.do(Stage("one", counting(seen, metric=3), ()), "a")
+    assert len(seen) == 3 and run.metrics("one") == {"metric": 3}
 
 
 def test_a_long_stage_that_was_stopped_goes_on_in_its_folder(
@@ -78,28 +77,28 @@ def test_a_long_stage_that_was_stopped_goes_on_in_its_folder(
     seen: list[list[str]] = []
     for _ in range(2):
         with pytest.raises(Killed):
-            run.do("one", "a", counting(seen, killed=True), long=True)
+            run.do(Stage("one", counting(seen, killed=True), (), resumes=True), "a")
     assert not (run.stage("one") / "stage.json").exists()
-    run.do("one", "a", counting(seen), long=True)
+    run.do(Stage("one", counting(seen), (), resumes=True), "a")
     assert seen == [["begun.json"], ["begun.json", "part1"], ["begun.json", "part1", "part2"]]
-    assert "one: goes on where it was stopped" in capsys.readouterr().err
+    assert "one: resumes where it stopped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("digest", "long"), [("b", True), ("a", False)], ids=["other inputs", "short"])
 def test_a_stopped_stage_is_begun_anew_otherwise(run: Run, digest: str, long: bool) -> None:
     seen: list[list[str]] = []
     with pytest.raises(Killed):
-        run.do("one", "a", counting(seen, killed=True), long=long)
-    run.do("one", digest, counting(seen), long=long)
+        run.do(Stage("one", counting(seen, killed=True), (), resumes=long), "a")
+    run.do(Stage("one", counting(seen), (), resumes=long), digest)
     assert seen == [["begun.json"], ["begun.json"]]
 
 
 def test_a_done_stage_stopped_while_begun_anew_is_not_taken_for_done(run: Run) -> None:
     seen: list[list[str]] = []
-    run.do("one", "a", counting(seen))
+    run.do(Stage("one", counting(seen), ()), "a")
     with pytest.raises(Killed):
-        run.do("one", "b", counting(seen, killed=True))
-    run.do("one", "a", counting(seen))
+        run.do(Stage("one", counting(seen, killed=True), ()), "b")
+    run.do(Stage("one", counting(seen), ()), "a")
     assert len(seen) == 3
 
 
@@ -113,19 +112,47 @@ def test_scratch_outlives_a_kill_but_not_the_stage(run: Run) -> None:
         return {}
 
     with pytest.raises(Killed):
-        run.do("one", "a", work, long=True)
+        run.do(Stage("one", work, (), resumes=True), "a")
     assert (run.stage("one") / "scratch").exists()
-    run.do("one", "a", work, long=True)
+    run.do(Stage("one", work, (), resumes=True), "a")
     names = sorted(file.name for file in run.stage("one").iterdir())
     assert names == ["begun.json", "kept", "stage.json"]
 
 
 def test_stages_do_not_touch_each_other(run: Run) -> None:
     seen: list[list[str]] = []
-    run.do("one", "a", counting(seen))
-    run.do("two", "a", counting(seen))
-    run.do("one", "b", counting(seen))
+    run.do(Stage("one", counting(seen), ()), "a")
+    run.do(Stage("two", counting(seen), ()), "a")
+    run.do(Stage("one", counting(seen), ()), "b")
     assert (run.stage("two") / "stage.json").exists() and len(seen) == 3
+
+
+def test_a_stage_without_what_it_leaves_is_done_again(run: Run) -> None:
+    seen: list[list[str]] = []
+    stage = Stage("one", counting(seen), (), leaves="left")
+    run.do(stage, "a")
+    run.do(stage, "a")
+    assert len(seen) == 2
+    (run.folder / "left").touch()
+    run.do(stage, "a")
+    assert len(seen) == 2
+
+
+def test_a_digest_is_of_a_stages_inputs_and_of_the_versions_up_to_it() -> None:
+    def digests(first: int = 1, second: int = 1, **inputs: int) -> dict[str, str]:
+        stages = (
+            Stage("one", counting([]), ("a",), version=first),
+            Stage("two", counting([]), ("a", "b"), version=second),
+        )
+        return stage_digests(stages, {"a": 0, "b": 0} | inputs)
+
+    def redone(**change: int) -> list[str]:
+        before, after = digests(), digests(**change)
+        return [name for name in before if before[name] != after[name]]
+
+    assert redone() == redone(c=1) == []
+    assert redone(a=1) == redone(first=2) == ["one", "two"]
+    assert redone(b=1) == redone(second=2) == ["two"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"digest": "a"'])
@@ -133,18 +160,8 @@ def test_a_record_cut_short_is_none(run: Run, content: str) -> None:
     run.stage("one").mkdir(parents=True)
     (run.stage("one") / "stage.json").write_text(content)
     seen: list[list[str]] = []
-    run.do("one", "a", counting(seen))
-    assert seen == [["begun.json"]] and run.figures("one") == {"figure": 1}
-
-
-def test_seeding_fixes_initial_weights(run: Run) -> None:
-    import torch
-
-    drawn = []
-    for seed in (None, run.recipe.seed, run.recipe.seed + 1):
-        run.seed_everything(Small(seed=seed))
-        drawn.append(torch.randn(3).tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
+    run.do(Stage("one", counting(seen), ()), "a")
+    assert seen == [["begun.json"]] and run.metrics("one") == {"metric": 1}
 
 
 # files

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill.cli.main import main
-from distill.models.classifier import on_device
+from distill.models.base import on_device
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,7 +19,7 @@ pytestmark = [
 def test_the_small_job_on_a_gpu(job, tmp_path, capfd, precision):
     words = ["--set", f"precision={precision}", "--to", "fit_student"]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *words]) == 0
-    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["figures"]
+    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["metrics"]
     assert figures["validation"]["intent.accuracy"] > 0.8
     record = json.loads((tmp_path / "run/stages/fit_student/stage.json").read_text("utf-8"))
     assert record["device"].startswith("cuda") and record["peak_gpu_bytes"] > 0
@@ -27,6 +27,6 @@ def test_the_small_job_on_a_gpu(job, tmp_path, capfd, precision):
 
 def test_a_batch_arrives_whole_while_the_gpu_is_busy():
     torch.cuda._sleep(1_000_000_000)  # cycles: the copies queue behind it
-    arrays = [np.full((64, 128), number) for number in range(50)]
-    moved = [on_device(array, torch.device("cuda")) for array in arrays]
+    arrays = {str(number): np.full((64, 128), number) for number in range(50)}
+    moved = on_device(arrays, torch.device("cuda")).values()
     assert [int(tensor.min()) for tensor in moved] == [int(tensor.max()) for tensor in moved] == [*range(50)]

@@ -1,5 +1,6 @@
 """Runs whose student matches what lies inside its teacher, and a pretraining's."""
 
+import functools
 import json
 import shutil
 
@@ -8,10 +9,10 @@ import yaml
 from safetensors.torch import load_file
 
 from distill.cli.main import main
-from distill.models.classifier import load_network
-from distill.training import loop as training
+from distill.models.base import load_classifier
+from distill.stages import train
 
-MATCH = ["--set", "match.hidden=1", "--set", "match.embeddings=0.5", "--set", "match.relations=1"]
+MATCH = ["--set", "match.hidden=1"]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +35,14 @@ def matched(job, taught):
     run = shutil.copytree(taught, taught.with_name("matched"))
     assert main(["run", str(job), "--out", str(run), *MATCH, "--to", "fit_student"]) == 0
     folder = run / "stages/fit_student"
-    return {"folder": folder, **json.loads((folder / "stage.json").read_text("utf-8"))["figures"]}
+    return {"folder": folder, **json.loads((folder / "stage.json").read_text("utf-8"))["metrics"]}
 
 
 def test_the_student_is_a_network_like_any_other(matched, taught):
     assert min(matched["validation"][f"{h}"] for h in ("intent.accuracy", "flags.micro_f1")) > 0.9
-    network, _ = load_network(matched["folder"])
+    network, _ = load_classifier(matched["folder"])
     assert set(load_file(matched["folder"] / "model.safetensors")) == set(network.state_dict())
-    teacher, _ = load_network(taught / "stages/fit_teacher")
+    teacher, _ = load_classifier(taught / "stages/fit_teacher")
     assert (network.config.hidden_size, teacher.config.hidden_size) == (16, 32)
 
 
@@ -52,20 +53,20 @@ def test_the_teacher_is_taught_and_asked_once(matched, taught):
 
 
 def test_stopped_and_run_again_it_ends_alike(job, matched, copied, monkeypatch, capfd):
-    run, save = copied("run"), training.save_checkpoint
+    run, fit = copied("run"), train.fit
     command = ["run", str(job), "--out", str(run), *MATCH, "--to", "fit_student"]
 
-    def stopped(path, *state):
-        save(path, *state)
-        raise KeyboardInterrupt
+    def stop(event, state):
+        if event == "step" and state.step == 8:  # a checkpoint is written every 7 steps
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", stopped)
+        patch.setattr(train, "fit", functools.partial(fit, hook=stop))
         assert main(command) == 130
     kept = load_file(run / "stages/fit_student/scratch/checkpoint.safetensors")
     assert any("projections" in name for name in kept)
     assert main(command) == 0
-    assert "fit_student: goes on where it was stopped" in capfd.readouterr().err
+    assert "fit_student: resumes where it stopped" in capfd.readouterr().err
     weights = [
         (f / "model.safetensors").read_bytes() for f in (run / "stages/fit_student", matched["folder"])
     ]
@@ -80,14 +81,14 @@ def test_a_start_is_taught_with_it(job, tmp_path, capfd):
         "data": {"unlabeled": [str(job.parent / "train.csv")]},
         "teacher": {"encoder": teacher},
         "student": {"layers": 1, "hidden": 16, "attention_heads": 2, "epochs": 4, "lr": 1e-2},
-        "match": {"hidden": 0.5, "relations": 1, "layers": [1], "relation_heads": 4},
+        "match": {"hidden": 0.5, "layers": [1]},
         "max_length": 32,
         "precision": "no",
         "trackers": [],
     }
     recipe.write_text(yaml.safe_dump(pretraining), "utf-8")
     assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run")]) == 0
-    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["figures"]
+    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["metrics"]
     assert figures["validation"]["mean"] > 0.8
     weights = load_file(tmp_path / "run/start/start.safetensors")
     assert not any("projections" in name for name in weights)
@@ -98,7 +99,6 @@ def test_a_start_is_taught_with_it(job, tmp_path, capfd):
     [
         ("match.layers=[1, 2]", "match.layers: 2 numbers for a student of 1 layers"),
         ("match.layers=[3]", "match.layers: 3, but the teacher has 2 layers"),
-        ("match.relation_heads=5", "match.relation_heads: 5 does not divide both the student's width 16"),
         ("match.layer=[1]", "match.layer: unknown key (did you mean 'layers'?)"),
         ("student.train=[heads]", "match: shapes the student's encoder, which is frozen"),
     ],
@@ -125,5 +125,5 @@ def test_a_student_of_another_vocabulary_is_refused(job, copied, tiny_bert, tiny
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     command = ["run", str(recipe), "--out", str(copied("run")), "--to", "fit_student"]
     assert main([*command, *MATCH]) == 2
-    assert "match: the student's vocabulary is not the teacher's" in capfd.readouterr().err
+    assert "match: the student's vocabulary differs from the teacher's" in capfd.readouterr().err
     assert main(command) == 0  # which matters to nothing else

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 
 from distill.cli.main import main
 from distill.data.dataset import load_split
-from distill.models.network_teacher import load_members, mean_logits
+from distill.models.base import load_classifier
+from distill.models.network_teacher import NetworkTeacher
 from distill.models.predict import predict_logits
 from distill.recipe.load import load_recipe
 from teachers.soft_labels import SoftLabels, text_digests
@@ -36,21 +37,23 @@ def test_an_ensemble_labels_by_the_mean(taught_by, finished, tmp_path, capfd):
         capfd.readouterr()
     )
     record = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))
-    assert record["figures"]["max_length"] == 64  # the student alone has but 32 positions
+    assert record["metrics"]["max_length"] == 64  # the student alone has but 32 positions
     stages = finished["folder"] / "stages"
     texts = load_split(stages / "prepare", "test")["text"]
     alone = []
     for stage in ("fit_teacher", "fit_student"):
-        ((network, _, encode),) = load_members(stages / stage, 32)
+        network, tokenizer = load_classifier(stages / stage)
+        encode = network.text_encoder(tokenizer, 32)
         alone.append(predict_logits(network, encode(texts), Accelerator(cpu=True)))
     (folder,) = (tmp_path / "run/soft_labels").iterdir()
-    soft = SoftLabels(folder, alone[0].shape[1])
-    found = soft.logits(soft.rows(text_digests(texts)))
+    soft = SoftLabels(folder, {"intent": 3, "flags": 2})
+    found = np.concatenate([*soft.logits(soft.rows(text_digests(texts))).values()], -1)
     np.testing.assert_allclose(found, (alone[0] + alone[1]) / 2, atol=2e-2)
-    members = load_members(tmp_path / "run/stages/fit_teacher", 32)
-    assert len(members) == 2
-    np.testing.assert_allclose(mean_logits(members, texts, Accelerator(cpu=True)), found, atol=2e-2)
-    record = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+    teacher = NetworkTeacher(tmp_path / "run/stages/fit_teacher", 32, Accelerator(cpu=True))
+    assert len(teacher.networks) == 2 and list(teacher.labels) == ["intent", "flags"]
+    again = np.concatenate([*teacher.logits(texts).values()], -1)
+    np.testing.assert_allclose(again, found, atol=2e-2)
+    record = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
     assert record["networks"] == 2
     # what a run writes down can be run
     assert load_recipe(tmp_path / "run/recipe.yaml").teacher == load_recipe(recipe).teacher
@@ -86,9 +89,9 @@ ORDER = {"intent": {"column": "intent", "labels": ["thank", "track", "refund"]},
     "stage, heads, settings, message",
     [
         ("prepare", None, [], "prepare holds no network (give RUN/stages/fit_teacher or fit_student)"),
-        ("fit_teacher", FLAGS, [], "its head 'intent' has 3 labels, expected 'flags' with 2"),
-        ("fit_teacher", INTENT, [], "has 2 heads, the data 1 (run both on the same heads)"),
-        ("fit_teacher", ORDER, [], "has the labels in another order (set heads.intent.labels: ["),
+        ("fit_teacher", FLAGS, [], "head 'intent' has 3 labels, expected 'flags' with 2"),
+        ("fit_teacher", INTENT, [], "has 2 heads, expected 1 (run both on the same heads)"),
+        ("fit_teacher", ORDER, [], "has its labels in another order (set heads.intent.labels: ["),
         ("fit_teacher", None, ["--set", "teacher.epochs=3"], "taken as they are; leave out epochs"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from distill.cli.main import main
 from distill.data.dataset import load_split
-from distill.models.classifier import load_network
+from distill.models.base import load_classifier
 from export import Classifier
 
 pytestmark = pytest.mark.exporting
@@ -94,7 +94,7 @@ def test_a_changed_setting_redoes_what_follows_it(job, finished, tmp_path, capfd
     assert [line.split(":")[0] for line in printed.err.splitlines() if "done before" in line] == [
         *("prepare", "fit_teacher", "label")
     ]
-    assert json.loads(printed.out.splitlines()[-1])["figures"]["epochs"] == 1
+    assert json.loads(printed.out.splitlines()[-1])["metrics"]["epochs"] == 1
     weights = run / "stages" / "fit_student" / "model.safetensors"
     before = weights.read_bytes()
     assert main(["run", str(job), "--out", str(run), *change, "--set", "student.seed=1"]) == 0
@@ -207,7 +207,7 @@ def test_the_student_was_factorized_and_is_a_plain_encoder_again(finished):
         names = set(file.keys())
     assert "encoder.embeddings.word_embeddings.weight" in names
     assert not any("projection" in name for name in names)
-    figures = json.loads((folder / "stage.json").read_text("utf-8"))["figures"]
+    figures = json.loads((folder / "stage.json").read_text("utf-8"))["metrics"]
     assert figures["start"] == "teacher: word embeddings, position embeddings"
 
 
@@ -217,13 +217,13 @@ def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd, 
     settings = [f"export.max_length={asked}", "teacher.max_length=6", "teacher.epochs=1", "student.epochs=1"]
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_student"]) == 0
-    teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+    teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
     assert teacher["max_length"] == 6 and 0.05 < teacher["cut_texts"] < 1
     said = f"teacher: {teacher['cut_texts']:.0%} of the training texts are longer than the 6 tokens that are"
     err = capfd.readouterr().err
     assert said in err and "(set teacher.max_length, 64 at most, or split them)" in err
     assert (f"student: reads {reads} tokens of a text, its teacher 6" in err) == (reads != 6)
-    network, tokenizer = load_network(tmp_path / "run/stages/fit_student")
+    network, tokenizer = load_classifier(tmp_path / "run/stages/fit_student")
     assert tokenizer.model_max_length == network.config.max_position_embeddings == reads
 
 
@@ -238,6 +238,6 @@ def test_how_much_is_read_follows_from_the_texts(job, tmp_path, tiny_encoder_fol
         run = tmp_path / str(positions)
         command = ["run", str(job), "--out", str(run), *words, "--set", f"teacher.encoder={encoder}"]
         assert main([*command, "--to", "fit_teacher"]) == 0
-        teacher = json.loads((run / "stages/fit_teacher/stage.json").read_text("utf-8"))["figures"]
+        teacher = json.loads((run / "stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
         assert teacher["max_length"] == reads
         assert (teacher["cut_texts"] > 0.05) == (reads < 256)

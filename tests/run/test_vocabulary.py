@@ -46,7 +46,7 @@ def test_the_bundle_is_smaller_and_still_right(finished, pruned, pieces):
 
 def test_what_was_dropped_is_a_figure(pruned, pieces):
     record = json.loads((pruned / "stages/fit_student/stage.json").read_text("utf-8"))
-    found = record["figures"]["vocabulary"]
+    found = record["metrics"]["vocabulary"]
     assert (found["pieces"], found["of"]) == (pieces[1], pieces[0])
     assert 0 <= found["test_tokens_dropped"] < 0.5 and found["test_tokens_more"] >= 0
     assert 0 < found["used_by_transfer_set"] <= pieces[0]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import DistilBertConfig, DistilBertModel
 
 from students.init_from_teacher import start_from_teacher
 from students.shapes import Shape, build_encoder
 
 VOCABULARY, POSITIONS = 60, 20
 ARCHITECTURES = ("bert", "distilbert")
-pairs = pytest.mark.parametrize(
-    "teacher_kind, student_kind", list(itertools.product(ARCHITECTURES, ARCHITECTURES))
-)
+pairs = pytest.mark.parametrize("teacher_kind, student_kind", [(kind, "bert") for kind in ARCHITECTURES])
 
 
 def encoder(
@@ -25,7 +23,19 @@ def encoder(
     """An encoder with every weight drawn at random, biases and normalisations included."""
     given = {"vocabulary": VOCABULARY, "positions": POSITIONS, "pad": 0, **settings}
     torch.manual_seed(seed)
-    built = build_encoder(Shape(layers, hidden, heads), architecture=kind, **given)
+    if kind == "bert":
+        built = build_encoder(Shape(layers, hidden, heads), **given)
+    else:
+        config = DistilBertConfig(
+            vocab_size=given["vocabulary"],
+            max_position_embeddings=given["positions"],
+            dim=hidden,
+            n_layers=layers,
+            n_heads=heads,
+            hidden_dim=4 * hidden,
+            attn_implementation="eager",
+        )
+        built = DistilBertModel(config)
     with torch.no_grad():
         for name, weight in built.named_parameters():
             about = 1.0 if "norm.weight" in name.lower() else 0.0
@@ -150,7 +160,7 @@ def test_projection_keeps_the_most_that_any_can(width: int) -> None:
 
 def test_positions_lie_on_the_same_axes_as_words() -> None:
     """Rows of words and of positions are summed, so one map must project both."""
-    teacher, student = encoder("distilbert", seed=1), encoder("distilbert", hidden=8, seed=2)
+    teacher, student = encoder("distilbert", seed=1), encoder("bert", hidden=8, seed=2)
     start_from_teacher(student, teacher)
     full = words(teacher) - words(teacher).mean(0)
     basis, *_ = np.linalg.lstsq(full, words(student), rcond=None)
@@ -170,7 +180,7 @@ def test_equal_width_copies_embeddings_as_they_are() -> None:
 
 
 def test_teacher_in_half_precision() -> None:
-    teacher, student = encoder("bert", seed=1).bfloat16(), encoder("distilbert", hidden=8, seed=2)
+    teacher, student = encoder("bert", seed=1).bfloat16(), encoder("bert", hidden=8, seed=2)
     start_from_teacher(student, teacher)
     assert {weight.dtype for weight in student.parameters()} == {torch.float32}
     assert np.isfinite(words(student)).all()

@@ -18,7 +18,7 @@ SHAPE = Shape(1, 8, 2)
 
 def encoder(shape: Shape, positions: int = 20, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    return build_encoder(shape, architecture="bert", vocabulary=60, positions=positions, pad=0).eval()
+    return build_encoder(shape, vocabulary=60, positions=positions, pad=0).eval()
 
 
 @pytest.fixture

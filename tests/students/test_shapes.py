@@ -8,12 +8,11 @@ import torch
 from students.shapes import SIZES, Shape, build_encoder
 
 VOCABULARY, POSITIONS = 30522, 512  # of BERT
-both = pytest.mark.parametrize("architecture", ["bert", "distilbert"])
 
 
-def small(architecture: str = "bert", **settings: Any) -> Any:
+def small(**settings: Any) -> Any:
     given = {"vocabulary": 40, "positions": 24, "pad": 3, **settings}
-    return build_encoder(Shape(2, 16, 4), architecture=architecture, **given)
+    return build_encoder(Shape(2, 16, 4), **given)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_named_sizes(size: str, layers: int, hidden: int, millions: float) -> No
     assert shape.hidden / shape.attention_heads == 64
     assert shape.miniature == f"google/bert_uncased_L-{layers}_H-{hidden}_A-{hidden // 64}"
     with torch.device("meta"):  # shapes without memory
-        encoder = build_encoder(shape, architecture="bert", vocabulary=VOCABULARY, positions=POSITIONS, pad=0)
+        encoder = build_encoder(shape, vocabulary=VOCABULARY, positions=POSITIONS, pad=0)
     embeddings = (VOCABULARY + POSITIONS + 2) * hidden + 2 * hidden
     attention = 4 * (hidden * hidden + hidden) + 2 * hidden
     feed_forward = 2 * 4 * hidden * hidden + 4 * hidden + hidden + 2 * hidden
@@ -39,27 +38,15 @@ def test_named_sizes(size: str, layers: int, hidden: int, millions: float) -> No
 
 def test_tiny_is_of_4_39_million() -> None:
     with torch.device("meta"):
-        encoder = build_encoder(
-            SIZES["tiny"], architecture="bert", vocabulary=VOCABULARY, positions=POSITIONS, pad=0
-        )
+        encoder = build_encoder(SIZES["tiny"], vocabulary=VOCABULARY, positions=POSITIONS, pad=0)
     assert sum(p.numel() for p in encoder.parameters()) == 4_369_408
     assert 4_369_408 + 128 * 128 + 128 == 4_385_920  # with BERT-tiny's pooler
 
 
-def test_distilbert_of_a_size_lacks_only_token_types() -> None:
-    with torch.device("meta"):
-        counts = [
-            sum(p.numel() for p in small(architecture).parameters())
-            for architecture in ("bert", "distilbert")
-        ]
-    assert counts[0] - counts[1] == 2 * 16
-
-
-@both
-def test_config_says_what_was_built(architecture: str) -> None:
-    encoder = small(architecture)
+def test_config_says_what_was_built() -> None:
+    encoder = small()
     config = encoder.config
-    assert config.model_type == architecture
+    assert config.model_type == "bert"
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 16, 4)
     assert (config.vocab_size, config.max_position_embeddings, config.pad_token_id) == (40, 24, 3)
     assert config._attn_implementation == "eager"
@@ -71,11 +58,10 @@ def test_config_says_what_was_built(architecture: str) -> None:
     assert not [name for name, _ in encoder.named_parameters() if "pooler" in name]
 
 
-@both
-def test_dropout(architecture: str) -> None:
-    silent = {m.p for m in small(architecture).modules() if isinstance(m, torch.nn.Dropout)}
+def test_dropout() -> None:
+    silent = {m.p for m in small().modules() if isinstance(m, torch.nn.Dropout)}
     assert silent == {0.0}
-    encoder = small(architecture, dropout=0.2, attention_dropout=0.3)
+    encoder = small(dropout=0.2, attention_dropout=0.3)
     found = {
         name.endswith(("self.dropout", "attention.dropout")): module.p
         for name, module in encoder.named_modules()
@@ -84,9 +70,8 @@ def test_dropout(architecture: str) -> None:
     assert found == {False: 0.2, True: 0.3}
 
 
-@both
-def test_reads_every_length(architecture: str) -> None:
-    encoder = small(architecture).eval()
+def test_reads_every_length() -> None:
+    encoder = small().eval()
     for length in (1, 2, 24):
         ids = torch.randint(0, 40, (2, length))
         hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
@@ -94,11 +79,10 @@ def test_reads_every_length(architecture: str) -> None:
         assert hidden.isfinite().all()
 
 
-@both
-def test_the_seed_decides_the_weights(architecture: str) -> None:
+def test_the_seed_decides_the_weights() -> None:
     weights = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        weights.append(small(architecture).embeddings.word_embeddings.weight)
+        weights.append(small().embeddings.word_embeddings.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

@@ -10,7 +10,19 @@ from safetensors.numpy import load_file
 
 from teachers.soft_labels import DIGEST, SoftLabels, text_digests
 
+HEADS = {"intent": 3, "flags": 2}
 WIDTH = 5
+
+
+def of_heads(logits: Any) -> dict[str, Any]:
+    """Rows of `[texts, WIDTH]` as the logits of each head."""
+    logits = np.asarray(logits)
+    return {"intent": logits[:, :3], "flags": logits[:, 3:]}
+
+
+def side_by_side(logits: dict[str, Any]) -> Any:
+    assert list(logits) == list(HEADS)
+    return np.concatenate(list(logits.values()), -1)
 
 
 def drawn(texts: list[str], width: int = WIDTH, seed: int = 0) -> Any:
@@ -22,7 +34,7 @@ def named(count: int, prefix: str = "text") -> list[str]:
 
 
 def read(soft: SoftLabels, texts: list[str]) -> Any:
-    return soft.logits(soft.rows(text_digests(texts)))
+    return side_by_side(soft.logits(soft.rows(text_digests(texts))))
 
 
 def of_bytes(*digests: bytes) -> Any:
@@ -31,7 +43,7 @@ def of_bytes(*digests: bytes) -> Any:
 
 @pytest.fixture
 def soft(tmp_path: Path) -> SoftLabels:
-    return SoftLabels(tmp_path / "soft", WIDTH)
+    return SoftLabels(tmp_path / "soft", HEADS)
 
 
 def test_digests_are_blake2b_of_utf8() -> None:
@@ -49,7 +61,7 @@ def test_digests_of_many_texts_differ() -> None:
 def test_what_is_added_is_read_in_float16(soft: SoftLabels) -> None:
     texts = named(20)
     logits = drawn(texts)
-    soft.add(text_digests(texts), logits)
+    soft.add(text_digests(texts), of_heads(logits))
     found = read(soft, texts)
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, logits.astype(np.float16))
@@ -58,8 +70,8 @@ def test_what_is_added_is_read_in_float16(soft: SoftLabels) -> None:
 
 def test_rows_survive_reopening(soft: SoftLabels) -> None:
     texts = named(7)
-    soft.add(text_digests(texts), drawn(texts))
-    again = SoftLabels(soft.folder, WIDTH)
+    soft.add(text_digests(texts), of_heads(drawn(texts)))
+    again = SoftLabels(soft.folder, HEADS)
     assert len(again) == 7
     np.testing.assert_array_equal(read(again, texts), read(soft, texts))
 
@@ -70,9 +82,9 @@ def test_any_order_over_many_shards(soft: SoftLabels, reopen: bool) -> None:
     logits = drawn(texts).astype(np.float16)
     draw = np.random.default_rng(1)
     for part in np.array_split(draw.permutation(200), 13):
-        soft.add(text_digests([texts[i] for i in part]), logits[part])
+        soft.add(text_digests([texts[i] for i in part]), of_heads(logits[part]))
     if reopen:
-        soft = SoftLabels(soft.folder, WIDTH)
+        soft = SoftLabels(soft.folder, HEADS)
     assert len(list(soft.folder.iterdir())) == 13
     for _ in range(5):
         order = draw.integers(0, 200, 300)  # with repetitions
@@ -82,41 +94,41 @@ def test_any_order_over_many_shards(soft: SoftLabels, reopen: bool) -> None:
 def test_more_shards_than_ten_keep_their_order(soft: SoftLabels) -> None:
     """Rows are numbered by shard, so shard 10 must not come before shard 2."""
     for i, text in enumerate(named(12)):
-        soft.add(text_digests([text]), np.full((1, WIDTH), i))
-    again = SoftLabels(soft.folder, WIDTH)
+        soft.add(text_digests([text]), of_heads(np.full((1, WIDTH), i)))
+    again = SoftLabels(soft.folder, HEADS)
     np.testing.assert_array_equal(again.rows(text_digests(named(12))), np.arange(12))
 
 
 def test_rows_are_numbers_to_keep(soft: SoftLabels) -> None:
     """Training asks for the rows once and reads batches of them, also after more was added."""
     texts = named(10)
-    soft.add(text_digests(texts), drawn(texts))
+    soft.add(text_digests(texts), of_heads(drawn(texts)))
     rows = soft.rows(text_digests(texts))
-    before = soft.logits(rows)
-    soft.add(text_digests(named(10, "later")), drawn(texts, seed=9))
-    np.testing.assert_array_equal(soft.logits(rows), before)
-    np.testing.assert_array_equal(soft.logits(rows[::-3]), before[::-3])
+    before = side_by_side(soft.logits(rows))
+    soft.add(text_digests(named(10, "later")), of_heads(drawn(texts, seed=9)))
+    np.testing.assert_array_equal(side_by_side(soft.logits(rows)), before)
+    np.testing.assert_array_equal(side_by_side(soft.logits(rows[::-3])), before[::-3])
 
 
 def test_missing(soft: SoftLabels) -> None:
     digests = text_digests(named(6))
     assert soft.missing(digests).tolist() == [True] * 6
-    soft.add(digests[[1, 4]], drawn(named(2)))
-    soft.add(digests[[2]], drawn(named(1)))
+    soft.add(digests[[1, 4]], of_heads(drawn(named(2))))
+    soft.add(digests[[2]], of_heads(drawn(named(1))))
     found = soft.missing(digests)
     assert found.dtype == bool
     assert found.tolist() == [True, False, False, True, False, True]
-    assert SoftLabels(soft.folder, WIDTH).missing(digests).tolist() == found.tolist()
+    assert SoftLabels(soft.folder, HEADS).missing(digests).tolist() == found.tolist()
 
 
 def test_missing_beyond_both_ends(soft: SoftLabels) -> None:
     low, middle, high = b"\x00" * 15 + b"\x01", b"\x80" * 16, b"\xff" * 16
-    soft.add(of_bytes(middle), drawn(["m"]))
+    soft.add(of_bytes(middle), of_heads(drawn(["m"])))
     assert soft.missing(of_bytes(low, middle, high)).tolist() == [True, False, True]
 
 
 def test_unknown_text(soft: SoftLabels) -> None:
-    soft.add(text_digests(["a", "b"]), drawn(["a", "b"]))
+    soft.add(text_digests(["a", "b"]), of_heads(drawn(["a", "b"])))
     with pytest.raises(KeyError, match="2 texts have no soft label"):
         soft.rows(text_digests(["a", "x", "b", "y"]))
 
@@ -127,22 +139,22 @@ def test_empty_store(soft: SoftLabels) -> None:
     assert read(soft, []).shape == (0, WIDTH)
     with pytest.raises(KeyError, match="1 texts"):
         soft.rows(text_digests(["a"]))
-    assert len(SoftLabels(soft.folder, WIDTH)) == 0
+    assert len(SoftLabels(soft.folder, HEADS)) == 0
 
 
 def test_empty_shard(soft: SoftLabels) -> None:
-    soft.add(text_digests(["a"]), np.full((1, WIDTH), 1))
-    soft.add(text_digests([]), np.zeros((0, WIDTH)))
-    soft.add(text_digests(["b"]), np.full((1, WIDTH), 2))
-    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+    soft.add(text_digests(["a"]), of_heads(np.full((1, WIDTH), 1)))
+    soft.add(text_digests([]), of_heads(np.zeros((0, WIDTH))))
+    soft.add(text_digests(["b"]), of_heads(np.full((1, WIDTH), 2)))
+    for opened in (soft, SoftLabels(soft.folder, HEADS)):
         assert read(opened, ["b", "a"])[:, 0].tolist() == [2, 1]
 
 
 def test_duplicates(soft: SoftLabels) -> None:
     """A text labelled twice, in one shard or in two, reads as it was labelled first."""
-    soft.add(text_digests(["a", "b", "a"]), np.array([[1], [2], [3]]).repeat(WIDTH, 1))
-    soft.add(text_digests(["b", "c"]), np.array([[4], [5]]).repeat(WIDTH, 1))
-    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+    soft.add(text_digests(["a", "b", "a"]), of_heads(np.array([[1], [2], [3]]).repeat(WIDTH, 1)))
+    soft.add(text_digests(["b", "c"]), of_heads(np.array([[4], [5]]).repeat(WIDTH, 1)))
+    for opened in (soft, SoftLabels(soft.folder, HEADS)):
         assert opened.missing(text_digests(["a", "b", "c", "d"])).tolist() == [False] * 3 + [True]
         assert read(opened, ["c", "a", "b", "a"])[:, 0].tolist() == [5, 1, 2, 1]
 
@@ -152,8 +164,8 @@ def test_digests_that_end_in_zero_bytes(soft: SoftLabels) -> None:
     digests = of_bytes(
         b"\x01" * 15 + b"\x00", b"\x01" * 14 + b"\x00\x00", b"\x00" * 16, b"\x00" * 15 + b"\x01", b"\x01" * 16
     )
-    soft.add(digests, drawn(named(5)))
-    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
+    soft.add(digests, of_heads(drawn(named(5))))
+    for opened in (soft, SoftLabels(soft.folder, HEADS)):
         assert len(opened) == 5
         assert not opened.missing(digests).any()
         assert opened.rows(digests[::-1]).tolist() == [4, 3, 2, 1, 0]
@@ -165,47 +177,48 @@ def test_logits_in_any_memory_order(soft: SoftLabels) -> None:
     logits = np.arange(15, dtype=np.float32).reshape(3, WIDTH)
     for name, form in {"c": logits, "fortran": np.asfortranarray(logits), "wide": logits[:, ::-1]}.items():
         texts = named(3, name)
-        soft.add(text_digests(texts), form)
+        soft.add(text_digests(texts), of_heads(form))
         np.testing.assert_array_equal(read(soft, texts), form, name)
 
 
 def test_rows_of_another_width_or_number_are_refused(soft: SoftLabels) -> None:
     for logits in (np.zeros((2, WIDTH + 1)), np.zeros((2, 1)), np.zeros((1, WIDTH))):
-        with pytest.raises(ValueError, match=r"expected \(2, 5\)"):
-            soft.add(text_digests(["a", "b"]), logits)
+        with pytest.raises(ValueError, match=r"expected \{'intent': \(2, 3\), 'flags': \(2, 2\)\}"):
+            soft.add(text_digests(["a", "b"]), of_heads(logits))
     assert list(soft.folder.iterdir()) == []
 
 
 def test_shards_are_mapped_not_loaded(soft: SoftLabels) -> None:
-    soft.add(text_digests(named(50)), drawn(named(50)))
-    for opened in (soft, SoftLabels(soft.folder, WIDTH)):
-        assert all(isinstance(shard, np.memmap) for shard in opened._shards)
-        assert not any(shard.flags.writeable for shard in opened._shards)
+    soft.add(text_digests(named(50)), of_heads(drawn(named(50))))
+    for opened in (soft, SoftLabels(soft.folder, HEADS)):
+        assert all(isinstance(part, np.memmap) for shard in opened._shards for part in shard.values())
+        assert not any(part.flags.writeable for shard in opened._shards for part in shard.values())
         assert not isinstance(read(opened, named(3)), np.memmap)
 
 
 def test_shards_are_safetensors(soft: SoftLabels) -> None:
     texts = named(4)
-    soft.add(text_digests(texts), drawn(texts))
+    soft.add(text_digests(texts), of_heads(drawn(texts)))
     (path,) = soft.folder.iterdir()
     assert path.name == "shard-00000.safetensors"
     arrays = load_file(path)
     assert {name: (a.dtype, a.shape) for name, a in arrays.items()} == {
         "digests": (np.uint8, (4, 16)),
-        "logits": (np.float16, (4, WIDTH)),
+        "logits.intent": (np.float16, (4, 3)),
+        "logits.flags": (np.float16, (4, 2)),
     }
     assert arrays["digests"].tobytes() == text_digests(texts).tobytes()
 
 
 def test_what_a_killed_write_left_is_ignored(soft: SoftLabels) -> None:
-    soft.add(text_digests(["a"]), drawn(["a"]))
+    soft.add(text_digests(["a"]), of_heads(drawn(["a"])))
     whole = (soft.folder / "shard-00000.safetensors").read_bytes()
     left = soft.folder / ".shard-00001.safetensors.123.tmp"
     left.write_bytes(whole[: len(whole) // 2])
-    again = SoftLabels(soft.folder, WIDTH)
+    again = SoftLabels(soft.folder, HEADS)
     assert len(again) == 1
-    again.add(text_digests(["b"]), drawn(["b"]))
-    assert not SoftLabels(soft.folder, WIDTH).missing(text_digests(["a", "b"])).any()
+    again.add(text_digests(["b"]), of_heads(drawn(["b"])))
+    assert not SoftLabels(soft.folder, HEADS).missing(text_digests(["a", "b"])).any()
 
 
 def test_a_failed_write_leaves_nothing(soft: SoftLabels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,27 +228,27 @@ def test_a_failed_write_leaves_nothing(soft: SoftLabels, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("teachers.soft_labels.save_file", fail)
     with pytest.raises(OSError, match="no space left"):
-        soft.add(text_digests(["a"]), drawn(["a"]))
+        soft.add(text_digests(["a"]), of_heads(drawn(["a"])))
     assert list(soft.folder.iterdir()) == []
     assert len(soft) == 0
     monkeypatch.undo()
-    soft.add(text_digests(["a"]), drawn(["a"]))
+    soft.add(text_digests(["a"]), of_heads(drawn(["a"])))
     assert len(soft) == 1
 
 
 def test_a_removed_shard_is_a_gap_and_costs_no_other(soft: SoftLabels) -> None:
     for i, text in enumerate(named(3)):
-        soft.add(text_digests([text]), np.full((1, WIDTH), i))
+        soft.add(text_digests([text]), of_heads(np.full((1, WIDTH), i)))
     (soft.folder / "shard-00001.safetensors").unlink()
-    again = SoftLabels(soft.folder, WIDTH)
+    again = SoftLabels(soft.folder, HEADS)
     assert again.missing(text_digests(named(3))).tolist() == [False, True, False]
-    again.add(text_digests(["text 1"]), np.full((1, WIDTH), 7))
-    for opened in (again, SoftLabels(soft.folder, WIDTH)):
+    again.add(text_digests(["text 1"]), of_heads(np.full((1, WIDTH), 7)))
+    for opened in (again, SoftLabels(soft.folder, HEADS)):
         assert read(opened, named(3))[:, 0].tolist() == [0, 7, 2]
 
 
 def test_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    assert len(SoftLabels(tmp_path / "a" / "b", 1)) == 0
+    assert len(SoftLabels(tmp_path / "a" / "b", {"intent": 1})) == 0
     assert (tmp_path / "a" / "b").is_dir()
 
 
@@ -243,11 +256,12 @@ def test_a_column_in_the_order_of_texts(soft: SoftLabels, tmp_path: Path) -> Non
     texts = named(20)
     logits = drawn(texts)
     for part in (range(0, 20, 2), range(1, 20, 2)):
-        soft.add(text_digests([texts[i] for i in part]), logits[part])
+        soft.add(text_digests([texts[i] for i in part]), of_heads(logits[part]))
     order = [19, 0, 7, 7, 3]
     chunks = (text_digests([texts[i] for i in some]) for some in (order[:2], order[2:]))
-    column = soft.to_disk(chunks, tmp_path / "logits.bin")
-    np.testing.assert_array_equal(column, logits[order].astype(np.float16))
-    assert column.dtype == np.float16 and isinstance(column.base, np.memmap)
+    columns = soft.to_disk(chunks, tmp_path)
+    np.testing.assert_array_equal(side_by_side(columns), logits[order].astype(np.float16))
+    for column in columns.values():
+        assert column.dtype == np.float16 and isinstance(column.base, np.memmap)
     with pytest.raises(KeyError):
-        soft.to_disk([text_digests(["never labelled"])], tmp_path / "logits.bin")
+        soft.to_disk([text_digests(["never labelled"])], tmp_path)

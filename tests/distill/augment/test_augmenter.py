@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distill.augment.augmenter import Augmenter, Gapped, _parted, joined, words_of
+from distill.augment.augmenter import Augmenter, _parted, joined, words_of
 from distill.recipe.data_section import Augment
 
 TEXT = "where is the red parcel that i have been waiting for since monday"
@@ -115,55 +115,6 @@ def test_texts_are_mixed() -> None:
         assert " ".join(mine) == " ".join(TEXT.split()[: len(mine)]) and mine
         assert any(" ".join(theirs) in other for other in OTHERS) and len(theirs) >= 2
         assert words in (mine + theirs, theirs + mine)
-
-
-def gapped(text: str = TEXT, count: int = 50, seed: int = 0, **settings: Any) -> list[Gapped]:
-    """Copies of the source `masked` alone."""
-    others = {"noise": 0.0, "neighbours": 0.0, "mix": 0.0}
-    recipe = Augment(masked=1.0, masked_lm="any", **others, **settings)
-    found = list(Augmenter(recipe, seed).copies(text, count))
-    assert all(isinstance(copy, Gapped) for copy in found)
-    return found  # type: ignore[return-value]
-
-
-def test_gaps_stand_between_the_punctuation_of_words() -> None:
-    copies = gapped("  The (parcel),  since -- MONDAY!\n", 200)
-    assert {tuple(copy.words) for copy in copies} == {("The",), ("parcel",), ("since",), ("MONDAY",)}
-    for copy in copies:
-        assert copy.filled(copy.words) == "The (parcel), since -- MONDAY!"
-        before, after = copy.between
-        assert "__".join(copy.between).split() == [
-            word.replace(copy.words[0], "__") for word in ["The", "(parcel),", "since", "--", "MONDAY!"]
-        ]
-        assert copy.filled(["x"]) == f"{before}x{after}"
-
-
-@pytest.mark.parametrize(("share", "gaps"), [(0.01, 1), (0.15, 2), (0.5, 6), (1.0, 13)])
-def test_the_share_of_words_with_gaps(share: float, gaps: int) -> None:
-    copies = gapped(masked_words=share)
-    assert len(copies) == 50 and {len(copy.words) for copy in copies} == {gaps}
-    assert all(len(copy.between) == gaps + 1 for copy in copies)
-    assert all(copy.filled(copy.words) == TEXT for copy in copies)
-    if gaps < 13:  # every word has its turn
-        assert {word for copy in copies for word in copy.words} == set(TEXT.split())
-
-
-def test_gapped_copies_follow_from_seed_text_and_number() -> None:
-    assert gapped() == gapped() and gapped()[:3] == gapped(count=3)
-    assert gapped() != gapped(seed=1) and len({copy.seed for copy in gapped()}) == 50
-
-
-def test_a_text_without_words_has_no_gaps() -> None:
-    assert gapped("?! -- ...") == [] and gapped("") == []
-
-
-def test_a_source_of_no_weight_leaves_the_others_as_they_were() -> None:
-    def made(**more: Any) -> list[Any]:
-        settings = Augment(**more)
-        return list(Augmenter(settings, 0, "[MASK]", WORDS, OTHERS, NEAR).copies(TEXT, 40))
-
-    assert made() == made(masked_lm="any", masked_words=0.5)
-    assert any(isinstance(copy, Gapped) for copy in made(masked=1.0, masked_lm="any"))
 
 
 def test_sources_are_drawn_by_their_shares() -> None:

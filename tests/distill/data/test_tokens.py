@@ -34,7 +34,7 @@ def test_tokens_are_those_of_the_tokenizer(tiny_tokenizer: Any, texts: list[str]
 def test_a_batch_is_naive_padding(tiny_tokenizer: Any, texts: list[str]) -> None:
     tokens = TextTokenizer(tiny_tokenizer, 16)(texts)
     for rows in ([0], [5, 3, 3, 41], range(len(texts)), [len(texts) - 1, 40]):
-        ids, mask = tokens.batch(np.array(rows))
+        ids, mask = tokens.batch(np.array(rows)).values()
         theirs = tiny_tokenizer(
             [texts[i] for i in rows], truncation=True, max_length=16, padding="longest", return_tensors="np"
         )
@@ -45,7 +45,7 @@ def test_a_batch_is_naive_padding(tiny_tokenizer: Any, texts: list[str]) -> None
 
 def test_padding_is_the_tokenizers_own() -> None:
     tokens = Tokens(np.array([5, 6, 7, 8], np.int32), np.array([0, 1, 4]), pad=9)
-    ids, mask = tokens.batch(np.array([0, 1]))
+    ids, mask = tokens.batch(np.array([0, 1])).values()
     assert ids.tolist() == [[5, 9, 9], [6, 7, 8]] and mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
@@ -68,8 +68,8 @@ def test_on_disk_as_in_memory(tiny_tokenizer: Any, texts: list[str], tmp_path: P
     assert isinstance(disk.ids, np.memmap) and not disk.ids.flags.writeable
     assert np.array_equal(disk.ids, memory.ids) and np.array_equal(disk.offsets, memory.offsets)
     rows = np.array([40, 2, 41])
-    for a, b in zip(disk.batch(rows), memory.batch(rows), strict=True):
-        assert np.array_equal(a, b)
+    for name, array in memory.batch(rows).items():
+        assert np.array_equal(disk.batch(rows)[name], array)
 
 
 def test_no_texts_are_no_tokens(tiny_tokenizer: Any) -> None:
@@ -100,28 +100,6 @@ def test_an_epoch_follows_from_seed_and_number() -> None:
     assert order(0, 0) != order(0, 1)
     assert order(0, 1) != order(1, 0)
     assert order(0, 0) != order(1, 0)
-
-
-@pytest.mark.parametrize(("only", "size"), [(100, 16), (100, 128), (7, 16), (1, 1), (1037, 16)])
-def test_an_epoch_of_some_rows_reads_them_over_and_over(only: int, size: int) -> None:
-    chosen = np.sort(np.random.default_rng(1).permutation(1037)[:only])
-    batches = shuffled_batches(lengths(), size, 0, 3, chosen)
-    assert len(batches) == -(-1037 // size)  # as many as of all rows
-    once = -(-only // size)
-    passes = [np.concatenate(batches[i : i + once]).tolist() for i in range(0, len(batches), once)]
-    whole = [rows for rows in passes if len(rows) == only]
-    assert len(whole) >= len(passes) - 1 and all(sorted(rows) == chosen.tolist() for rows in whole)
-    assert len(passes[-1]) == len(set(passes[-1])) and set(passes[-1]) <= set(chosen.tolist())
-    assert only < 100 or len(passes) == 1 or passes[0] != passes[1]
-
-
-def test_an_epoch_of_some_rows_follows_from_seed_and_number() -> None:
-    def order(seed: int, epoch: int, only: int = 300) -> list[int]:
-        return np.concatenate(shuffled_batches(lengths(), 16, seed, epoch, np.arange(only))).tolist()
-
-    assert order(0, 5) == order(0, 5)
-    assert len({str(order(*key)) for key in ((0, 5), (0, 6), (1, 5))}) == 3
-    assert order(0, 5, only=1037) == np.concatenate(shuffled_batches(lengths(), 16, 0, 5)).tolist()
 
 
 def test_batches_hold_texts_of_like_length() -> None:

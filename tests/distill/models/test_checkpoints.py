@@ -43,7 +43,6 @@ def test_a_local_teacher_gives_its_own_start_or_the_one_shipped_for_it(recipe, s
     assert usual_start(recipe()) == str(shipped)
     assert usual_start(recipe(student={"layers": 2, "hidden": 128, "attention_heads": 2})) == str(shipped)
     assert usual_start(recipe(student={"size": "mini"})) == "teacher"
-    assert usual_start(recipe(student={"architecture": "distilbert"})) == "teacher"
 
 
 def test_other_weights_have_no_start(recipe, shipped):

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from distill.heads import Head
-from distill.models.classifier import Network, load_network, save_network
+from distill.models.base import Batch, load_classifier, on_device, save_classifier
+from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
 
 HEADS = (
@@ -17,33 +17,32 @@ HEADS = (
 
 
 @pytest.fixture
-def network(tiny_bert: Callable[..., Any]) -> Network:
-    return Network(tiny_bert(seed=1), HEADS, dropout=0.0).eval()
+def network(tiny_bert: Callable[..., Any]) -> MultiHeadClassifier:
+    return MultiHeadClassifier(tiny_bert(seed=1), HEADS, dropout=0.0).eval()
 
 
-def batch(rows: int = 5, length: int = 9, padding: int = 3) -> tuple[Tensor, Tensor]:
+def batch(rows: int = 5, length: int = 9, padding: int = 3) -> Batch:
     ids = torch.randint(5, 50, (rows, length), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[::2, length - padding :] = 0
-    return ids, mask
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_one_product_equals_a_linear_a_head(tiny_bert: Callable[..., Any], pooling: Any) -> None:
-    network = Network(tiny_bert(), HEADS, pooling=pooling).eval()
-    ids, mask = batch()
-    hidden = network.encoder(input_ids=ids, attention_mask=mask)[0]
+    network = MultiHeadClassifier(tiny_bert(), HEADS, pooling=pooling).eval()
+    hidden, mask = network.encoder(**batch())[0], batch()["attention_mask"]
     if pooling == "cls":
         pooled = hidden[:, 0]
     else:
         pooled = torch.stack([row[kept.bool()].mean(0) for row, kept in zip(hidden, mask, strict=True)])
-    logits = network(ids, mask)
+    logits = network(batch())
     assert logits.shape == (5, 5)
     for head, found in network.split(logits).items():
         torch.testing.assert_close(found, network.linear[f"logits_{head}"](pooled), rtol=1e-5, atol=1e-6)
 
 
-def test_split_gives_views_in_the_order_of_heads(network: Network) -> None:
+def test_split_gives_views_in_the_order_of_heads(network: MultiHeadClassifier) -> None:
     logits = torch.arange(10.0).reshape(2, 5)
     parts = network.split(logits)
     assert list(parts) == ["intent", "type"]
@@ -54,28 +53,29 @@ def test_split_gives_views_in_the_order_of_heads(network: Network) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
 def test_padding_changes_nothing(tiny_bert: Callable[..., Any], architecture: str, pooling: Any) -> None:
-    network = Network(tiny_bert(architecture), HEADS, pooling=pooling).eval()
-    ids, _ = batch(rows=3, length=6)
-    alone = network(ids, torch.ones_like(ids))
+    network = MultiHeadClassifier(tiny_bert(architecture), HEADS, pooling=pooling).eval()
+    ids = batch(rows=3, length=6)["input_ids"]
+    alone = network({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     for rubbish in (0, 7):
         padded = torch.cat([ids, torch.full((3, 5), rubbish)], 1)
         mask = torch.cat([torch.ones(3, 6), torch.zeros(3, 5)], 1).long()
-        torch.testing.assert_close(network(padded, mask), alone, rtol=1e-4, atol=1e-5)
+        found = network({"input_ids": padded, "attention_mask": mask})
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_poolings_differ(tiny_bert: Callable[..., Any]) -> None:
-    networks = [Network(tiny_bert(), HEADS, pooling=p).eval() for p in ("mean", "cls")]  # type: ignore[arg-type]
+    networks = [MultiHeadClassifier(tiny_bert(), HEADS, pooling=p).eval() for p in ("mean", "cls")]  # type: ignore[arg-type]
     networks[1].load_state_dict(networks[0].state_dict())
-    assert not torch.allclose(*(network(*batch()) for network in networks))
+    assert not torch.allclose(*(network(batch()) for network in networks))
 
 
 def test_dropout_is_of_training_alone(tiny_bert: Callable[..., Any]) -> None:
-    network = Network(tiny_bert(), HEADS, dropout=0.5)
-    assert torch.equal(network.eval()(*batch()), network(*batch()))
-    assert not torch.equal(network.train()(*batch()), network(*batch()))
+    network = MultiHeadClassifier(tiny_bert(), HEADS, dropout=0.5)
+    assert torch.equal(network.eval()(batch()), network(batch()))
+    assert not torch.equal(network.train()(batch()), network(batch()))
 
 
-def test_freeze_marks_what_learns(network: Network) -> None:
+def test_freeze_marks_what_learns(network: MultiHeadClassifier) -> None:
     def learning() -> set[str]:
         names = (n for n, p in network.named_parameters() if p.requires_grad)
         return {"encoder" if n.startswith("encoder.") else n.split(".")[1] for n in names}
@@ -91,17 +91,17 @@ def test_freeze_marks_what_learns(network: Network) -> None:
         assert learning() == expected
 
 
-def test_a_frozen_head_stays_bit_for_bit_while_another_learns(network: Network) -> None:
+def test_a_frozen_head_stays_bit_for_bit_while_another_learns(network: MultiHeadClassifier) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.freeze(["type"])
     optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), 0.1, weight_decay=0.5)
-    network.train()(*batch()).square().sum().backward()
+    network.train()(batch()).square().sum().backward()
     optimizer.step()
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"linear.logits_type.weight", "linear.logits_type.bias"}
 
 
-def test_parameters_are_counted_with_embeddings(network: Network) -> None:
+def test_parameters_are_counted_with_embeddings(network: MultiHeadClassifier) -> None:
     encoder = sum(p.numel() for p in network.encoder.parameters())
     assert network.parameters_count == encoder + (16 + 1) * 5
 
@@ -111,22 +111,24 @@ def test_parameters_are_counted_with_embeddings(network: Network) -> None:
 def test_save_and_load(
     tiny_bert: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path, architecture: str, pooling: Any
 ) -> None:
-    network = Network(tiny_bert(architecture, layers=2), HEADS, pooling=pooling, dropout=0.3).eval()
-    save_network(network, tiny_tokenizer, tmp_path)
+    network = MultiHeadClassifier(
+        tiny_bert(architecture, layers=2), HEADS, pooling=pooling, dropout=0.3
+    ).eval()
+    save_classifier(network, tiny_tokenizer, tmp_path)
     names = {file.name for file in tmp_path.iterdir()}
     assert {"config.json", "model.safetensors", "heads.json", "tokenizer.json"} <= names
     assert not {name for name in names if name.endswith((".bin", ".pt", ".pkl"))}
-    again, tokenizer = load_network(tmp_path)
+    again, tokenizer = load_classifier(tmp_path)
     assert not again.training and again.heads == HEADS
     assert again.pooling == pooling and again.dropout.p == 0.3
-    assert torch.equal(again(*batch()), network(*batch()))
+    assert torch.equal(again(batch()), network(batch()))
     texts = ["where is my parcel", "Thanks!"]
     assert tokenizer(texts)["input_ids"] == tiny_tokenizer(texts)["input_ids"]
     assert tokenizer.is_fast and tokenizer.pad_token_id == 0
 
 
 def test_logits_come_in_the_order_of_texts_however_they_are_batched(
-    network: Network,
+    network: MultiHeadClassifier,
     toy_corpus: Any,
     encode: Any,
     cpu_accelerator: Any,
@@ -136,7 +138,7 @@ def test_logits_come_in_the_order_of_texts_however_they_are_batched(
     tokens = encode(texts)
     together = predict_logits(network, tokens, cpu_accelerator)
     assert together.shape == (60, 5) and together.dtype == "float32"
-    alone = [network(*map(torch.from_numpy, encode([text]).batch([0])))[0] for text in texts]
+    alone = [network(on_device(encode([text]).batch([0]), torch.device("cpu")))[0] for text in texts]
     torch.testing.assert_close(torch.from_numpy(together), torch.stack(alone), rtol=1e-4, atol=1e-5)
     backwards = predict_logits(network, encode(texts[::-1]), cpu_accelerator)[::-1].copy()
     torch.testing.assert_close(torch.from_numpy(together), torch.from_numpy(backwards), rtol=1e-4, atol=1e-5)
@@ -151,7 +153,7 @@ def test_logits_come_in_the_order_of_texts_however_they_are_batched(
 def test_inference_leaves_dropout_out(
     tiny_bert: Callable[..., Any], encode: Any, cpu_accelerator: Any
 ) -> None:
-    network = Network(tiny_bert(dropout=0.5), HEADS, dropout=0.5).train()
+    network = MultiHeadClassifier(tiny_bert(dropout=0.5), HEADS, dropout=0.5).train()
     tokens = encode(["where is my parcel", "thanks"])
     found = [predict_logits(network, tokens, cpu_accelerator) for _ in range(2)]
     assert (found[0] == found[1]).all()

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
-from distill.training.best_epoch import START, keeps, patience_ends
+from distill.training.best_epoch import end_epoch, stops_early
+from distill.training.checkpoint import TrainingState
 
 
 def kept(scores: list[float], texts: int, metric: str = "mean", losses: list[float] | None = None) -> int:
     """The epoch, from 1, that is kept of epochs that score so."""
-    state = copy.deepcopy(START)
+    state = TrainingState()
     seen = []
     for score, loss in zip(scores, losses or [1.0] * len(scores), strict=True):
-        seen.append(keeps(state, {metric: score, "head.log_loss": loss}, metric, texts))
-    assert max(number for number, keep in enumerate(seen, 1) if keep) == state["best_epoch"]
-    return int(state["best_epoch"])
+        seen.append(end_epoch(state, {metric: score, "head.log_loss": loss}, metric, texts))
+    assert max(number for number, keep in enumerate(seen, 1) if keep) == state.kept_epoch
+    return state.kept_epoch
 
 
 @pytest.mark.parametrize(
@@ -51,9 +50,9 @@ def test_what_is_no_share_is_compared_exactly(metric: str) -> None:
 
 
 def test_patience_counts_from_the_best_epoch() -> None:
-    state = copy.deepcopy(START)
+    state = TrainingState()
     for score in (0.8, 0.79, 0.79):
-        assert not patience_ends(state, 2)
-        keeps(state, {"mean": score}, "mean", 400)
-    assert (state["best_epoch"], patience_ends(state, 2), patience_ends(state, 3)) == (3, True, False)
-    assert not patience_ends(state, None)
+        assert not stops_early(state, 2)
+        end_epoch(state, {"mean": score}, "mean", 400)
+    assert (state.kept_epoch, stops_early(state, 2), stops_early(state, 3)) == (3, True, False)
+    assert not stops_early(state, None)

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from distill.training import checkpoint
-from distill.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from distill.training.checkpoint import (
+    TrainingState,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 
 
 def made(fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -32,9 +38,10 @@ def test_going_on_equals_not_having_stopped(tmp_path: Path, fused: bool) -> None
     torch.manual_seed(0)
     network, optimizer = made(fused)
     steps(network, optimizer, 3)
-    save_checkpoint(tmp_path / "c.safetensors", network, optimizer, {"step": 3, "best": float("-inf")})
+    state = TrainingState(step=3, history=[{"mean": 0.5}], best=[float("-inf")], kept_epoch=1)
+    save_checkpoint(tmp_path / "c.safetensors", network, optimizer, state)
     again, fresh = made(fused)
-    assert load_checkpoint(tmp_path / "c.safetensors", again, fresh) == {"step": 3, "best": float("-inf")}
+    assert load_checkpoint(tmp_path / "c.safetensors", again, fresh) == state
     for which in ((network, optimizer), (again, fresh)):
         steps(*which, 4, first=3)
     for name, value in network.state_dict().items():
@@ -43,9 +50,9 @@ def test_going_on_equals_not_having_stopped(tmp_path: Path, fused: bool) -> None
 
 def test_before_the_first_step_there_are_weights_alone(tmp_path: Path) -> None:
     network, optimizer = made(False)
-    save_checkpoint(tmp_path / "c.safetensors", network, optimizer, {})
+    save_checkpoint(tmp_path / "c.safetensors", network, optimizer, TrainingState())
     tensors, about = load_tensors(tmp_path / "c.safetensors")
-    assert about == {} and set(tensors) == {f"model.{name}" for name in network.state_dict()}
+    assert about["step"] == 0 and set(tensors) == {f"model.{name}" for name in network.state_dict()}
     again, fresh = made(False)
     load_checkpoint(tmp_path / "c.safetensors", again, fresh)
     assert not fresh.state

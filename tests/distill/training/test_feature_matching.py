@@ -1,135 +1,102 @@
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from distill.heads import Head
+from distill.models.base import Batch, save_classifier
+from distill.models.classifier import MultiHeadClassifier
 from distill.recipe import defaults
-from distill.training.feature_matching import hidden_loss, relation_loss
+from distill.recipe.data_section import RecipeError
+from distill.recipe.schema import Match
+from distill.stages.train import feature_matching
+from distill.training.feature_matching import FeatureMatching, Learner, hidden_loss
 
-ROWS, LENGTH, HEADS = 3, 5, 2
-LENGTHS = (5, 3, 1)  # real tokens of each text
-MASK = torch.tensor([[int(place < length) for place in range(LENGTH)] for length in LENGTHS])
-
-
-def states(width: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(ROWS, LENGTH, width, generator=generator)
+HEADS = (Head("intent", "single_label", ("a", "b", "c")),)
+ARCHITECTURES = ("bert", "distilbert")
+Encoders = Callable[..., tuple[Any, Any]]
 
 
-def attention(width: int, seed: int = 0) -> list[torch.Tensor]:
-    """Queries, keys and values."""
-    return [states(width, 10 * seed + number) for number in range(3)]
+def batch(rows: int = 4, length: int = 7) -> Batch:
+    ids = torch.randint(5, 50, (rows, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[::2, length - 3 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
 
 
-def doubles(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return tensor.double().numpy()
+@pytest.fixture
+def encoders(tiny_bert: Callable[..., Any]) -> Encoders:
+    """A function that gives a student of 2 layers of width 16 and a teacher of 3 of width 24."""
+
+    def build(student: str = "bert", teacher: str = "bert", **more: Any) -> tuple[Any, Any]:
+        wide = tiny_bert(teacher, **{"layers": 3, "hidden": 24, "attention_heads": 3, "seed": 1} | more)
+        return tiny_bert(student, layers=2), wide
+
+    return build
 
 
-# hidden states
+def learner(encoders: Encoders, weight: float = 1.0) -> tuple[Learner, Any]:
+    student, teacher = encoders()
+    network = MultiHeadClassifier(student, HEADS, dropout=0.0)
+    matching = FeatureMatching(student, teacher, Match(hidden=weight)) if weight else None
+    return Learner(network, matching), teacher
+
+
+# the loss
 
 
 def test_hidden_loss_is_the_naive_mean_over_real_tokens() -> None:
-    student, teacher = states(6), states(6, 1)
-    s, t = doubles(student), doubles(teacher)
+    lengths = (5, 3, 1)
+    mask = torch.tensor([[int(place < length) for place in range(5)] for length in lengths])
+    student, teacher = (torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     cells = [
-        (s[text, place, unit] - t[text, place, unit]) ** 2
-        for text, length in enumerate(LENGTHS)
+        float(student[text, place, unit] - teacher[text, place, unit]) ** 2
+        for text, length in enumerate(lengths)
         for place in range(length)
         for unit in range(6)
     ]
-    assert hidden_loss(student, teacher, MASK).item() == pytest.approx(np.mean(cells), rel=1e-5)
+    assert hidden_loss(student, teacher, mask).item() == pytest.approx(np.mean(cells), rel=1e-5)
+    assert hidden_loss(student, student, mask).item() == 0
 
 
-def test_hidden_loss_of_equals_is_zero() -> None:
-    assert hidden_loss(states(6), states(6), MASK).item() == 0
-
-
-# relations
-
-
-def naive_relations(vectors: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
-    """Of the vectors of one text without padding, `[heads, tokens, tokens]`."""
-    length, width = vectors.shape
-    d = width // heads
-    found = np.zeros((heads, length, length))
-    for head in range(heads):
-        part = vectors[:, head * d : (head + 1) * d]
-        for one in range(length):
-            scores = np.array([part[one] @ part[other] / np.sqrt(d) for other in range(length)])
-            found[head, one] = np.exp(scores) / np.exp(scores).sum()
-    return found
-
-
-def naive_relation_loss(student: list[torch.Tensor], teacher: list[torch.Tensor], heads: int) -> float:
-    total = 0.0
-    for mine, theirs in zip(student, teacher, strict=True):
-        kl = []
-        for text, length in enumerate(LENGTHS):
-            s = naive_relations(doubles(mine)[text, :length], heads)
-            t = naive_relations(doubles(theirs)[text, :length], heads)
-            kl += [(t[h, q] * np.log(t[h, q] / s[h, q])).sum() for h in range(heads) for q in range(length)]
-        total += float(np.mean(kl))
-    return total
-
-
-@pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("widths", [(8, 8), (8, 12), (12, 4)])
-def test_relation_loss_is_the_naive_sum(widths: tuple[int, int], heads: int) -> None:
-    student, teacher = attention(widths[0]), attention(widths[1], 1)
-    found = relation_loss(student, teacher, MASK, heads)
-    assert found.item() == pytest.approx(naive_relation_loss(student, teacher, heads), rel=1e-4)
-
-
-def test_relation_loss_of_equals_is_zero() -> None:
-    assert relation_loss(attention(8), attention(8), MASK, HEADS).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_relation_loss_asks_for_heads_of_one_width() -> None:
-    with pytest.raises(ValueError, match="3 does not divide the width 8"):
-        relation_loss(attention(8), attention(12), MASK, 3)
-
-
-def test_relations_are_computed_in_float32_under_autocast() -> None:
-    student, teacher = attention(8), attention(12, 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = relation_loss(student, teacher, MASK, HEADS)
-    assert torch.equal(found, relation_loss(student, teacher, MASK, HEADS))
-
-
-def test_large_vectors_stay_finite() -> None:
-    student = [(200 * part).requires_grad_() for part in attention(8)]
-    loss = relation_loss(student, [200 * part for part in attention(12, 1)], MASK, HEADS)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.isfinite() and all(part.grad is not None and part.grad.isfinite().all() for part in student)
-
-
-# both
-
-
-@pytest.mark.parametrize("kind", ["hidden", "relations"])
-def test_padding_changes_nothing_and_gets_no_gradient(kind: str) -> None:
-    def loss(parts: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        length = mask.shape[1]
-        theirs = [part[:, :length] for part in attention(8, 1)]
-        if kind == "hidden":
-            return hidden_loss(parts[0], theirs[0], mask)
-        return relation_loss(parts, theirs, mask, HEADS)
-
-    padded = [part.requires_grad_() for part in attention(8)]
+def test_padding_changes_nothing_and_gets_no_gradient() -> None:
+    student, teacher = (torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     short = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 0, 0]])
-    more = torch.cat([short, torch.zeros(3, 2, dtype=torch.int64)], 1)
-    whole = loss(padded, more)
-    torch.testing.assert_close(whole, loss([part[:, :3] for part in padded], short))
+    padded = torch.cat([short, torch.zeros(3, 2, dtype=torch.int64)], 1)
+    whole = hidden_loss(student.requires_grad_(), teacher, padded)
+    torch.testing.assert_close(whole, hidden_loss(student[:, :3], teacher[:, :3], short))
     whole.backward()  # type: ignore[no-untyped-call]
-    for part in padded[: 1 if kind == "hidden" else 3]:
-        moved: Any = part.grad
-        assert moved[:, 3:].abs().max() == 0 and moved[2, 1:].abs().max() == 0
-        assert moved[0, :3].abs().sum() > 0
+    moved: Any = student.grad
+    assert moved[:, 3:].abs().max() == 0 and moved[2, 1:].abs().max() == 0 and moved[0, :3].abs().sum() > 0
 
 
-# what a recipe leaves open
+@pytest.mark.parametrize("teacher", ARCHITECTURES)
+@pytest.mark.parametrize("student", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [None, (3, 1)])
+def test_each_layer_is_compared_with_the_teachers_layer_for_it(
+    encoders: Encoders, student: str, teacher: str, layers: tuple[int, ...] | None
+) -> None:
+    mine, theirs = (encoder.eval() for encoder in encoders(student, teacher))
+    matching = FeatureMatching(mine, theirs, Match(hidden=1.0, layers=layers))
+    last, loss = matching(batch())
+    assert matching.layers == (layers or (2, 3))
+    assert [tuple(linear.weight.shape) for linear in matching.projections] == [(24, 16)] * 2
+    one, other = (e(**batch(), output_hidden_states=True).hidden_states for e in (mine, theirs))
+    expected = [
+        hidden_loss(project(one[i]), other[j], batch()["attention_mask"])
+        for project, i, j in zip(matching.projections, (1, 2), matching.layers, strict=True)
+    ]
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    assert loss.item() > 0.01 and torch.equal(last, mine(**batch())[0])
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn(tiny_bert: Callable[..., Any]) -> None:
+    one, other = (tiny_bert(layers=2, seed=3) for _ in range(2))
+    assert FeatureMatching(one, other, Match(hidden=1.0))(batch())[1].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +116,81 @@ def test_layers_are_evenly_spaced_and_the_last_is_the_last(
     assert defaults.matched_layers(student, teacher) == layers
 
 
+# the learner
+
+
+def test_the_logits_are_the_networks_and_the_loss_is_weighted(encoders: Encoders) -> None:
+    matched, _ = learner(encoders, weight=3.0)
+    logits, losses = matched(batch())
+    assert torch.equal(logits, matched.network(batch()))
+    assert matched.matching is not None
+    torch.testing.assert_close(losses, {"match/hidden": 3.0 * matched.matching(batch())[1]})
+
+
+def test_without_matching_it_is_the_network_alone(encoders: Encoders) -> None:
+    plain, _ = learner(encoders, weight=0)
+    logits, losses = plain(batch())
+    assert torch.equal(logits, plain.network(batch())) and losses == {}
+    assert set(plain.state_dict()) == {f"network.{name}" for name in plain.network.state_dict()}
+
+
+def test_the_teacher_is_neither_trained_nor_saved(encoders: Encoders) -> None:
+    matched, teacher = learner(encoders)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    owned = {id(parameter) for parameter in matched.parameters()}
+    assert not any(id(parameter) in owned for parameter in teacher.parameters())
+    assert len(owned) == len([*matched.network.parameters()]) + 4  # a weight and a bias a projection
+    matched.train()
+    assert not teacher.training and matched.network.encoder.training
+    optimizer = torch.optim.AdamW(matched.parameters(), lr=0.01)
+    history = []
+    for _ in range(60):
+        loss = matched(batch())[1]["match/hidden"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append(loss.item())
+    assert history[-1] < 0.5 * history[0]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+# faults
+
+
 @pytest.mark.parametrize(
-    ("widths", "heads"),
-    [((384, 768), 48), ((128, 384), 16), ((768, 768), 48), ((312, 768), 24), ((16, 32), 2), ((6, 9), 1)],
+    ("layers", "message"),
+    [
+        ((3,), "match.layers: 1 numbers for a student of 2 layers"),
+        ((2, 4), "match.layers: 4, but the teacher has 3 layers"),
+    ],
 )
-def test_relation_heads_divide_both_widths(widths: tuple[int, int], heads: int) -> None:
-    assert defaults.relation_heads(*widths) == defaults.relation_heads(*widths[::-1]) == heads
-    assert not any(width % heads for width in widths)
+def test_layers_that_do_not_fit_are_refused(
+    encoders: Encoders, layers: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        FeatureMatching(*encoders(), Match(hidden=1, layers=layers))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_student_and_teacher_must_read_the_same_tokens(
+    encoders: Encoders, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    student, teacher = encoders(positions=12)
+    save_classifier(MultiHeadClassifier(teacher, HEADS), tiny_tokenizer, tmp_path)
+    network = MultiHeadClassifier(student, HEADS)
+
+    def run(hidden: float) -> Any:
+        accelerator = SimpleNamespace(device=torch.device("cpu"))
+        recipe = SimpleNamespace(match=Match(hidden=hidden))
+        return SimpleNamespace(stage=lambda name: tmp_path, recipe=recipe, accelerator=accelerator)
+
+    assert feature_matching(run(0.0), network, tiny_tokenizer, 12) is None
+    found = feature_matching(run(1.0), network, tiny_tokenizer, 12)
+    assert found is not None and found.layers == (2, 3)
+    with pytest.raises(
+        RecipeError, match=r"match: the student reads 13 tokens .* the teacher has 12 positions"
+    ):
+        feature_matching(run(1.0), network, tiny_tokenizer, 13)
+    other = SimpleNamespace(get_vocab=lambda: {**tiny_tokenizer.get_vocab(), "parcel": 999})
+    with pytest.raises(RecipeError, match="match: the student's vocabulary differs from the teacher's"):
+        feature_matching(run(1.0), network, other, 12)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 
 from distill.heads import Head
-from distill.models.classifier import Network
+from distill.models.classifier import MultiHeadClassifier
 from export.graph.quantize import quantize_int8
 from students.shapes import Shape, build_encoder
 
@@ -51,7 +51,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])
-def network(request: pytest.FixtureRequest) -> Network:
+def network(request: pytest.FixtureRequest) -> MultiHeadClassifier:
     torch.manual_seed(0)
     encoder = build_encoder(
         Shape(LAYERS, HIDDEN, 2),
@@ -60,7 +60,7 @@ def network(request: pytest.FixtureRequest) -> Network:
         positions=POSITIONS,
         pad=0,
     )
-    network = Network(encoder, HEADS).eval()
+    network = MultiHeadClassifier(encoder, HEADS).eval()
     with torch.no_grad():  # logits of the size that training gives, of a few units
         for name, weight in network.named_parameters():
             if not name.startswith("encoder."):
@@ -68,7 +68,7 @@ def network(request: pytest.FixtureRequest) -> Network:
     return network
 
 
-def exported(network: Network, folder: Path) -> Pair:
+def exported(network: MultiHeadClassifier, folder: Path) -> Pair:
     pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
     from export.graph.to_onnx import to_onnx
 
@@ -79,7 +79,7 @@ def exported(network: Network, folder: Path) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(network: MultiHeadClassifier, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return exported(network, tmp_path_factory.mktemp("pair"))
 
 
@@ -189,7 +189,7 @@ def test_the_source_is_left(pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def far(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def far(network: MultiHeadClassifier, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A network of which one column of a norm reaches thirty times as far and weighs as much less."""
     network = copy.deepcopy(network)
     norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
@@ -233,7 +233,11 @@ def test_a_column_far_out_does_not_take_the_precision_of_the_others(
 
 
 def test_tables_that_are_added_reach_equally_far(
-    pair: Pair, network: Network, batch: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: Pair,
+    network: MultiHeadClassifier,
+    batch: tuple[Any, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Training lets the first position, read with one word alone, reach far in a column."""
     (scale,) = [n.input[1] for n in nodes(pair.int8, "Mul") if n.name.endswith(".scaled")]

@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 
 from distill.heads import Head
-from distill.models.classifier import Network
+from distill.models.classifier import MultiHeadClassifier
 from export.graph.bert import FEW
 from export.graph.gates import check_parity
 from export.graph.to_onnx import to_onnx
@@ -43,7 +43,7 @@ def exporter() -> None:
 
 def network_of(
     architecture: str, heads: tuple[Head, ...] = HEADS, attention_heads: int = 2, **settings: Any
-) -> Network:
+) -> MultiHeadClassifier:
     """A network with every weight drawn at random, so that none can pass for another."""
     torch.manual_seed(0)
     encoder = build_encoder(
@@ -53,7 +53,7 @@ def network_of(
         positions=POSITIONS,
         pad=0,
     )
-    network = Network(encoder, heads, **settings).eval()
+    network = MultiHeadClassifier(encoder, heads, **settings).eval()
     with torch.no_grad():
         for name, weight in network.named_parameters():
             weight.normal_(1.0 if "norm.weight" in name.lower() else 0.0, 0.3)
@@ -62,7 +62,7 @@ def network_of(
 
 @dataclass
 class Exported:
-    network: Network
+    network: MultiHeadClassifier
     path: Path
     model: Any
     session: Any
@@ -73,7 +73,7 @@ class Exported:
         return dict(zip(names, found, strict=True))
 
 
-def exported_of(network: Network, outputs: list[str], path: Path, **settings: Any) -> Exported:
+def exported_of(network: MultiHeadClassifier, outputs: list[str], path: Path, **settings: Any) -> Exported:
     to_onnx(network, outputs, path, **settings)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -97,7 +97,7 @@ def batches() -> Iterator[tuple[Any, Any]]:
         yield draw.integers(1, VOCABULARY, mask.shape) * mask, mask
 
 
-def expected_of(network: Network, ids: Any, mask: Any) -> dict[str, Any]:
+def expected_of(network: MultiHeadClassifier, ids: Any, mask: Any) -> dict[str, Any]:
     with torch.inference_mode():
         logits = network(torch.from_numpy(ids), torch.from_numpy(mask))
     return {head: part.numpy() for head, part in network.split(logits).items()}

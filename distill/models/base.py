@@ -1,0 +1,153 @@
+"""What every family of networks has in common: texts in as a batch of named tensors, logits out.
+
+A family is one subclass of `TextClassifier` in a module of its own. It decides what its `Batch` holds and
+what `forward` computes. The training loop, the inference loop and the soft labels know nothing else about it.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distill.heads import Head, columns
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+Array = NDArray[Any]
+Batch = dict[str, Tensor]
+
+
+class EncodedTexts(Protocol):
+    """Texts as one family of networks reads them."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens of each text: batches hold texts of similar length."""
+
+    def __len__(self) -> int:
+        """The number of texts."""
+
+    def batch(self, rows: Array) -> dict[str, Array]:
+        """The named arrays of these rows, each `[rows, ...]`."""
+
+
+class TextEncoder(Protocol):
+    """What turns texts into a family's `EncodedTexts`."""
+
+    max_length: int
+
+    def __call__(self, texts: Sequence[str]) -> EncodedTexts:
+        """The encoded texts, in memory."""
+
+    def to_disk(self, chunks: Iterable[Sequence[str]], path: Path) -> EncodedTexts:
+        """The encoded texts, memory-mapped from `path`."""
+
+
+class TextClassifier(nn.Module, ABC):
+    """A network that gives every head's logits for a batch of texts.
+
+    Attributes:
+        family: The name of the family, which `save_classifier` writes down.
+        heads: The heads, in the order of their logits.
+        config: The configuration of the encoder.
+    """
+
+    family: ClassVar[str]
+    families: ClassVar[dict[str, type[TextClassifier]]] = {}
+    encoder: PreTrainedModel
+    config: PretrainedConfig
+    heads: tuple[Head, ...]
+
+    def __init_subclass__(cls) -> None:
+        TextClassifier.families[cls.family] = cls
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """The logits of all heads side by side, `[batch, sum of labels]`, in the order of `heads`."""
+
+    @abstractmethod
+    def text_encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TextEncoder:
+        """What turns texts into the family's batches, truncated to what `usable_length` allows."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The JSON values that rebuild the network: `cls(encoder, heads, **settings)`."""
+
+    @abstractmethod
+    def head_parameters(self, head: Head) -> Iterable[nn.Parameter]:
+        """The parameters that belong to one head alone."""
+
+    def usable_length(self, max_length: int) -> int:
+        """The tokens that the encoder reads of a text: `max_length`, or its number of positions if lower."""
+        embeddings = getattr(self.encoder, "embeddings", None)
+        positions = getattr(embeddings, "position_embeddings", None)
+        limit = int(getattr(self.config, "max_position_embeddings", max_length))
+        if positions is not None and getattr(positions, "padding_idx", None) is not None:
+            limit -= positions.padding_idx + 1  # roberta counts positions from after the padding
+        return min(max_length, limit)
+
+    def split(self, logits: Tensor) -> dict[str, Tensor]:
+        """The logits of each head, `{head: [batch, labels]}`, as views of `[batch, sum of labels]`."""
+        return {head.name: logits[..., part] for head, part in columns(self.heads)}
+
+    def freeze(self, train: Sequence[str]) -> None:
+        """Train only the named parts: `encoder`, `heads`, or heads by name."""
+        self.encoder.requires_grad_("encoder" in train)
+        for head in self.heads:
+            for parameter in self.head_parameters(head):
+                parameter.requires_grad_("heads" in train or head.name in train)
+
+    @property
+    def parameters_count(self) -> int:
+        """The number of weights, embeddings included."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def on_device(arrays: dict[str, Array], device: torch.device) -> Batch:
+    """Numpy arrays as tensors on a device, by the same names.
+
+    A copy to a GPU starts from pinned memory: from any other it waits until the GPU is idle, which then
+    stands still while the next batch is prepared.
+    """
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def save_classifier(network: TextClassifier, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a network and its tokenizer into an existing folder."""
+    network.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    content = {
+        "family": network.family,
+        "settings": network.settings(),
+        "heads": [head.to_json() for head in network.heads],
+    }
+    (folder / "heads.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
+    """The network, in eval mode, and the tokenizer that `save_classifier` wrote."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(folder)
+    encoder = AutoModel.from_config(config, attn_implementation="eager")
+    encoder.pooler = None
+    heads = tuple(Head.from_json(head) for head in content["heads"])
+    network = TextClassifier.families[content["family"]](encoder, heads, **content["settings"])
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network.eval(), AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,112 @@
+"""Typed readers of what the stages leave on disk: all that one stage knows of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+
+from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.evaluation.calibration import Calibration
+from distill.heads import Head
+from distill.models.base import Array, TextClassifier, load_classifier
+from distill.models.classifier import MultiHeadClassifier
+from distill.models.network_teacher import NetworkTeacher, teacher_digest
+from distill.run import Run, read_json
+from distill.training.checkpoint import load_tensors
+from teachers.base import Teacher
+from teachers.soft_labels import SoftLabels, text_digests
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["MultiHeadClassifier"]  # registers the family that `load_classifier` reads
+
+
+def heads(run: Run[Any]) -> tuple[Head, ...]:
+    """The heads of the prepared data, in order (of `prepare`)."""
+    return load_heads(run.stage("prepare"))
+
+
+def split(run: Run[Any], name: str) -> datasets.Dataset:
+    """A prepared split: train, validation, test or unlabeled (of `prepare`)."""
+    return load_split(run.stage("prepare"), name)
+
+
+def texts(run: Run[Any], name: str) -> list[str]:
+    """The texts of a prepared split, in memory (of `prepare`)."""
+    return list(split(run, name)["text"])
+
+
+def labels(run: Run[Any], name: str) -> dict[str, Array]:
+    """The hard labels of each head on a prepared split (of `prepare`)."""
+    return hard_labels(split(run, name), heads(run))
+
+
+def rows(run: Run[Any]) -> dict[str, int]:
+    """The number of texts in each split (of `prepare`)."""
+    return dict(run.metrics("prepare")["rows"])
+
+
+def max_length(run: Run[Any]) -> int:
+    """The tokens of a text that the teacher reads (of `fit_teacher`)."""
+    return int(run.metrics("fit_teacher")["max_length"])
+
+
+def unknown_tokens(run: Run[Any]) -> float:
+    """The share of validation tokens that the teacher's vocabulary does not cover (of `fit_teacher`)."""
+    return float(run.metrics("fit_teacher").get("unknown_tokens", 0.0))
+
+
+def teacher(run: Run[Any]) -> Teacher:
+    """What labels texts in this run (of `fit_teacher`)."""
+    return NetworkTeacher(run.stage("fit_teacher"), max_length(run), run.accelerator)
+
+
+def teacher_network(run: Run[Any]) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
+    """The network that initialises the student, and the tokenizer that it lends (of `fit_teacher`)."""
+    return load_classifier(run.stage("fit_teacher"))
+
+
+def soft_labels(run: Run[Any]) -> SoftLabels:
+    """The soft labels of the run's teacher, in a folder named by its digest (of `label`)."""
+    about = read_json(run.stage("fit_teacher") / "heads.json")["heads"]
+    digest = teacher_digest(run.stage("fit_teacher"), max_length(run))
+    widths = {head["name"]: len(head["labels"]) for head in about}
+    return SoftLabels(run.folder / "soft_labels" / digest[:16], widths)
+
+
+def transfer_set(run: Run[Any]) -> datasets.Dataset:
+    """The texts that the student learns from, the training texts first (of `label`)."""
+    return load_split(run.stage("label"), "transfer")
+
+
+def teacher_logits(run: Run[Any], name: str) -> dict[str, Array]:
+    """The teacher's logits of each head that it knows on a split, float32 `[texts, labels]` (of `label`)."""
+    soft = soft_labels(run)
+    found = soft.logits(soft.rows(text_digests(texts(run, name))))
+    return {head: logits.astype(np.float32) for head, logits in found.items()}
+
+
+def student(run: Run[Any]) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
+    """The trained student and its tokenizer (of `fit_student`)."""
+    return load_classifier(run.stage("fit_student"))
+
+
+def student_logits(run: Run[Any], name: str) -> dict[str, Array]:
+    """The student's logits of each head on a split, float32 `[texts, labels]` (of `fit_student`)."""
+    tensors = load_tensors(run.stage("fit_student") / "logits.safetensors")[0]
+    return {head.name: tensors[f"{name}.{head.name}"].numpy() for head in heads(run)}
+
+
+def calibrations(run: Run[Any], side: str) -> dict[str, Calibration]:
+    """The calibration of each head of `teacher` or `student` (of `calibrate`)."""
+    found = read_json(run.stage("calibrate") / "calibration.json")[side]
+    return {name: Calibration(**value) for name, value in found.items()}
+
+
+def candidate(run: Run[Any]) -> Path:
+    """The folder of the bundle that is not checked yet (of `export`)."""
+    return run.stage("export") / "candidate"
