@@ -26,7 +26,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     work = folder / "onnx"
     work.mkdir(exist_ok=True)
     tokens = int(tokenizer.model_max_length)
-    to_onnx(network, outputs, work / "model.onnx", positions=tokens, opset=settings.opset)
+    to_onnx(network, outputs, work / "model.onnx", positions=tokens)
     variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx")

@@ -285,13 +285,6 @@ def test_many_heads_in_their_order(tmp_path: Path) -> None:
     assert_same(exported)
 
 
-@pytest.mark.parametrize("opset", [14, 18])
-def test_opset(opset: int, tmp_path: Path) -> None:
-    exported = exported_of(network_of("distilbert"), OUTPUTS, tmp_path / "model.onnx", opset=opset)
-    assert [o.version for o in exported.model.opset_import] == [opset]
-    assert_same(exported)
-
-
 def test_network_is_left_as_it_was(tmp_path: Path) -> None:
     network = network_of("bert")
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
