@@ -27,7 +27,7 @@ from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.data.tokens import TextTokenizer
 from distill.evaluation.metrics import labelled
 from distill.heads import METRICS
-from distill.models.base import load_classifier
+from distill.models.base import load_classifier, on_device
 from export import Classifier
 
 ROUNDS = 100
@@ -79,7 +79,7 @@ def _torch(folder: Path, texts: Sequence[str]) -> tuple[int, float]:
 
     def call(text: str) -> None:
         with torch.inference_mode():
-            network(*map(torch.from_numpy, encode([text]).batch(np.zeros(1, int))))
+            network(on_device(encode([text]).batch(np.zeros(1, int)), torch.device("cpu")))
 
     return (folder / "model.safetensors").stat().st_size, _p50(call, texts)
 

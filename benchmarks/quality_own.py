@@ -27,7 +27,7 @@ from distill.models.base import load_classifier
 from distill.recipe.load import load_recipe
 from distill.run import Run
 from distill.stages.calibrate import calibrate_heads
-from distill.stages.export_onnx import export
+from distill.stages.export_onnx import export_onnx
 from distill.training.devices import make_accelerator
 from export import Classifier
 
@@ -135,7 +135,7 @@ def textbrewer(job: Job) -> Trained:
     for stage, work in (
         ("fit_student", lambda run, place: brew(run, place, epochs)),
         ("calibrate", calibrate_heads),
-        ("export", export),
+        ("export", export_onnx),
     ):
         run.stage(stage).mkdir(parents=True, exist_ok=True)
         work(run, run.stage(stage))

@@ -207,7 +207,7 @@ def _hugging_face(run: Path) -> Any:
             self.network = network
 
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
-            logits = self.network(input_ids, attention_mask)
+            logits = self.network({"input_ids": input_ids, "attention_mask": attention_mask})
             return SequenceClassifierOutput(logits=self.network.split(logits)[head.name])
 
     config = network.config
@@ -257,7 +257,7 @@ def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     """A bundle of the run's encoder with so many heads of five labels, loaded."""
     from distill.heads import Head
     from distill.models.base import load_classifier
-from distill.models.classifier import MultiHeadClassifier
+    from distill.models.classifier import MultiHeadClassifier
     from export import Classifier
     from export.bundle import manifest as manifests
     from export.bundle.files import read_bundle, write_bundle

@@ -1,7 +1,7 @@
-"""A BERT classifier as an ONNX graph laid out by hand: no node for shapes, one product for all heads.
+"""Builds the ONNX graph of a BERT classifier node by node: static shapes, one product for all heads.
 
-A traced BertModel spends a third of its nodes on shapes, token types and masks, and on a tiny network a node
-costs about what its arithmetic does. Every other encoder is traced (`to_onnx`).
+A third of the nodes of a traced BertModel compute shapes, token types and masks, and in a tiny network a node
+costs about as much as its arithmetic. Other encoders are traced (`export.graph.to_onnx`).
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from export.runtime.session import ALL_LOGITS, INPUTS
+from export.graph.builder import GraphBuilder
+from export.runtime.session import ALL_LOGITS, REQUIRED_INPUTS
 
-OPSET = 17  # the first that has LayerNormalization
-IDS, MASK = INPUTS[:2]
-FAR = 1e9  # subtracted from the attention to padding
-FEW = 4  # attention heads that are computed one by one
+OPSET = 17  # the first with LayerNormalization
+PRODUCER = "tinyheads"
+IDS, MASK = REQUIRED_INPUTS
+MASKED = 1e9  # subtracted from the attention scores of padding
+FEW = 4  # up to this number, attention heads are computed one by one
 
 
 def is_plain_bert(network: Any) -> bool:
-    """Whether `bert_graph` computes what the network's encoder does."""
+    """Whether `bert_graph` supports the encoder of a network."""
     config = network.config
     return bool(
         config.model_type == "bert"
@@ -33,21 +35,20 @@ def is_plain_bert(network: Any) -> bool:
     )
 
 
-def bert_graph(network: Any, outputs: Sequence[str], positions: int, opset: int) -> onnx.ModelProto:
-    """The graph of a network whose encoder is a BertModel without pooler.
+def bert_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.ModelProto:
+    """The graph of a network whose encoder is a BertModel without a pooler.
 
-    Inputs are input_ids and attention_mask, int64 `[batch, length]`; outputs float32 `[batch, labels]` a
-    head and, where there are several, `all_logits`, the heads side by side.
+    The inputs are input_ids and attention_mask, int64 `[batch, length]`. The outputs are float32
+    `[batch, labels]`, one per head and, with several heads, `all_logits`: the heads concatenated.
 
     Args:
-        network: With `.config`, `.encoder`, `.pooling` (cls or mean), `.heads`, and weights named as
-            `distill.models.classifier.Network` names them.
-        outputs: A name for each head, in order.
-        positions: Tokens that a text has at most; position embeddings beyond are left out.
-        opset: Of ONNX, at least 17.
+        network: A network with `.config`, `.encoder`, `.pooling` (cls or mean), `.heads`, and the weight
+            names of `distill.models.classifier.Network`.
+        outputs: Output name of each head, in order.
+        positions: Maximum number of tokens of a text; later position embeddings are dropped.
     """
     state = {name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()}
-    graph = _Graph(state, network.config)
+    graph = _BertBuilder(state, network.config)
     states = graph.encoder(positions)
     pooled = graph.first(states) if network.pooling == "cls" else graph.mean(states)
     names = [f"linear.logits_{head.name}" for head in network.heads]
@@ -59,95 +60,96 @@ def bert_graph(network: Any, outputs: Sequence[str], positions: int, opset: int)
         graph.product(pooled, weight, bias, "heads", outputs[0])
     else:
         graph.product(pooled, weight, bias, "heads", ALL_LOGITS)
-        split = graph.constant("widths", widths, np.int64)
-        graph.nodes.append(helper.make_node("Split", [ALL_LOGITS, split], list(outputs), "heads", axis=1))
+        sizes = graph.constant(np.array(widths, np.int64), "widths")
+        graph.node_with_outputs("Split", ALL_LOGITS, sizes, outputs=outputs, name="heads", axis=1)
         shapes[ALL_LOGITS] = sum(widths)
-    integers = ["batch_size", "sequence_length"]
+    info, tokens = helper.make_tensor_value_info, ["batch_size", "sequence_length"]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "classifier",
-            [helper.make_tensor_value_info(name, TensorProto.INT64, integers) for name in (IDS, MASK)],
-            [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch_size", width])
-                for name, width in shapes.items()
-            ],
-            [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
+            [info(name, TensorProto.INT64, tokens) for name in REQUIRED_INPUTS],
+            [info(name, TensorProto.FLOAT, ["batch_size", width]) for name, width in shapes.items()],
+            graph.initializers(),
         ),
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=8,
-        producer_name="tinyheads",
+        producer_name=PRODUCER,
     )
     onnx.checker.check_model(model)
     return model
 
 
-class _Graph:
-    """Nodes and constants as they are put down; a method returns the name of what it computes."""
+class _BertBuilder(GraphBuilder):
+    """Adds the layers of a BERT encoder; methods return the name of the tensor that they add."""
 
     def __init__(self, state: dict[str, NDArray[Any]], config: Any) -> None:
+        super().__init__()
         self.state, self.config = state, config
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, NDArray[Any]] = {}
 
-    def constant(self, name: str, value: Any, kind: Any = np.float32) -> str:
-        self.constants[name] = np.array(value, kind, order="C")
-        return name
-
-    def node(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
-        return name
+    def number(self, value: float, name: str) -> str:
+        """A float32 scalar."""
+        return self.constant(np.float32(value), name)
 
     def product(self, inputs: str, weight: NDArray[Any], bias: NDArray[Any], name: str, out: str = "") -> str:
-        weights = self.constant(f"{name}.weight", weight.T)
-        product = self.node("MatMul", inputs, weights, name=f"{name}.product")
-        return self.node("Add", product, self.constant(f"{name}.bias", bias), name=out or name)
+        """A linear layer with `weight` `[outputs, inputs]`, as in torch."""
+        product = self.node(
+            "MatMul", inputs, self.constant(weight.T, f"{name}.weight"), name=f"{name}.product"
+        )
+        return self.node("Add", product, self.constant(bias, f"{name}.bias"), name=out or name)
 
     def linear(self, inputs: str, name: str) -> str:
+        """The linear layer whose weights have this name in the state dict."""
         return self.product(inputs, self.state[f"{name}.weight"], self.state[f"{name}.bias"], name)
 
     def norm(self, inputs: str, name: str) -> str:
-        weight, bias = (self.constant(f"{name}.{x}", self.state[f"{name}.{x}"]) for x in ("weight", "bias"))
+        """The layer norm whose weights have this name in the state dict."""
+        weight, bias = (self.constant(self.state[f"{name}.{x}"], f"{name}.{x}") for x in ("weight", "bias"))
         epsilon = float(self.config.layer_norm_eps)
         return self.node("LayerNormalization", inputs, weight, bias, name=name, axis=-1, epsilon=epsilon)
 
     def encoder(self, positions: int) -> str:
         """The last hidden states, `[batch, length, width]`."""
         tables = "encoder.embeddings"
-        words = self.constant("words", self.state[f"{tables}.word_embeddings.weight"])
-        places = self.state[f"{tables}.position_embeddings.weight"][:positions]
-        # a text alone is all of type 0
-        places = places + self.state[f"{tables}.token_type_embeddings.weight"][0]
-        zero = self.constant("zero", [0], np.int64)
-        length = self.node("Shape", IDS, name="length", start=1, end=2)
-        place = self.node("Slice", self.constant("positions", places), zero, length, zero, name="place")
+        words = self.constant(self.state[f"{tables}.word_embeddings.weight"], "words")
+        table = self.state[f"{tables}.position_embeddings.weight"][:positions]
+        table = table + self.state[f"{tables}.token_type_embeddings.weight"][0]  # all tokens have type 0
+        zero, length = self.integers(0), self.node("Shape", IDS, name="length", start=1, end=2)
+        place = self.node("Slice", self.constant(table, "positions"), zero, length, zero, name="place")
         states = self.node("Add", self.node("Gather", words, IDS, name="word"), place, name="embedded")
         states = self.norm(states, f"{tables}.LayerNorm")
-        self.inside = self.node("Cast", MASK, name="inside", to=TensorProto.FLOAT)
+        self.mask = self.node("Cast", MASK, name="inside", to=TensorProto.FLOAT)
         few = self.config.num_attention_heads <= FEW
-        axes = self.constant("middle", [1] if few else [1, 2], np.int64)
-        outside = self.node("Sub", self.inside, self.constant("float_one", [1]), name="outside")
-        outside = self.node("Mul", outside, self.constant("far", [FAR]), name="outside.far")
-        bias = self.node("Unsqueeze", outside, axes, name="attention.bias")
+        padding = self.node(
+            "Sub", self.mask, self.constant(np.ones(1, np.float32), "float_one"), name="outside"
+        )
+        padding = self.node(
+            "Mul", padding, self.constant(np.full(1, MASKED, np.float32), "far"), name="outside.far"
+        )
+        bias = self.node(
+            "Unsqueeze", padding, self.integers(*([1] if few else [1, 2])), name="attention.bias"
+        )
         for number in range(self.config.num_hidden_layers):
             states = self.layer(states, bias, f"encoder.encoder.layer.{number}")
         return states
 
     def layer(self, states: str, bias: str, name: str) -> str:
-        """A transformer layer: attention, then the feed-forward part, each added to what it read."""
+        """A transformer layer: attention and feed-forward part, each with its residual and layer norm."""
         context = self.attention(states, bias, f"{name}.attention.self")
-        read = f"{name}.attention.output"
-        states = self.node("Add", self.linear(context, f"{read}.dense"), states, name=f"{read}.sum")
-        states = self.norm(states, f"{read}.LayerNorm")
+        output = f"{name}.attention.output"
+        states = self.node("Add", self.linear(context, f"{output}.dense"), states, name=f"{output}.sum")
+        states = self.norm(states, f"{output}.LayerNorm")
         wide = self.gelu(self.linear(states, f"{name}.intermediate.dense"), f"{name}.intermediate")
-        sum_ = self.node("Add", self.linear(wide, f"{name}.output.dense"), states, name=f"{name}.output.sum")
-        return self.norm(sum_, f"{name}.output.LayerNorm")
+        states = self.node(
+            "Add", self.linear(wide, f"{name}.output.dense"), states, name=f"{name}.output.sum"
+        )
+        return self.norm(states, f"{name}.output.LayerNorm")
 
     def attention(self, states: str, bias: str, name: str) -> str:
-        """What each token reads of the others, the heads side by side: one product for all that is compared.
+        """Self-attention with one product for all queries, keys and values, the heads concatenated.
 
-        Few heads are computed one by one, which spares them all turning of axes; many are not, since a node
-        costs more than turning.
+        A few heads are computed one by one, which needs no reshaping. Many are computed together, since each
+        node costs more than a transposition.
         """
         count, width = self.config.num_attention_heads, self.config.hidden_size
         scales = {"query": (width // count) ** -0.5, "key": 1.0, "value": 1.0}
@@ -155,57 +157,50 @@ class _Graph:
             np.concatenate([self.state[f"{name}.{part}.{x}"] * np.float32(s) for part, s in scales.items()])
             for x in ("weight", "bias")
         )
-        every = self.product(states, weight, row, f"{name}.product")
+        projected = self.product(states, weight, row, f"{name}.product")
         if count <= FEW:
-            parts = self.split(every, 3 * count, width // count, name)
-            heads = [
-                self.head(parts[head::count], bias, [0, 2, 1], f"{name}.{head}") for head in range(count)
-            ]
+            parts = self.split(projected, 3 * count, width // count, name)
+            heads = [self.head(parts[i::count], bias, [0, 2, 1], f"{name}.{i}") for i in range(count)]
             return heads[0] if count == 1 else self.node("Concat", *heads, name=f"{name}.together", axis=2)
-        apart = self.constant("apart", [0, 0, count, width // count], np.int64)
-        turned = []
-        for part in self.split(every, 3, width, name):
-            part = self.node("Reshape", part, apart, name=f"{part}.apart")
+        shape, turned = self.integers(0, 0, count, width // count), []
+        for part in self.split(projected, 3, width, name):
+            part = self.node("Reshape", part, shape, name=f"{part}.apart")
             turned.append(self.node("Transpose", part, name=f"{part}.turned", perm=[0, 2, 1, 3]))
         context = self.head(turned, bias, [0, 1, 3, 2], name)
         context = self.node("Transpose", context, name=f"{name}.turned", perm=[0, 2, 1, 3])
-        together = self.constant("together", [0, 0, width], np.int64)
-        return self.node("Reshape", context, together, name=f"{name}.together")
+        return self.node("Reshape", context, self.integers(0, 0, width), name=f"{name}.together")
 
-    def split(self, states: str, count: int, width: int, name: str) -> list[str]:
-        """So many parts of the last axis, each so wide."""
+    def split(self, states: str, count: int, width: int, name: str) -> Sequence[str]:
+        """The last axis split into `count` parts of `width`."""
+        sizes = self.integers(*[width] * count)
         parts = [f"{name}.part.{number}" for number in range(count)]
-        widths = self.constant("widths_of_parts", [width] * count, np.int64)
-        self.nodes.append(helper.make_node("Split", [states, widths], parts, f"{name}.split", axis=2))
-        return parts
+        return self.node_with_outputs("Split", states, sizes, outputs=parts, name=f"{name}.split", axis=2)
 
-    def head(self, parts: Sequence[str], bias: str, turn: Sequence[int], name: str) -> str:
-        """Attention proper, by queries, keys and values, of the last two axes."""
+    def head(self, parts: Sequence[str], bias: str, transposed: Sequence[int], name: str) -> str:
+        """Attention over the last two axes of query, key and value; `transposed` permutes the key."""
         query, key, value = parts
-        key = self.node("Transpose", key, name=f"{name}.key", perm=turn)
+        key = self.node("Transpose", key, name=f"{name}.key", perm=transposed)
         scores = self.node("MatMul", query, key, name=f"{name}.scores")
         scores = self.node("Add", scores, bias, name=f"{name}.scores.inside")
-        shares = self.node("Softmax", scores, name=f"{name}.shares", axis=-1)
-        return self.node("MatMul", shares, value, name=f"{name}.context")
+        weights = self.node("Softmax", scores, name=f"{name}.shares", axis=-1)
+        return self.node("MatMul", weights, value, name=f"{name}.context")
 
     def gelu(self, inputs: str, name: str) -> str:
-        """Give x * (1 + erf(x / sqrt 2)) / 2, in the order that onnxruntime knows as one Gelu."""
-        root = self.constant("root", 2**0.5)
-        one, half = self.constant("scalar_one", 1), self.constant("half", 0.5)
+        """The GELU x * (1 + erf(x / sqrt 2)) / 2, in the order that onnxruntime fuses."""
+        root, one, half = self.number(2**0.5, "root"), self.number(1, "scalar_one"), self.number(0.5, "half")
         erf = self.node("Erf", self.node("Div", inputs, root, name=f"{name}.div"), name=f"{name}.erf")
-        risen = self.node("Mul", inputs, self.node("Add", erf, one, name=f"{name}.add"), name=f"{name}.mul")
-        return self.node("Mul", risen, half, name=f"{name}.gelu")
+        product = self.node("Mul", inputs, self.node("Add", erf, one, name=f"{name}.add"), name=f"{name}.mul")
+        return self.node("Mul", product, half, name=f"{name}.gelu")
 
     def first(self, states: str) -> str:
-        """The first token's state, `[batch, width]`."""
-        return self.node("Gather", states, self.constant("first", 0, np.int64), name="pooled", axis=1)
+        """The hidden state of the first token, `[batch, width]`."""
+        return self.node("Gather", states, self.constant(np.int64(0), "first"), name="pooled", axis=1)
 
     def mean(self, states: str) -> str:
-        """The mean of the tokens' states, `[batch, width]`, as one product with their shares."""
-        last = self.constant("last", [1], np.int64)
-        count = self.node("ReduceSum", self.inside, last, name="count", keepdims=1)
-        count = self.node("Clip", count, self.constant("at_least", 1), name="count.some")
-        shares = self.node("Div", self.inside, count, name="shares")
-        shares = self.node("Unsqueeze", shares, last, name="shares.row")
-        mean = self.node("MatMul", shares, states, name="mean")
-        return self.node("Squeeze", mean, last, name="pooled")
+        """The mean hidden state of the tokens, `[batch, width]`, as one product with their weights."""
+        last = self.integers(1)
+        count = self.node("ReduceSum", self.mask, last, name="count", keepdims=1)
+        count = self.node("Clip", count, self.number(1, "at_least"), name="count.some")
+        weights = self.node("Div", self.mask, count, name="shares")
+        weights = self.node("Unsqueeze", weights, last, name="shares.row")
+        return self.node("Squeeze", self.node("MatMul", weights, states, name="mean"), last, name="pooled")

@@ -1,27 +1,43 @@
-"""A classifier as ONNX: dynamic batch and length, one output a head.
+"""Exports a classifier to ONNX: dynamic batch and length, one output per head.
 
-BERT is laid out by `bert_graph`, every other encoder traced through optimum-onnx. The only module that
-touches optimum; optimum-onnx 0.1.0 needs transformers < 4.58.
+BERT encoders are built by `export.graph.bert`; other encoders are traced by optimum-onnx. This is the only
+module that imports optimum (optimum-onnx 0.1.0 needs transformers < 4.58).
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 from torch import Tensor, nn
 
-from export.graph.bert import OPSET, bert_graph, is_plain_bert
-from export.runtime.session import INPUTS
+from export.graph.bert import OPSET, PRODUCER, bert_graph, is_plain_bert
+from export.runtime.session import REQUIRED_INPUTS
 
 
-class _Outputs(nn.Module):
-    """A network whose `forward` returns its heads by output name, as the exporter wants it."""
+class ExportableNetwork(Protocol):
+    """A network that `to_onnx` can export: a module in eval mode, on the CPU."""
+
+    config: Any  # a transformers config
+
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        """The logits of all heads, `[batch, labels of all heads]`, for the named tensors REQUIRED_INPUTS."""
+        ...
+
+    def split(self, logits: Tensor) -> Mapping[str, Tensor]:
+        """The logits of each head, `{head: [batch, labels]}`."""
+        ...
+
+
+class _HeadOutputs(nn.Module):
+    """A network that returns its heads by output name, as optimum expects.
+
+    optimum reads the input names off the signature of `forward`.
+    """
 
     def __init__(self, network: Any, names: Sequence[str]) -> None:
         super().__init__()
@@ -29,64 +45,62 @@ class _Outputs(nn.Module):
         self.config = network.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        parts = self.network.split(self.network({"input_ids": input_ids, "attention_mask": attention_mask}))
-        return dict(zip(self.names, parts.values(), strict=True))
+        logits = self.network({"input_ids": input_ids, "attention_mask": attention_mask})
+        return dict(zip(self.names, self.network.split(logits).values(), strict=True))
 
 
-def to_onnx(
-    network: Any, outputs: Sequence[str], path: Path, *, positions: int = 512, opset: int = OPSET
-) -> None:
-    """Write a network as one ONNX file of float32 weights.
+def to_onnx(network: ExportableNetwork, outputs: Sequence[str], path: Path, *, positions: int = 512) -> None:
+    """Write a network to an ONNX file with float32 weights.
+
+    The inputs are REQUIRED_INPUTS, int64 `[batch, length]`; the outputs are float32 `[batch, labels]`.
 
     Args:
-        network: A module with `.config` (of transformers), `forward(input_ids, attention_mask)` and
-            `split(logits) -> {head: logits}`; in eval mode, on the CPU.
-        outputs: A name for each head, in order.
-        path: The file to write.
-        positions: Tokens that a text has at most; the graph may refuse more.
-        opset: Of ONNX.
+        network: The network to export.
+        outputs: Output name of each head, in order.
+        path: File to write.
+        positions: Maximum number of tokens of a text; the graph may reject longer texts.
+
+    Raises:
+        ValueError: The numbers of outputs and heads differ.
     """
-    if opset >= OPSET and is_plain_bert(network):
-        onnx.save(bert_graph(network, outputs, positions, opset), path)
+    if is_plain_bert(network):
+        onnx.save(bert_graph(network, outputs, positions), path)
     else:
-        _traced(network, outputs, path, opset)
+        _trace(network, outputs, path)
 
 
-def _traced(network: Any, outputs: Sequence[str], path: Path, opset: int) -> None:
+def _trace(network: ExportableNetwork, outputs: Sequence[str], path: Path) -> None:
     from optimum.exporters.onnx import export
     from optimum.exporters.onnx.config import TextEncoderOnnxConfig
     from optimum.utils import NormalizedTextConfig
 
-    # The exporter takes outputs by prefix, so none may begin another: numbers of one width do not.
+    # optimum matches outputs by prefix, so no name may be a prefix of another
     numbered = [f"head_{i:04d}_logits" for i in range(len(outputs))]
 
     class Config(TextEncoderOnnxConfig):  # type: ignore[misc]
         NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
-        DEFAULT_ONNX_OPSET = opset
+        DEFAULT_ONNX_OPSET = OPSET
 
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            return OrderedDict((n, {0: "batch_size", 1: "sequence_length"}) for n in INPUTS[:2])
+            return {name: {0: "batch_size", 1: "sequence_length"} for name in REQUIRED_INPUTS}
 
         @property
         def outputs(self) -> dict[str, dict[int, str]]:
-            return OrderedDict((n, {0: "batch_size"}) for n in numbered)
+            return {name: {0: "batch_size"} for name in numbered}
 
-    module = _Outputs(network, numbered).eval()
+    module = _HeadOutputs(network, numbered).eval()
     logging.getLogger("optimum").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, of shapes that are constant here
-        export(module, Config(network.config, task="feature-extraction"), path, opset=opset)
-    _rename(path, dict(zip(numbered, outputs, strict=True)))
-
-
-def _rename(path: Path, names: dict[str, str]) -> None:
+        warnings.simplefilter("ignore")  # tracer warnings about shapes that are constant here
+        export(module, Config(network.config, task="feature-extraction"), path, opset=OPSET)
     model = onnx.load(path)
+    names = dict(zip(numbered, outputs, strict=True))
     for value in model.graph.output:
-        value.name = names.get(value.name, value.name)
+        value.name = names[value.name]
     for node in model.graph.node:
-        node.input[:] = [names.get(n, n) for n in node.input]
-        node.output[:] = [names.get(n, n) for n in node.output]
-    model.producer_name, model.doc_string = "tinyheads", ""
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    model.producer_name, model.doc_string = PRODUCER, ""
     onnx.checker.check_model(model)
     onnx.save(model, path)

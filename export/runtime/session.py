@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ALL_LOGITS = "all_logits"  # an output that holds those of every head, in the order of the manifest
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+REQUIRED_INPUTS = INPUTS[:2]  # token types are optional
 # Fused with the sum before it, onnxruntime's layer norm takes three times as long (1.31.1, batches of one)
 _SLOWER = ["SkipLayerNormFusion"]
 

@@ -1,213 +1,138 @@
-"""A graph cut to one head: what the head needs, its own columns of the last product, its calibration.
+"""Extracts one head from a classifier graph.
 
-Heads are often one product, split at the end. Where what lies between the product and the split is known
-(plain, or quantised by onnxruntime), the weights are cut to the head's columns; otherwise the product is
-left whole and only the split is kept.
+The heads of a bundle usually share one matrix product whose output is split. If the graph between the
+product and the split is known (plain, or as quantised by onnxruntime), the weights are reduced to the columns
+of the head. Otherwise the product and the split are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnxruntime.transformers.onnx_model import OnnxModel
 
-# Inputs that bear the columns of a product on their last axis: (op, domain of Microsoft?) -> positions
-COLUMNS = {
+# operators that compute a product -> positions of the inputs whose last axis is that of the output
+PRODUCTS = {
     "MatMul": (1,),
     "Gemm": (1, 2),
     "MatMulInteger": (1, 3),
     "DynamicQuantizeMatMul": (1, 2, 3, 4),
     "MatMulIntegerToFloat": (1, 3, 5, 6),
 }
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
-SAME = ("Cast", "Identity")
+PREFIX = "head/"
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Cast", "Identity")
 
 
-class _WholeProductError(Exception):
-    """Something between the product and the split that is not known."""
+class _UnsupportedGraphError(Exception):
+    """The columns of a head cannot be followed from the split back to the product."""
 
 
-def cut(model: ModelProto, output: str, name: str, scale: float) -> tuple[ModelProto, bool]:
-    """A copy of the graph with one output, times a constant, and nothing that it does not need.
+def extract_head(model: ModelProto, output: str, name: str, scale: float) -> tuple[ModelProto, bool]:
+    """A copy of the graph with a single output, and without the nodes and weights of other heads.
 
     Args:
-        model: With an output `output`, float32 `[batch, labels]`.
-        output: The output to keep.
-        name: Its name in the copy.
-        scale: What its values are multiplied with, as the last node; 1 adds none.
+        model: A classifier graph; it is not changed.
+        output: The output to keep, float32 `[batch, labels]`.
+        name: Name of this output in the copy.
+        scale: Factor of the output's values, applied by the last node.
 
     Returns:
-        The copy, and whether its last product was cut to the head's columns.
+        The copy, and whether its last product was reduced to the columns of the head.
     """
-    found = ModelProto()
-    found.CopyFrom(model)
-    graph = found.graph
-    (info,) = (value for value in graph.output if value.name == output)
-    narrowed = True
-    try:
-        source = _Narrowing(graph).head(output)
-    except _WholeProductError:
-        source, narrowed = output, False
-    last = helper.make_node("Identity", [source], [name], name="head")
-    if scale != 1:
-        factor = numpy_helper.from_array(np.array(scale, np.float32), "calibration")
-        graph.initializer.append(factor)
-        last = helper.make_node("Mul", [source, "calibration"], [name], name="calibrated")
-    if name == output:  # the old name is taken by what the new last node reads
-        _rename(graph, output, f"{output}_raw")
-        last.input[0] = f"{output}_raw" if source == output else source
-    graph.node.append(last)
-    kept = helper.make_tensor_value_info(name, info.type.tensor_type.elem_type, None)
-    kept.type.CopyFrom(info.type)
-    del graph.output[:]
-    graph.output.append(kept)
-    del graph.value_info[:]
-    _keep_needed(graph)
-    return found, narrowed
+    whole = _copy(model)
+    whole.prune_graph([output], allow_remove_graph_inputs=False)
+    whole.clean_shape_infer()
+    value = whole.model.graph.output.pop()
+    whole.add_prefix_to_names(PREFIX)  # so that no other tensor is called `name`
+    extracted, source = whole, PREFIX + output
+    narrowed = _copy(whole.model)
+    with suppress(_UnsupportedGraphError):
+        source = _narrow(narrowed, source)
+        extracted = narrowed
+    extracted.add_initializer(numpy_helper.from_array(np.array(scale, np.float32), "calibration"))
+    extracted.add_node(helper.make_node("Mul", [source, "calibration"], [name], "calibrated"))
+    value.name = name
+    extracted.model.graph.output.append(value)
+    extracted.prune_graph(allow_remove_graph_inputs=False)
+    return extracted.model, extracted is narrowed
 
 
-class _Narrowing:
-    """Follows a head from its split to the product, adding narrowed copies of the nodes between."""
+def _copy(model: ModelProto) -> OnnxModel:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return OnnxModel(copy)
 
-    def __init__(self, graph: GraphProto) -> None:
-        self.graph = graph
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.added: list[NodeProto] = []
 
-    def head(self, output: str) -> str:
-        """The name of a tensor that equals `output`, of a product that has only its columns."""
-        node = self.makers.get(output)
-        if node is None or node.op_type not in ("Slice", "Split"):
-            return output  # the head has a product of its own
-        first, last = self._slice(node) if node.op_type == "Slice" else self._split(node, output)
-        name = self._columns(node.input[0], first, last)
-        self.graph.node.extend(self.added)
-        return name
+def _narrow(model: OnnxModel, output: str) -> str:
+    """Reduce the product of a head to its columns, in place; returns the tensor that equals `output`."""
+    node = model.output_name_to_node().get(output)
+    if node is None or node.op_type not in ("Slice", "Split"):
+        return output  # the head has a product of its own
+    start, end = _slice(model, node) if node.op_type == "Slice" else _split(model, node, output)
+    _Columns(model, start, end).keep(node.input[0])
+    return str(node.input[0])
 
-    def _slice(self, node: NodeProto) -> tuple[int, int]:
-        values = [self._value(name) for name in node.input[1:] if name]
-        if len(values) < 3 or any(value is None or value.size != 1 for value in values):
-            raise _WholeProductError
-        first, last, axis, *step = (int(value.item()) for value in values if value is not None)
-        if axis not in (1, -1) or step not in ([], [1]) or first < 0 or last < first:
-            raise _WholeProductError
-        return first, last
 
-    def _split(self, node: NodeProto, output: str) -> tuple[int, int]:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-        sizes = self._value(node.input[1]) if len(node.input) > 1 else None
-        if axis not in (1, -1) or sizes is None:
-            raise _WholeProductError
-        position = list(node.output).index(output)
-        ends = np.cumsum(sizes)
-        return int(ends[position] - sizes[position]), int(ends[position])
+def _slice(model: OnnxModel, node: NodeProto) -> tuple[int, int]:
+    """The columns [start, end) that a Slice selects."""
+    values = [model.get_constant_value(name) for name in node.input[1:] if name]
+    if len(values) < 3 or any(value is None or value.size != 1 for value in values):
+        raise _UnsupportedGraphError
+    start, end, axis, *step = (value.item() for value in values)
+    if axis not in (1, -1) or step not in ([], [1]) or not 0 <= start <= end:
+        raise _UnsupportedGraphError
+    return start, end
 
-    def _columns(self, name: str, first: int, last: int) -> str:
-        """The name of a tensor that equals columns first..last of the tensor `name`."""
-        new = f"{name}_{first}_{last}"
-        if name in self.constants:
-            return self._constant(name, new, first, last, 1)
-        node = self.makers.get(name)
+
+def _split(model: OnnxModel, node: NodeProto, output: str) -> tuple[int, int]:
+    """The columns [start, end) of one output of a Split."""
+    sizes = model.get_constant_value(node.input[1]) if len(node.input) > 1 else None
+    if sizes is None or model.get_node_attribute(node, "axis") not in (1, -1):
+        raise _UnsupportedGraphError
+    ends, position = np.cumsum(sizes), [*node.output].index(output)
+    return int(ends[position] - sizes[position]), int(ends[position])
+
+
+class _Columns:
+    """Reduces tensors, in place, to the columns [start, end) of their last axis."""
+
+    def __init__(self, model: OnnxModel, start: int, end: int) -> None:
+        self.model, self.start, self.end = model, start, end
+        self.producers, self.consumers = model.output_name_to_node(), model.input_name_to_nodes()
+
+    def keep(self, name: str) -> None:
+        """Reduce a computed tensor by reducing the constants that it is computed from."""
+        node = self.producers.get(name)
         if node is None:
-            raise _WholeProductError
+            raise _UnsupportedGraphError
         if node.op_type == "DynamicQuantizeLinear":
-            return name  # the scale of the activations: one number
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copy.name, copy.output[:] = new, [new]
-        if node.op_type in ELEMENTWISE or node.op_type in SAME:
-            copy.input[:] = [self._columns(x, first, last) for x in node.input]
-        elif node.op_type in COLUMNS:
-            transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            for position in COLUMNS[node.op_type]:
-                if position < len(node.input) and node.input[position]:
-                    old = node.input[position]
-                    axis = 2 if transposed and position == 1 else 1
-                    if old not in self.constants:
-                        raise _WholeProductError
-                    copy.input[position] = self._constant(old, f"{old}_{first}_{last}", first, last, axis)
-        else:
-            raise _WholeProductError
-        if not any(new in other.output for other in self.added):
-            self.added.append(copy)
+            return  # all columns share the scale of the activations
+        inputs = [(position, source) for position, source in enumerate(node.input) if source]
+        elementwise = node.op_type in ELEMENTWISE
+        if not elementwise:
+            inputs = [pair for pair in inputs if pair[0] in PRODUCTS.get(node.op_type, ())]
+        if not inputs or len(self.consumers[name]) > 1:
+            raise _UnsupportedGraphError
+        for position, source in inputs:
+            value = self.model.get_constant_value(source)
+            if value is not None:
+                transposed = position == 1 and self.model.get_node_attribute(node, "transB")
+                node.input[position] = self._constant(source, value, -2 if transposed else -1)
+            elif elementwise:
+                self.keep(source)
+            else:
+                raise _UnsupportedGraphError
+
+    def _constant(self, name: str, value: NDArray[np.generic], axis: int) -> str:
+        if value.ndim == 0 or value.shape[axis] == 1:
+            return name  # broadcast over the columns
+        if value.ndim < -axis or value.shape[axis] < self.end:
+            raise _UnsupportedGraphError
+        new = f"{name}_{self.start}_{self.end}"
+        if self.model.get_initializer(new) is None:
+            part = value.take(range(self.start, self.end), axis)
+            self.model.add_initializer(numpy_helper.from_array(part, new))
         return new
-
-    def _constant(self, name: str, new: str, first: int, last: int, axis: int) -> str:
-        """Columns of a constant, counted from its last axis; a single number as it is."""
-        value = numpy_helper.to_array(self.constants[name])
-        if value.ndim == 0 or value.shape[-axis] == 1:
-            return name
-        if value.ndim < axis or value.shape[-axis] < last:
-            raise _WholeProductError
-        part = value[first:last] if axis == value.ndim else value[..., first:last]
-        if not any(tensor.name == new for tensor in self.graph.initializer):
-            self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(part), new))
-        return new
-
-    def _value(self, name: str) -> Any:
-        if name in self.constants:
-            return numpy_helper.to_array(self.constants[name])
-        node = self.makers.get(name)
-        if node is not None and node.op_type == "Constant":
-            return next((numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"), None)
-        return None
-
-
-def _keep_needed(graph: GraphProto) -> None:
-    """Removes every node and constant that no output needs, in place."""
-    needed = {value.name for value in graph.output}
-    kept: list[NodeProto] = []
-    waiting = list(graph.node)
-    makers = {name: node for node in waiting for name in node.output}
-    open_names, seen = list(needed), set()
-    while open_names:
-        node = makers.get(open_names.pop())
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        fresh = set(_reads(node)) - needed
-        needed |= fresh
-        open_names += fresh
-    kept = _ordered([node for node in waiting if id(node) in seen])
-    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
-    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in constants]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(copies)
-    graph.initializer.extend(tensors)
-
-
-def _ordered(nodes: list[NodeProto]) -> list[NodeProto]:
-    """The nodes so that each stands behind those that it reads."""
-    makers = {name: node for node in nodes for name in node.output}
-    done: list[NodeProto] = []
-    seen: set[int] = set()
-    for start in nodes:
-        stack = [(start, False)]
-        while stack:
-            node, ready = stack.pop()
-            if ready:
-                done.append(node)
-            elif id(node) not in seen:
-                seen.add(id(node))
-                stack.append((node, True))
-                stack += [(makers[name], False) for name in _reads(node) if name in makers]
-    return done
-
-
-def _reads(node: NodeProto) -> Iterable[str]:
-    """The names a node reads, also within its subgraphs."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for each in inner.node:
-                yield from _reads(each)
-
-
-def _rename(graph: GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]

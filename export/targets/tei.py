@@ -20,7 +20,7 @@ from export.bundle.manifest import SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.graph.gates import GateError
 from export.runtime.session import open_graph, run_graph
 from export.runtime.tokenizer import open_tokenizer
-from export.targets.extract_head import cut
+from export.targets.extract_head import extract_head
 from export.targets.writer import TargetError, check_names
 
 OUTPUT = "logits"
@@ -46,7 +46,7 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     for head in manifest.heads:
         place = folder / head.name
         (place / "onnx").mkdir(parents=True)
-        graph, narrowed = cut(model, head.output, OUTPUT, 1 / head.temperature)
+        graph, narrowed = extract_head(model, head.output, OUTPUT, 1 / head.temperature)
         onnx.checker.check_model(graph)
         onnx.save(graph, place / "onnx" / "model.onnx")  # the only name that the server looks for
         config = {**settings, **labels(head), "pad_token_id": manifest.pad_token_id}

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.files import read_bundle, write_bundle
 from export.runtime.classifier import Classifier
-from export.targets.extract_head import cut
+from export.targets.extract_head import extract_head
 from export.targets.registry import export_bundle
 from export.targets.writer import TargetError
 
@@ -101,7 +101,7 @@ def test_the_cut_of_any_graph_gives_the_same(kind, tmp_path):
     for output in expected:
         whole = run(model, output, rows)
         name = output if kind == "renamed" else "logits"
-        graph, narrowed = cut(model, output, name, 0.5)
+        graph, narrowed = extract_head(model, output, name, 0.5)
         onnx.checker.check_model(graph)
         np.testing.assert_allclose(run(graph, name, rows), whole * 0.5, rtol=1e-5, atol=1e-6)
         assert narrowed == (kind not in ("unknown", "negative"))
