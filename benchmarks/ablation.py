@@ -1,14 +1,13 @@
-"""What each piece of the default recipe gives: variants of one recipe, one teacher, judged on validation.
+"""Ablation: variants of one recipe with one changed setting each, one teacher, measured on validation.
 
     python benchmarks/ablation.py RECIPE OUT [--data-root DIR] [--set K=V ...] [--only NAME ...] [--jobs N]
 
-The recipe is run up to its student once (OUT/base), then anew with one setting changed for each variant;
-what a change does not touch (the data, the teacher, the soft labels of texts in common) is linked, not
-done again. Prints a markdown table; a variant that is done is not run again. Every figure is of the
-validation split.
+The recipe runs once up to fit_student (OUT/base). Each variant then runs in a folder of its own with one
+setting changed. The data, the teacher and the soft labels are hard links to the base, so only changed stages
+run again. Completed variants are skipped. Prints a Markdown table with the metrics on the validation split.
 
-`--jobs` runs so many variants at once, each with its share of the processors unless OMP_NUM_THREADS is set:
-the quality is the same, seconds can only be compared among variants that ran so.
+`--jobs` runs several variants at once, each with its share of the processors unless OMP_NUM_THREADS is set.
+The quality does not depend on it. Seconds can only be compared among variants of the same `--jobs`.
 """
 
 from __future__ import annotations
@@ -25,49 +24,53 @@ from pathlib import Path
 from typing import Any
 
 VARIANTS = {
-    "PCA start": ["student.start=teacher"],
-    "PCA start, words each by itself": ["student.start=teacher", "student.embeddings=free"],
-    "random start": ["student.start=random"],
-    "no copies": ["augment.copies=0"],
+    "teacher embeddings by PCA": ["student.start=teacher"],
+    "teacher embeddings by PCA, not factorized": ["student.start=teacher", "student.embeddings=free"],
+    "random initialisation": ["student.start=random"],
+    "no augmented texts": ["augment.copies=0"],
     "no noise": ["augment.noise=0"],
     "no near words": ["augment.neighbours=0"],
     "no mixed texts": ["augment.mix=0"],
-    "noise alone": ["augment.neighbours=0", "augment.mix=0"],
-    "clean text at the end": ["augment.until=0.8"],
-    "the surest of the copies": ["augment.keep=0.8"],
-    "classes in balance": ["augment.balance=true"],
-    "no copies, hard labels alone": ["augment.copies=0", "distillation.soft_weight=0"],
-    "soft labels alone": ["distillation.soft_weight=1"],
+    "noise only": ["augment.neighbours=0", "augment.mix=0"],
+    "last epochs without augmented texts": ["augment.until=0.8"],
+    "most confident augmented texts": ["augment.keep=0.8"],
+    "balanced classes": ["augment.balance=true"],
+    "no augmented texts, hard labels only": ["augment.copies=0", "distillation.soft_weight=0"],
+    "soft labels only": ["distillation.soft_weight=1"],
     "KL": ["distillation.loss=kl", "distillation.temperature=1"],
     "KL, temperature 2": ["distillation.loss=kl", "distillation.temperature=2"],
     "KL, temperature 4": ["distillation.loss=kl", "distillation.temperature=4"],
     "logit MSE": ["distillation.loss=mse"],
     "decoupled KD": ["distillation.loss=dkd"],
     "standardised KD": ["distillation.loss=standardized", "distillation.temperature=2"],
-    "hidden states": ["match.hidden=1"],
-    "embeddings": ["match.embeddings=1"],
-    "relations": ["match.relations=1"],
+    "hidden states matching": ["match.hidden=1"],
+    "embeddings matching": ["match.embeddings=1"],
+    "attention relations matching": ["match.relations=1"],
     "weight averaging": ["student.ema=0.999"],
-    "heads at ten times the rate": ["student.head_lr=2e-2"],
-    "rate 1e-3": ["student.lr=1e-3"],
-    "rate 4e-3": ["student.lr=4e-3"],
+    "head learning rate times ten": ["student.head_lr=2e-2"],
+    "learning rate 1e-3": ["student.lr=1e-3"],
+    "learning rate 4e-3": ["student.lr=4e-3"],
     "seed 1": ["student.seed=1"],
     "seed 2": ["student.seed=2"],
 }
 
 
 def main() -> None:
-    """Run the variants that are not done, and print the table."""
+    """Run the variants that are not complete and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("recipe")
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-root")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="of every variant")
-    parser.add_argument("--only", action="append", choices=VARIANTS, metavar="NAME", help="these alone")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants at once")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="K=V", help="override a setting of every variant"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=VARIANTS, metavar="NAME", help="run only these variants"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants to run at once")
     options = parser.parse_args()
     if options.jobs < 1:
-        parser.error(f"--jobs: {options.jobs} is less than 1")
+        parser.error(f"--jobs: {options.jobs} is too small, expected at least 1")
     common = [word for setting in options.set for word in ("--set", setting)]
     if options.data_root:
         common += ["--data-root", options.data_root]
@@ -82,7 +85,7 @@ def main() -> None:
         *common,
     ]
     base = options.out / "base"
-    done = {"base": _run(command, base)}
+    records = {"base": _run(command, base)}
 
     def run(name: str) -> dict[str, Any]:
         folder = base.with_name(name.replace(",", "").replace(" ", "-"))
@@ -91,19 +94,19 @@ def main() -> None:
         return _run(command, folder, VARIANTS[name], threads=max(1, (os.cpu_count() or 1) // options.jobs))
 
     names = options.only or list(VARIANTS)
-    with ThreadPoolExecutor(options.jobs) as several:
-        done |= dict(zip(names, several.map(run, names), strict=True))
-    print(_table(done))
+    with ThreadPoolExecutor(options.jobs) as executor:
+        records |= dict(zip(names, executor.map(run, names), strict=True))
+    print(_table(records))
 
 
 def _run(
     command: Sequence[str], folder: Path, settings: Sequence[str] = (), threads: int | None = None
 ) -> dict[str, Any]:
-    """Run a variant up to its student, with so many threads; its stage's record."""
-    words = [word for setting in settings for word in ("--set", setting)]
+    """Run a variant up to fit_student with a number of threads; returns the record of fit_student."""
+    overrides = [word for setting in settings for word in ("--set", setting)]
     environment = {**({"OMP_NUM_THREADS": str(threads)} if threads else {}), **os.environ}
     subprocess.run(
-        [*command, "--out", str(folder), *words], check=True, stdout=subprocess.DEVNULL, env=environment
+        [*command, "--out", str(folder), *overrides], check=True, stdout=subprocess.DEVNULL, env=environment
     )
     record: dict[str, Any] = json.loads(
         (folder / "stages/fit_student/stage.json").read_text(encoding="utf-8")
@@ -112,22 +115,22 @@ def _run(
 
 
 def _link(base: Path, folder: Path) -> None:
-    """A run's folder with the base's stages up to its soft labels, as hard links."""
-    half = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(half, ignore_errors=True)
+    """Create a run folder with hard links to the base's stages up to its soft labels."""
+    incomplete = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(incomplete, ignore_errors=True)
     for part in ("stages/prepare", "stages/fit_teacher", "stages/label", "soft_labels"):
-        shutil.copytree(base / part, half / part, copy_function=os.link)
-    half.rename(folder)
+        shutil.copytree(base / part, incomplete / part, copy_function=os.link)
+    incomplete.rename(folder)
 
 
-def _table(done: dict[str, dict[str, Any]]) -> str:
-    figures = {name: record["figures"] for name, record in done.items()}
-    metrics = [m for m in figures["base"]["validation"] if m.endswith((".accuracy", ".micro_f1"))]
+def _table(records: dict[str, dict[str, Any]]) -> str:
+    results = {name: record["metrics"] for name, record in records.items()}
+    metrics = [m for m in results["base"]["validation"] if m.endswith((".accuracy", ".micro_f1"))]
     lines = [["variant", *metrics, "best epoch", "texts", "seconds"]]
-    for name, found in figures.items():
-        quality = [f"{found['validation'][m]:.4f}" for m in metrics]
-        epochs = f"{found['best_epoch']} of {found['epochs']}"
-        lines.append([name, *quality, epochs, f"{found['texts']:,}", f"{done[name]['seconds']:.0f}"])
+    for name, result in results.items():
+        quality = [f"{result['validation'][m]:.4f}" for m in metrics]
+        epochs = f"{result['best_epoch']} of {result['epochs']}"
+        lines.append([name, *quality, epochs, f"{result['texts']:,}", f"{records[name]['seconds']:.0f}"])
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
 

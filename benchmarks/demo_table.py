@@ -1,8 +1,8 @@
-"""The demo's closing table: teacher, student and int8 of a finished run beside TF-IDF.
+"""Print the demo's table: teacher, student and int8 bundle of a complete run, compared with TF-IDF.
 
     python benchmarks/demo_table.py RUN
 
-TF-IDF is word 1-2-grams and character 2-5-grams with logistic regression (C=10), trained on the same
+TF-IDF means word 1-2-grams and character 2-5-grams with logistic regression (C=10). It is trained on the same
 labelled texts of the run and timed on the same machine, one text at a time.
 """
 
@@ -34,7 +34,7 @@ ROUNDS = 100
 
 
 def main(run: Path) -> None:
-    """Print the table of a run, and the lines to try next."""
+    """Print the table of a run and the commands to try next."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     heads = report["heads"]
     metric = {name: METRICS[head["kind"]][0] for name, head in heads.items()}
@@ -43,14 +43,14 @@ def main(run: Path) -> None:
         for form in ("teacher", "student", "int8")
     }
     texts = list(load_split(run / "stages" / "prepare", "test")["text"])[:ROUNDS]
-    timed = {
+    measurements = {
         "teacher": _torch(run / "stages" / "fit_teacher", texts),
         "student": _torch(run / "stages" / "fit_student", texts),
         "int8": _onnx(run / "bundle", texts),
     }
-    quality["TF-IDF"], timed["TF-IDF"] = _tfidf(run / "stages" / "prepare", texts)
+    quality["TF-IDF"], measurements["TF-IDF"] = _tfidf(run / "stages" / "prepare", texts)
     lines = [["", *(f"{name} ({metric[name]})" for name in metric), "size", "one text, p50"]]
-    for form, (size, milliseconds) in timed.items():
+    for form, (size, milliseconds) in measurements.items():
         cells = [f"{quality[form][name]:.3f}" for name in metric]
         lines.append([form, *cells, f"{size / 1e6:.1f} MB", f"{milliseconds:.2f} ms"])
     print("\n" + _markdown(lines) + "\n")
@@ -63,7 +63,7 @@ def main(run: Path) -> None:
 
 
 def _p50(call: Callable[[str], Any], texts: Sequence[str]) -> float:
-    """The median of milliseconds of a call with one text, after ten that warm up."""
+    """Median milliseconds of a call with one text, after ten warm-up calls."""
     seconds = []
     for text in [*texts[:10], *texts]:
         start = time.perf_counter()
@@ -73,7 +73,7 @@ def _p50(call: Callable[[str], Any], texts: Sequence[str]) -> float:
 
 
 def _torch(folder: Path, texts: Sequence[str]) -> tuple[int, float]:
-    """Bytes and milliseconds of a network in torch, tokenising included."""
+    """Size in bytes and milliseconds per text of a torch network, tokenization included."""
     network, tokenizer = load_classifier(folder)
     encode = TextTokenizer(tokenizer, 128)
 
@@ -85,34 +85,40 @@ def _torch(folder: Path, texts: Sequence[str]) -> tuple[int, float]:
 
 
 def _onnx(bundle: Path, texts: Sequence[str]) -> tuple[int, float]:
-    """Bytes and milliseconds of a bundle, from text to labels."""
+    """Size in bytes and milliseconds per text of a bundle, from text to labels."""
     classifier = Classifier.load(bundle)
     file = classifier.manifest.variants[classifier.variant]
     return classifier.manifest.files[file]["bytes"], _p50(classifier, texts)
 
 
-def _tfidf(prepared: Path, timed: Sequence[str]) -> tuple[dict[str, float], tuple[int, float]]:
-    """The first metric of each head on test; bytes of weights, and milliseconds of all heads."""
+def _tfidf(prepared: Path, timed_texts: Sequence[str]) -> tuple[dict[str, float], tuple[int, float]]:
+    """The first metric of each head on test, the bytes of the weights, and the milliseconds for all heads."""
     heads = load_heads(prepared)
     train, test = (load_split(prepared, name) for name in ("train", "test"))
-    known, asked = hard_labels(train, heads), hard_labels(test, heads)
-    texts, found, models, size = np.array(train["text"]), {}, [], 0
+    train_labels, test_labels = hard_labels(train, heads), hard_labels(test, heads)
+    texts, scores, models, size = np.array(train["text"]), {}, [], 0
     for head in heads:
-        rows, wanted = labelled(known[head.name], head), labelled(asked[head.name], head)
-        model = tfidf_model(head.kind).fit(texts[rows], known[head.name][rows])
-        said, truth = model.predict(np.array(test["text"])[wanted]), asked[head.name][wanted]
+        train_rows, test_rows = (
+            labelled(train_labels[head.name], head),
+            labelled(test_labels[head.name], head),
+        )
+        model = tfidf_model(head.kind).fit(texts[train_rows], train_labels[head.name][train_rows])
+        predicted = model.predict(np.array(test["text"])[test_rows])
+        truth = test_labels[head.name][test_rows]
         single = head.kind == "single_label"
-        found[head.name] = (
-            accuracy_score(truth, said) if single else f1_score(truth, said, average="micro", zero_division=0)
+        scores[head.name] = (
+            accuracy_score(truth, predicted)
+            if single
+            else f1_score(truth, predicted, average="micro", zero_division=0)
         )
         models.append(model)
         terms = model["features"].get_feature_names_out()
         size += len(terms) * 8 * len(head.labels) + sum(map(len, terms))
-    return found, (size, _p50(lambda text: [model.predict([text]) for model in models], timed))
+    return scores, (size, _p50(lambda text: [model.predict([text]) for model in models], timed_texts))
 
 
 def tfidf_model(kind: str) -> Any:
-    """Logistic regression on word 1-2-grams and character 2-5-grams, for a head of that kind; not fitted."""
+    """An unfitted logistic regression on word 1-2-grams and character 2-5-grams for a head of that kind."""
     regression = LogisticRegression(C=10, max_iter=1000)
     features = [
         ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),

@@ -1,9 +1,9 @@
-"""Peak memory of labelling 20,000 and 200,000 texts, each in a process of its own.
+"""Peak memory of the stage label for two sizes of the transfer set, each in its own process.
 
     python benchmarks/label_memory.py FOLDER
 
-The demo's messages, a teacher of one layer trained for one epoch, and as many augmented copies as make
-the transfer set so large. Prints a line of JSON a size.
+Uses the demo data, a teacher of one layer trained for one epoch, and 3 or 60 augmented texts per training
+text. Prints one line of JSON per size.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import sys
 from pathlib import Path
 
 TEACHER = ["--set", "teacher.layers=1", "--set", "teacher.epochs=1"]
-COPIES = (3, 60)
+AUGMENTED = (3, 60)  # augmented texts per training text
 
 
 def main(folder: Path) -> None:
-    """Train the teacher once, then label with each number of copies."""
+    """Train the teacher once, then label with each number of augmented texts."""
     _distill(folder, "--to", "fit_teacher")
-    for copies in COPIES:
-        stage = _distill(folder, "--set", f"augment.copies={copies}", "--to", "label")
+    for count in AUGMENTED:
+        stage = _distill(folder, "--set", f"augment.copies={count}", "--to", "label")
         record = json.loads((folder / "stages" / "label" / "stage.json").read_text(encoding="utf-8"))
         print(
             json.dumps(
                 {
-                    "transfer_texts": stage["figures"]["transfer_texts"],
+                    "transfer_texts": stage["metrics"]["transfer_texts"],
                     "seconds": record["seconds"],
                     "peak_rss_mb": round(record["peak_rss_bytes"] / 1e6),
                 }
@@ -37,8 +37,8 @@ def main(folder: Path) -> None:
 def _distill(folder: Path, *arguments: str) -> dict[str, dict[str, int]]:
     command = [sys.executable, "-m", "distill.cli.main", "run", "recipes/demo.yaml", "--out", str(folder)]
     done = subprocess.run([*command, *TEACHER, *arguments], check=True, stdout=subprocess.PIPE)
-    found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Ours beside its peers on the same splits and machine: quality, size, speed, seconds of training.
+"""Compare a bundle with other methods on the same splits: quality, size, speed, seconds of training.
 
     python benchmarks/quality.py RECIPE --out FOLDER --peers PYTHON [--ours RUN] [--only NAME ...]
 
-RECIPE is one of the project's, or a folder of data, for which `distill init` proposes one. `--ours` is the
-folder of a finished `distill run`; without it the recipe is run. Peers run under another Python, for which
-quality-requirements.txt pins what they need; they train on the first head, or on `--head`. Each method
-leaves FOLDER/NAME.json and is not run again, unless that and FOLDER/NAME/ are removed; table and chart are of
-those there are. `--jobs` trains so many at once on shares of the threads; speeds are measured alone after it.
+RECIPE is a recipe, or a folder of data for which `distill init` proposes one. `--ours` is the folder of a
+complete `distill run`; without it the recipe is run. The peers run under another Python with the packages of
+quality-requirements.txt. They train on the first head, or on `--head`. Each method writes FOLDER/NAME.json.
+To run a method again, remove that file and FOLDER/NAME/. Table and chart contain every method with a record.
+`--jobs` trains several methods at once on shares of the threads. Speeds are measured afterwards, in sequence.
 
-Every method is judged alike: its scores on validation choose temperature and thresholds by the function
-that `distill run` calibrates with, its scores on test are read once. A method's own validation is allowed.
+All methods use the same calibration: the function of `distill run` fits temperature and thresholds on their
+validation scores, and the metrics are computed once on their test scores. A method may use the validation
+texts in its own way, too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from teachers.checkpoints import locate
 HERE = Path(__file__).parent
 PEERS = ("tfidf", "fasttext", "fasttext-ftz", "model2vec", "model2vec-int8", "setfit")
 OWN = ("teacher", "plain", "textbrewer", "ours")
-RUNS = ("teacher", "ours")  # whose training is the run's
+RUNS = ("teacher", "ours")  # trained by the run itself
 NAMES = {
     "tfidf": "TF-IDF, logistic regression",
     "fasttext": "fastText",
@@ -55,7 +56,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def main() -> int:
-    """Run the methods that are not done; print the table, draw the chart."""
+    """Run the methods that have no record, print the table and draw the chart."""
     options = _options()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -64,31 +65,31 @@ def main() -> int:
     run = options.ours.resolve() if options.ours else out / "run"
     if not options.ours:
         _distill(environment, "run", recipe, "--data-root", root, "--out", run)
-    asked = {"head": options.head, "encoder": options.encoder, "threads": options.threads}
-    head, labels = write_job(out, run, data_root=root, **asked)
-    wanted = [name for name in (*PEERS, *OWN) if name in (options.only or NAMES)]
-    names = [name for name in wanted if not (out / f"{name}.json").exists()]
+    choices = {"head": options.head, "encoder": options.encoder, "threads": options.threads}
+    head, labels = write_job(out, run, data_root=root, **choices)
+    selected = [name for name in (*PEERS, *OWN) if name in (options.only or NAMES)]
+    names = [name for name in selected if not (out / f"{name}.json").exists()]
     share = max(1, options.threads // options.jobs)
     _train(out, names, options.peers, threads=share, jobs=options.jobs)
     failed = []
     for name in names:
         trained = read_json(out / name / "trained.json")
         if trained and _step(out, name, options.peers, "measure", options.threads):
-            found = judge(head, np.load(out / name / "scores.npz"), labels)
+            result = judge(head, np.load(out / name / "scores.npz"), labels)
             measured = read_json(out / name / "measured.json")
-            write_json(out / f"{name}.json", {"method": name, **trained, **measured, "quality": found})
+            write_json(out / f"{name}.json", {"method": name, **trained, **measured, "quality": result})
         else:
             failed.append(name)
-    records = [found for name in (*PEERS, *OWN) if (found := read_json(out / f"{name}.json"))]
+    records = [record for name in (*PEERS, *OWN) if (record := read_json(out / f"{name}.json"))]
     counts = ", ".join(f"{len(labels[split]):,} {split}" for split in SPLITS)
-    about = f"{load_recipe(recipe).name}, head {head.name}: {len(head.labels)} labels, {counts} texts"
-    about += f"; speeds with {options.threads} threads"
-    text = f"{about}\n\n{table(records, head.kind)}\n\n{notes(records)}\n"
+    title = f"{load_recipe(recipe).name}, head {head.name}: {len(head.labels)} labels, {counts} texts"
+    title += f"; speeds with {options.threads} threads"
+    text = f"{title}\n\n{table(records, head.kind)}\n\n{notes(records)}\n"
     (out / "table.md").write_text(text, encoding="utf-8")
-    _draw(out, records, head.kind, about, options.peers)
+    _draw(out, records, head.kind, title, options.peers)
     print(text)
     for name in failed:
-        print(f"{name}: failed, see {out / name}.log", file=sys.stderr)
+        print(f"{name}: failed (see {out / name}.log)", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -101,21 +102,21 @@ def write_job(
     head: str | None = None,
     encoder: str | None = None,
 ) -> tuple[Head, dict[str, Any]]:
-    """The head to be judged and its labels in each split, after the job is written for the methods.
+    """Write the job for the methods; returns the head and its labels in each split.
 
     Args:
-        out: The folder for it; a job that is there already must be the same.
-        run: A finished run: its prepared splits are everyone's.
-        data_root: Of the run's recipe.
-        threads: Of each method when its speed is measured.
-        head: Its name; by default the first.
-        encoder: What model2vec and SetFit start from; by default what the run's teacher did.
+        out: The folder of the job. An existing job must be the same.
+        run: A complete run, whose prepared splits all methods use.
+        data_root: The folder that the recipe's data paths are relative to.
+        threads: Threads of each method when its speed is measured.
+        head: The name of the head; by default the first.
+        encoder: The encoder of model2vec and SetFit; by default the teacher's before fine-tuning.
     """
     prepared, recipe = run / "stages" / "prepare", load_recipe(run / "recipe.yaml")
     heads = load_heads(prepared)
     names = [one.name for one in heads]
     if head is not None and head not in names:
-        raise SystemExit(f"--head {head}: the run has {', '.join(names)}")
+        raise SystemExit(f"--head: unknown head {head!r}, expected one of {', '.join(names)}")
     chosen = heads[names.index(head) if head else 0]
     job = {
         "head": chosen.name,
@@ -146,28 +147,28 @@ def write_job(
 
 
 def judge(head: Head, scores: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, float | None]:
-    """Every metric on test, with the temperature and the thresholds that validation asks for.
+    """Every metric on test, with temperature and thresholds fitted on validation.
 
     Args:
-        head: Whose.
+        head: The head.
         scores: Logits `[texts, labels]` of validation and test.
-        labels: As `metrics.quality` takes them, of both.
+        labels: Labels of both splits, in the format of `metrics.quality`.
     """
     fitted = calibrate(head, scores["validation"], labels["validation"])
-    found = quality(
+    result = quality(
         head,
         scores["test"],
         labels["test"],
         temperature=fitted.temperature,
         thresholds=fitted.thresholds,
     )
-    return without_nan(found)
+    return without_nan(result)
 
 
 def table(records: Sequence[Mapping[str, Any]], kind: str) -> str:
-    """A markdown table of the methods' records."""
+    """A Markdown table of the methods' records."""
     metrics = [metric.replace("_f1", " F1") for metric in SHOWN[kind]]
-    lines = [["", *metrics, "MB", "texts a second", "one text, p50", "training", "of it the teacher"]]
+    lines = [["", *metrics, "MB", "texts per second", "one text, p50", "training", "of which teacher"]]
     for record in records:
         seconds = record["seconds"]
         taught = seconds.get("teacher", 0) + seconds.get("label", 0)
@@ -186,7 +187,7 @@ def table(records: Sequence[Mapping[str, Any]], kind: str) -> str:
 
 
 def notes(records: Sequence[Mapping[str, Any]]) -> str:
-    """A line a method: how it was set, how it was timed, which versions."""
+    """One line per method: settings, timing and versions."""
     lines = []
     for record in records:
         versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
@@ -200,45 +201,49 @@ def notes(records: Sequence[Mapping[str, Any]]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("recipe", type=Path, help="a recipe, or a folder of data")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--data-root", type=Path, help="folder that data paths are relative to")
-    parser.add_argument("--teacher", help="encoder, where a recipe is proposed")
-    parser.add_argument("--ours", type=Path, metavar="RUN", help="a finished run of the recipe")
-    parser.add_argument("--head", help="the head to judge (the first)")
-    parser.add_argument("--encoder", help="of model2vec and SetFit (the teacher's, before it was one)")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="that has the peers")
-    parser.add_argument("--only", nargs="+", choices=(*PEERS, *OWN), metavar="NAME", help="these alone")
+    parser.add_argument("--teacher", help="teacher of a proposed recipe")
+    parser.add_argument("--ours", type=Path, metavar="RUN", help="a complete run of the recipe")
+    parser.add_argument("--head", help="the head to measure (the first)")
+    parser.add_argument(
+        "--encoder", help="encoder of model2vec and SetFit (the teacher's before fine-tuning)"
+    )
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="the Python of the peers")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*PEERS, *OWN), metavar="NAME", help="run only these methods"
+    )
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="methods to train at once")
     options = parser.parse_args()
     if options.jobs < 1:
-        parser.error(f"--jobs: {options.jobs} is less than 1")
+        parser.error(f"--jobs: {options.jobs} is too small, expected at least 1")
     return options
 
 
 def _recipe(options: argparse.Namespace, out: Path, environment: Mapping[str, str]) -> tuple[Path, Path]:
-    """The recipe's file, and the folder that its data paths are relative to."""
+    """The recipe file, and the folder that its data paths are relative to."""
     recipe = options.recipe.resolve()
     if recipe.is_dir():
         proposed = out / "recipe.yaml"
         if not proposed.exists():
-            words = ["--teacher", options.teacher] if options.teacher else []
-            _distill(environment, "init", recipe, "--out", proposed, *words)
+            arguments = ["--teacher", options.teacher] if options.teacher else []
+            _distill(environment, "init", recipe, "--out", proposed, *arguments)
         recipe = proposed
-    found = load_recipe(recipe, data_root=options.data_root)
-    return recipe, Path(found.data.root)
+    loaded = load_recipe(recipe, data_root=options.data_root)
+    return recipe, Path(loaded.data.root)
 
 
-def _distill(environment: Mapping[str, str], *words: object) -> None:
-    """Run one of the project's commands, from this checkout wherever one stands."""
-    command = [sys.executable, "-m", "distill.cli.main", *map(str, words)]
+def _distill(environment: Mapping[str, str], *arguments: object) -> None:
+    """Run a `distill` command of this checkout, independent of the working directory."""
+    command = [sys.executable, "-m", "distill.cli.main", *map(str, arguments)]
     safe = {**environment, "PYTHONSAFEPATH": "1"}
     if status := subprocess.run(command, stdout=subprocess.DEVNULL, env=safe, check=False).returncode:
         raise SystemExit(status)
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """As many threads for each library that a method may use; the project's packages within reach."""
+    """Environment variables: the number of threads of each library, and a path to the project's packages."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     path = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
@@ -250,7 +255,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _train(out: Path, names: Sequence[str], peers: str, *, threads: int, jobs: int) -> None:
-    """Train methods, so many at once; one that builds on another, as `fasttext-ftz` does, comes after it."""
+    """Train methods, `jobs` at once. A method that needs another, such as `fasttext-ftz`, runs after it."""
     families = [list(family) for _, family in itertools.groupby(names, lambda name: name.split("-")[0])]
 
     def train(family: Sequence[str]) -> None:
@@ -258,26 +263,26 @@ def _train(out: Path, names: Sequence[str], peers: str, *, threads: int, jobs: i
             if not (out / name / "trained.json").exists():
                 _step(out, name, peers, "train", threads)
 
-    with ThreadPoolExecutor(jobs) as several:
-        list(several.map(train, families))
+    with ThreadPoolExecutor(jobs) as executor:
+        list(executor.map(train, families))
 
 
 def _step(out: Path, name: str, peers: str, step: str, threads: int) -> bool:
-    """Train or measure one method in a process of its own; whether it ended well."""
-    print(f"{name}: {step}, its words go to {out / name}.log", file=sys.stderr, flush=True)
+    """Train or measure one method in its own process; returns whether it succeeded."""
+    print(f"{name}: {step}, log in {out / name}.log", file=sys.stderr, flush=True)
     program, python = ("quality_peers.py", peers) if name in PEERS else ("quality_own.py", sys.executable)
     environment = _environment(threads)
-    if name == "textbrewer":  # a package of Python alone: taken from where the peers have it
+    if name == "textbrewer":  # pure Python, loaded from the peers' environment
         code = "import importlib.util as u; print(u.find_spec('textbrewer').submodule_search_locations[0])"
-        found = subprocess.run([peers, "-c", code], capture_output=True, text=True, check=False)
-        environment["TEXTBREWER"] = found.stdout.strip() or "textbrewer"
+        location = subprocess.run([peers, "-c", code], capture_output=True, text=True, check=False)
+        environment["TEXTBREWER"] = location.stdout.strip() or "textbrewer"
     command = [python, str(HERE / program), str(out), name, step, str(threads)]
     with (out / f"{name}.log").open("a", encoding="utf-8") as log:
         return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode == 0
 
 
 def _draw(out: Path, records: Sequence[Mapping[str, Any]], kind: str, title: str, peers: str) -> None:
-    """The chart, by the peers' matplotlib."""
+    """Draw the chart with the matplotlib of the peers' environment."""
     metric = SHOWN[kind][0]
     points = [
         {
@@ -293,7 +298,7 @@ def _draw(out: Path, records: Sequence[Mapping[str, Any]], kind: str, title: str
     write_json(out / "chart.json", chart)
     drawn = subprocess.run([peers, str(HERE / "quality_chart.py"), str(out)], check=False)
     if drawn.returncode:
-        print(f"no chart was drawn: {peers} has no matplotlib?", file=sys.stderr)
+        print(f"chart: not drawn (install matplotlib for {peers})", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The chart of benchmarks/quality.py: quality against size, and against texts a second.
+"""Draw the chart of benchmarks/quality.py: quality against size and against texts per second.
 
     python benchmarks/quality_chart.py FOLDER
 
-Reads FOLDER/chart.json, draws FOLDER/chart.svg and chart.png; needs matplotlib.
+Reads FOLDER/chart.json and writes FOLDER/chart.svg and chart.png. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from matplotlib import pyplot
 from matplotlib.ticker import LogLocator, NullFormatter
 
 PEER, FAMILY, OURS = "#7a7f87", "#4c8fd6", "#c8321f"
-PANELS = (("megabytes", "MB to ship (less is better)"), ("rate", "texts a second (more is better)"))
-# where a name may stand beside its point: across and up in points of type, and how it is aligned
+PANELS = (("megabytes", "MB to ship (less is better)"), ("rate", "texts per second (more is better)"))
+# positions of a name beside its point: offset to the right and up in points, and alignment
 PLACES = [(8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 8, "center", "bottom")]
 PLACES += [(0, -8, "center", "top"), (7, 7, "left", "bottom"), (7, -7, "left", "top")]
 PLACES += [(-7, 7, "right", "bottom"), (-7, -7, "right", "top"), (12, 16, "left", "bottom")]
@@ -30,7 +30,7 @@ PLACES += [(14, 28, "left", "bottom"), (14, -28, "left", "top"), (-14, -28, "rig
 
 
 def main(folder: Path) -> None:
-    """Draw what chart.json says."""
+    """Draw the chart that chart.json describes."""
     content = json.loads((folder / "chart.json").read_text(encoding="utf-8"))
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 5.2), sharey=True, layout="constrained")
     for panel, (key, label) in zip(panels, PANELS, strict=True):
@@ -64,13 +64,13 @@ def _colour(point: dict[str, Any]) -> str:
 
 
 def _name(figure: Any, panel: Any, key: str, points: list[dict[str, Any]]) -> None:
-    """Write each point's name where it hides neither a point nor another name, if there is such a place."""
+    """Write each name where it covers neither a point nor another name, if such a position exists."""
     renderer, inside = figure.canvas.get_renderer(), panel.get_window_extent()
     spots = [panel.transData.transform((point[key], point["quality"])) for point in points]
     taken: list[Any] = []
     for point in sorted(points, key=lambda point: point["name"] != "ours"):
         tried = []
-        far = 1.5 if point["name"] == "ours" else 1  # its mark is larger
+        far = 1.5 if point["name"] == "ours" else 1  # its marker is larger
         for across, up, side, level in PLACES:
             text = panel.annotate(
                 point["name"],
@@ -99,7 +99,7 @@ def _name(figure: Any, panel: Any, key: str, points: list[dict[str, Any]]) -> No
 
 
 def _gap(box: Any, spot: Any) -> float:
-    """How far a point is from a box, 0 inside it."""
+    """The distance of a point from a box, 0 inside it."""
     across = max(box.x0 - spot[0], 0, spot[0] - box.x1)
     return float(math.hypot(across, max(box.y0 - spot[1], 0, spot[1] - box.y1)))
 

@@ -1,4 +1,4 @@
-"""fastText for benchmarks/quality_peers.py: as it is, and quantised."""
+"""fastText and quantised fastText for benchmarks/quality_peers.py."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any
 import numpy as np
 from quality_measure import Job, Method, Split, Trained, as_logits, chunked, seconds_of
 
-AUTOTUNE = 300  # seconds, its default
-DIMENSIONS = 50  # of its tutorial; left free, a trial of autotune may take tens of gigabytes
+AUTOTUNE = 300  # seconds, the default of fastText
+DIMENSIONS = 50  # as in its tutorial; otherwise a trial of autotune may take tens of gigabytes
 TUTORIAL = {"lr": 1.0, "epoch": 25, "wordNgrams": 2, "bucket": 200_000}
-CUTOFF = 100_000  # rows that quantisation keeps, as in its documentation
+CUTOFF = 100_000  # rows kept by the quantisation, as in its documentation
 PUNCTUATION = re.compile(r"([.!?,'/()])")
 
 
 class FastText:
-    """fastText, its texts put in lower case and punctuation set apart as its tutorial does."""
+    """A fastText model. Texts are lower-cased and punctuation is separated, as in its tutorial."""
 
     def __init__(self, file: Path, job: Job) -> None:
         import fasttext
 
-        fasttext.FastText.eprint = lambda *_: None  # a warning of old
+        fasttext.FastText.eprint = lambda *_: None  # prints a deprecation warning
         self.model, self.job, self.files = fasttext.load_model(str(file)), job, [file]
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
-        """The labels of texts; those over 0.5 where there may be several."""
-        several: dict[str, Any] = {} if self.job.single else {"k": -1, "threshold": 0.5}
-        # a list even of one: for a text alone 0.9.3 asks numpy for what numpy 2 refuses
-        return chunked(lambda some: self.model.predict(_plain(some), **several)[0], texts, batch_size)
+        """The labels of texts; for multi_label those with a probability over 0.5."""
+        options: dict[str, Any] = {} if self.job.single else {"k": -1, "threshold": 0.5}
+        # always a list: fastText 0.9.3 fails with numpy 2 on a single string
+        return chunked(lambda batch: self.model.predict(_plain(batch), **options)[0], texts, batch_size)
 
     def scores(self, texts: list[str]) -> Any:
         """Logits of texts."""
-        whole = np.zeros((len(texts), len(self.job.labels)))
-        for row, labels, p in zip(whole, *self.model.predict(_plain(texts), k=-1), strict=True):
+        probabilities = np.zeros((len(texts), len(self.job.labels)))
+        for row, labels, p in zip(probabilities, *self.model.predict(_plain(texts), k=-1), strict=True):
             row[[int(label.removeprefix("__label__")) for label in labels]] = p
-        return as_logits(whole, single=self.job.single)
+        return as_logits(probabilities, single=self.job.single)
 
 
 def fasttext(job: Job) -> Trained:
-    """Autotuned for five minutes or set as its tutorial ends, whichever is better on validation."""
+    """Train with autotune and with the tutorial's settings; keep the model that is better on validation."""
     import fasttext as package
 
     folder = job.place("fasttext")
@@ -53,31 +53,34 @@ def fasttext(job: Job) -> Trained:
         common["loss"] = "ova"
     tuned = {"autotuneValidationFile": str(files["validation"]), "autotuneDuration": AUTOTUNE}
     best, model, seconds = -1.0, None, {}
-    for way, settings in (("autotune", tuned), ("tutorial", TUTORIAL)):
+    for name, settings in (("autotune", tuned), ("tutorial", TUTORIAL)):
         start = time.perf_counter()
         try:
-            tried = package.train_supervised(input=str(files["train"]), **settings, **common)
-        except RuntimeError as error:  # NaN: the tutorial's rate is too high for some multi_label data
-            print(f"{way}: {error}", flush=True)
+            candidate = package.train_supervised(input=str(files["train"]), **settings, **common)
+        except (
+            RuntimeError
+        ) as error:  # NaN: the tutorial's learning rate is too high for some multi_label data
+            print(f"{name}: {error}", flush=True)
             continue
-        seconds[way] = time.perf_counter() - start
-        score = _f1(tried, files["validation"], job)
+        seconds[name] = time.perf_counter() - start
+        score = _f1(candidate, files["validation"], job)
         if score > best:
-            best, model = score, tried
+            best, model = score, candidate
     if model is None:
-        raise SystemExit("fastText: neither way trained a model, see above")
+        raise SystemExit("fastText: no settings trained a model (see the errors above)")
     model.save_model(str(folder / "model.bin"))
     chosen = model.f.getArgs()
-    about = (
+    description = (
         f"the better on validation of autotune for {AUTOTUNE} s and the tutorial's settings: {chosen.epoch} "
-        f"epochs, rate {chosen.lr:.2g}, word n-grams to {chosen.wordNgrams}, characters {chosen.minn} to "
-        f"{chosen.maxn}, {chosen.bucket:,} buckets; {DIMENSIONS} dimensions, lower case, punctuation apart"
+        f"epochs, learning rate {chosen.lr:.2g}, word n-grams to {chosen.wordNgrams}, characters "
+        f"{chosen.minn} to {chosen.maxn}, {chosen.bucket:,} buckets; {DIMENSIONS} dimensions, lower case, "
+        "punctuation separated"
     )
-    return Trained(seconds, about, ["fasttext", "numpy"])
+    return Trained(seconds, description, ["fasttext", "numpy"])
 
 
 def fasttext_ftz(job: Job) -> Trained:
-    """What `fasttext` left, quantised as its documentation does for classifiers."""
+    """Quantise the model of `fasttext` as the documentation does for classifiers."""
     import fasttext as package
 
     before, folder = seconds_of(job, "fasttext"), job.folder / "fasttext"
@@ -88,17 +91,16 @@ def fasttext_ftz(job: Job) -> Trained:
     )
     seconds = time.perf_counter() - start
     model.save_model(str(job.place("fasttext-ftz") / "model.ftz"))
-    about = f"fastText's model above, quantised: qnorm, retrain, a cutoff of {CUTOFF:,} rows"
-    took = {"training": before, "quantising": seconds}
-    return Trained(took, about, ["fasttext"])
+    description = f"the fastText model above, quantised: qnorm, retrain, cutoff {CUTOFF:,} rows"
+    return Trained({"training": before, "quantising": seconds}, description, ["fasttext"])
 
 
 def write_lines(job: Job, split: Split, file: Path) -> None:
-    """Texts as fastText reads them: a line each, behind its labels."""
+    """Write texts in fastText's format: one line per text, labels first."""
     with file.open("w", encoding="utf-8") as lines:
         for text, cell in zip(_plain(split.texts), split.labels, strict=True):
-            named = [cell] if job.single else np.flatnonzero(cell)
-            lines.write(" ".join([*(f"__label__{label}" for label in named), text]) + "\n")
+            indices = [cell] if job.single else np.flatnonzero(cell)
+            lines.write(" ".join([*(f"__label__{label}" for label in indices), text]) + "\n")
 
 
 def _plain(texts: list[str]) -> list[str]:
@@ -106,7 +108,7 @@ def _plain(texts: list[str]) -> list[str]:
 
 
 def _f1(model: Any, file: Path, job: Job) -> float:
-    """Micro F1 of a model, which is its accuracy where a text has one label."""
+    """Micro F1 of a model; the accuracy for single_label."""
     _, precision, recall = model.test(str(file), **({} if job.single else {"k": -1, "threshold": 0.5}))
     both = precision + recall
     return 2 * precision * recall / both if both > 0 else 0.0

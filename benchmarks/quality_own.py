@@ -1,8 +1,8 @@
-"""Ours, its teacher, and students of the same shape that learn otherwise, for benchmarks/quality.py.
+"""The run's bundle, its teacher, and the same student trained in other ways, for benchmarks/quality.py.
 
     python benchmarks/quality_own.py JOB METHOD train|measure THREADS
 
-All start from one finished run. The students are exported, quantised and served as the run's own is.
+All methods use one complete run. All students are exported, quantised and served in the same way.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PACKAGES = ("torch", "transformers", "onnxruntime")
 
 
 class Bundle:
-    """A bundle, by the runtime that users load it with."""
+    """A bundle, loaded with the runtime that users load it with."""
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.model, self.job = Classifier.load(folder, threads=job.threads), job
@@ -54,21 +54,21 @@ class Bundle:
 
 
 class Teacher:
-    """The run's teacher in torch, float32, texts of like length side by side."""
+    """The run's teacher in torch, float32, in batches of similar lengths."""
 
     def __init__(self, job: Job) -> None:
         run = Path(job.run)
         folder = run / "stages" / "fit_teacher"
         self.files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
         self.model, tokenizer = load_classifier(folder)
-        figures = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
-        self.encode = TextTokenizer(tokenizer, self.model.reads(figures["max_length"]))
+        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["metrics"]
+        self.encode = TextTokenizer(tokenizer, self.model.usable_length(record["max_length"]))
         self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)
         self.labels = np.array(job.labels)
         self.single = job.single
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
-        """The labels of texts; those over 0.5 where there may be several."""
+        """The labels of texts; for multi_label those with a probability over 0.5."""
         logits = self._logits(texts, batch_size)
         if self.single:
             return self.labels[logits.argmax(-1)]
@@ -80,48 +80,48 @@ class Teacher:
 
     def _logits(self, texts: list[str], batch_size: int) -> Any:
         tokens = self.encode(texts)
-        found = np.empty((len(texts), len(self.labels)), np.float32)
+        collected = np.empty((len(texts), len(self.labels)), np.float32)
         order = np.concatenate(length_sorted_batches(tokens.lengths, 1))
         with torch.inference_mode():
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
                 logits = self.model(*map(torch.from_numpy, tokens.batch(rows)))
-                found[rows] = logits[:, self.part].numpy()
-        return found
+                collected[rows] = logits[:, self.part].numpy()
+        return collected
 
 
 def ours(job: Job) -> Trained:
     """The bundle of the run."""
     run = Path(job.run)
-    student = _record(run, "fit_student")["figures"]
-    about = (
-        f"the recipe as it is: {student['texts']:,} texts to learn from, {student['epochs']} epochs; "
-        f"{_whole(run / 'bundle')}"
+    student = _record(run, "fit_student")["metrics"]
+    description = (
+        f"the recipe as it is: transfer set of {student['texts']:,} texts, {student['epochs']} epochs; "
+        f"{_sizes(run / 'bundle')}"
     )
-    return _trained(run / "bundle", _seconds(run), about)
+    return _trained(run / "bundle", _seconds(run), description)
 
 
 def teacher(job: Job) -> Trained:
-    """The teacher of the run, as it is."""
+    """The teacher of the run."""
     seconds = {"teacher": _seconds(Path(job.run))["teacher"]}
-    return Trained(seconds, "ours is distilled from it; torch, float32", PACKAGES)
+    return Trained(seconds, "the teacher of ours; torch, float32", PACKAGES)
 
 
 def plain(job: Job) -> Trained:
-    """The run's student on hard labels alone, without copies."""
+    """The run's student trained on hard labels only, without augmented texts."""
     run = _linked(job, "plain", "prepare", "fit_teacher", "label", "soft_labels")
     settings = ["distillation.soft_weight=0", "augment.copies=0", "gates.int8_drop=1"]
-    words = [word for setting in settings for word in ("--set", setting)]
+    overrides = [word for setting in settings for word in ("--set", setting)]
     command = ["run", str(Path(job.run) / "recipe.yaml"), "--data-root", job.data_root, "--out", str(run)]
-    if status := distill([*command, *words]):
+    if status := distill([*command, *overrides]):
         raise SystemExit(status)
-    epochs = _record(run, "fit_student")["figures"]["epochs"]
-    about = (
-        f"the same student, fine-tuned: hard labels alone, no copies, {epochs} epochs, the best on "
-        "validation; it starts as ours does, its words from the teacher's, hence the teacher's seconds"
+    epochs = _record(run, "fit_student")["metrics"]["epochs"]
+    description = (
+        f"the same student, fine-tuned: hard labels only, no augmented texts, {epochs} epochs, the best on "
+        "validation; same initialisation as ours, which uses the teacher's embeddings, so its training counts"
     )
-    seconds = {part: took for part, took in _seconds(run).items() if part != "label"}
-    return _trained(run / "bundle", seconds, about)
+    seconds = {part: value for part, value in _seconds(run).items() if part != "label"}
+    return _trained(run / "bundle", seconds, description)
 
 
 def textbrewer(job: Job) -> Trained:
@@ -129,7 +129,7 @@ def textbrewer(job: Job) -> Trained:
     folder, ours = _linked(job, "textbrewer", "prepare", "fit_teacher", "soft_labels"), Path(job.run)
     recipe = load_recipe(Path(job.run) / "recipe.yaml", data_root=job.data_root)
     run = Run(recipe, folder, make_accelerator(recipe, folder))
-    texts, student = len(load_split(run.stage("prepare"), "train")), _record(ours, "fit_student")["figures"]
+    texts, student = len(load_split(run.stage("prepare"), "train")), _record(ours, "fit_student")["metrics"]
     epochs = max(1, min(EPOCHS, student["texts"] * student["epochs"] // texts))
     start = time.perf_counter()
     for stage, work in (
@@ -140,60 +140,60 @@ def textbrewer(job: Job) -> Trained:
         run.stage(stage).mkdir(parents=True, exist_ok=True)
         work(run, run.stage(stage))
     before = _seconds(ours)
-    # of the labelling, what the training texts alone take
-    share = texts / max(1, _record(ours, "label")["figures"]["labelled_texts"])
+    # the share of the labelling that the training texts take
+    share = texts / max(1, _record(ours, "label")["metrics"]["labelled_texts"])
     seconds = {
         "teacher": before["teacher"],
         "label": before["label"] * min(1.0, share),
         "training": time.perf_counter() - start,
     }
-    about = (
+    description = (
         f"the same student and teacher, trained by the package: GeneralDistiller, temperature {TEMPERATURE}, "
         "soft labels with weight 1, hard labels with weight 0 (both by default), no T^2, training texts "
-        f"alone, {epochs} epochs (it reads no more than ours and no more than {EPOCHS} epochs), the best on "
-        "validation; rate and batches are the student's own; a multi_label head is two classes a label"
+        f"only, {epochs} epochs (at most {EPOCHS}, no more texts read than ours), the best on validation; "
+        "learning rate and batch size as in ours; a multi_label head is two classes per label"
     )
-    return _trained(run.stage("export") / "candidate", seconds, about)
+    return _trained(run.stage("export") / "candidate", seconds, description)
 
 
 def _linked(job: Job, name: str, *parts: str) -> Path:
-    """A run's folder with stages of the job's run, and its soft labels, as hard links."""
+    """A run folder with hard links to stages and soft labels of the job's run."""
     folder = job.place(name) / "run"
     shutil.rmtree(folder, ignore_errors=True)
     for part in parts:
-        place = part if part == "soft_labels" else f"stages/{part}"
-        shutil.copytree(Path(job.run) / place, folder / place, copy_function=_link)
+        path = part if part == "soft_labels" else f"stages/{part}"
+        shutil.copytree(Path(job.run) / path, folder / path, copy_function=_link)
     return folder
 
 
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk
+    except OSError:  # another file system
         shutil.copy2(source, target)
 
 
-def _trained(bundle: Path, seconds: dict[str, float], about: str) -> Trained:
-    return Trained(seconds, f"{about}; {_manifest(bundle)['default_variant']}", PACKAGES)
+def _trained(bundle: Path, seconds: dict[str, float], description: str) -> Trained:
+    return Trained(seconds, f"{description}; {_manifest(bundle)['default_variant']}", PACKAGES)
 
 
 def _manifest(bundle: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    return found
+    manifest: dict[str, Any] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
 
 
-def _whole(bundle: Path) -> str:
+def _sizes(bundle: Path) -> str:
     total = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
-    return f"MB of the files that answer; the bundle as it lies there, fp32 too, has {total / 1e6:.1f} MB"
+    return f"MB of the files of the served variant; the complete bundle with fp32 has {total / 1e6:.1f} MB"
 
 
 def _record(run: Path, stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "stages" / stage / "stage.json").read_text(encoding="utf-8"))
-    return found
+    record: dict[str, Any] = json.loads((run / "stages" / stage / "stage.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _seconds(run: Path) -> dict[str, float]:
-    """Seconds of a run's stages: its teacher's, its labelling, all of the student's."""
+    """Seconds of a run: teacher, labelling, and all other stages as training."""
     names = {"fit_teacher": "teacher", "label": "label"}
     seconds = {"teacher": 0.0, "label": 0.0, "training": 0.0}
     for file in (run / "stages").glob("*/stage.json"):

@@ -1,9 +1,9 @@
-"""The peers of benchmarks/quality.py, each in its documented way; run by it, in an environment of their own.
+"""The peers of benchmarks/quality.py, which runs this file in the peers' environment.
 
     python benchmarks/quality_peers.py JOB METHOD train|measure THREADS
 
-Validation texts choose where a peer lets them (fastText's autotune, model2vec's early stopping); test
-texts are read only to measure. quality-requirements.txt pins what this needs.
+Each peer is used as its documentation does. Peers may use the validation texts (autotune of fastText, early
+stopping of model2vec). Test texts are only used to measure. quality-requirements.txt pins the packages.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 from quality_fasttext import FASTTEXT
 from quality_measure import Job, Method, Split, Trained, as_logits, chunked, in_order, main, seconds_of
 
-CONTRAST_TEXTS, CONTRAST_STEPS, CONTRAST_PAIRS = 2000, 500, 16  # of SetFit
+CONTRAST_TEXTS, CONTRAST_STEPS, CONTRAST_PAIRS = 2000, 500, 16  # contrastive training of SetFit
 
 
 class TfIdf:
-    """Word and character n-grams, weighted, into logistic regression."""
+    """Logistic regression on TF-IDF of word and character n-grams."""
 
     def __init__(self, job: Job) -> None:
         import joblib
@@ -41,7 +41,7 @@ class TfIdf:
 
 
 def tfidf(job: Job) -> Trained:
-    """Word 1-2-grams and character 2-5-grams, C=10."""
+    """Train on word 1-2-grams and character 2-5-grams, C=10."""
     import joblib
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -61,13 +61,15 @@ def tfidf(job: Job) -> Trained:
     model.fit(train.texts, np.array(train.labels))
     seconds = time.perf_counter() - start
     joblib.dump(model, file, compress=3)
-    about = "word 1-2-grams and character 2-5-grams, sublinear TF-IDF, logistic regression with C=10"
-    about += "; saved by joblib, compressed" if job.single else ", one against the rest; saved by joblib"
-    return Trained({"training": seconds}, about, ["scikit-learn"])
+    description = "word 1-2-grams and character 2-5-grams, sublinear TF-IDF, logistic regression with C=10"
+    description += (
+        "; saved by joblib, compressed" if job.single else ", one against the rest; saved by joblib"
+    )
+    return Trained({"training": seconds}, description, ["scikit-learn"])
 
 
 class Model2Vec:
-    """Static embeddings and a small network on top, in numpy."""
+    """Static embeddings with a small network, in numpy."""
 
     def __init__(self, job: Job, method: str = "model2vec") -> None:
         from model2vec.inference import StaticModelPipeline
@@ -86,11 +88,11 @@ class Model2Vec:
 
 
 def model2vec(job: Job) -> Trained:
-    """Distilled from the same encoder, then trained with its classifier, all by default."""
+    """Distil the teacher's encoder, then train the classifier, all with default settings."""
     from model2vec.distill import distill
     from model2vec.train import StaticModelForClassification
 
-    def several(split: Split) -> Any:
+    def targets(split: Split) -> Any:
         return split.labels if job.single else [np.flatnonzero(cell).tolist() for cell in split.labels]
 
     train, validation, folder = job.split("train"), job.split("validation"), job.place("model2vec") / "model"
@@ -99,24 +101,24 @@ def model2vec(job: Job) -> Trained:
     distilled = time.perf_counter()
     model = StaticModelForClassification.from_static_model(model=static).fit(
         train.texts,
-        several(train),
+        targets(train),
         X_val=validation.texts,
-        y_val=several(validation),
+        y_val=targets(validation),
         device="cpu",
         random_seed=job.seed,
     )
     seconds = {"distilling": distilled - start, "training": time.perf_counter() - distilled}
     model.to_pipeline().save_pretrained(str(folder))
-    about = (
+    description = (
         f"distilled from the teacher's encoder to {static.embedding.shape[1]} dimensions, "
-        "StaticModelForClassification by default (a layer of 512, rate 1e-3, stopped early on validation), "
-        "float32"
+        "StaticModelForClassification with defaults (a layer of 512, learning rate 1e-3, early stopping on "
+        "validation), float32"
     )
-    return Trained(seconds, about, ["model2vec"])
+    return Trained(seconds, description, ["model2vec"])
 
 
 def model2vec_int8(job: Job) -> Trained:
-    """What `model2vec` left, its embeddings as int8."""
+    """The model of `model2vec` with int8 embeddings."""
     from model2vec.inference import StaticModelPipeline
     from model2vec.model import quantize_model
 
@@ -124,12 +126,12 @@ def model2vec_int8(job: Job) -> Trained:
     pipeline = StaticModelPipeline.from_pretrained(job.folder / "model2vec" / "model")
     pipeline.model = quantize_model(pipeline.model, quantize_to="int8")
     pipeline.save_pretrained(str(folder))
-    about = "model2vec's model above, its embeddings quantised to int8"
-    return Trained({"training": before}, about, ["model2vec"])
+    description = "the model2vec model above with embeddings quantised to int8"
+    return Trained({"training": before}, description, ["model2vec"])
 
 
 class SetFit:
-    """A sentence encoder and logistic regression on its embeddings."""
+    """A sentence encoder with logistic regression on its embeddings."""
 
     def __init__(self, job: Job) -> None:
         from setfit import SetFitModel
@@ -149,13 +151,13 @@ class SetFit:
 
 
 def setfit(job: Job) -> Trained:
-    """The same encoder by bounded contrastive steps, its head on all training texts."""
+    """Train the teacher's encoder for a limited number of contrastive steps, and the head on all texts."""
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     train, folder = job.split("train"), job.place("setfit") / "model"
     strategy = None if job.single else "one-vs-rest"
     model = SetFitModel.from_pretrained(job.encoder, multi_target_strategy=strategy, device="cpu")
-    some = _spread(train, job)
+    rows = _spread(train, job)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -167,21 +169,21 @@ def setfit(job: Job) -> Trained:
         )
         trainer = Trainer(model=model, args=arguments)
         start = time.perf_counter()
-        trainer.train_embeddings([train.texts[i] for i in some], [train.labels[i] for i in some])
+        trainer.train_embeddings([train.texts[i] for i in rows], [train.labels[i] for i in rows])
         contrasted = time.perf_counter()
         trainer.train_classifier(train.texts, train.labels)
     seconds = {"contrasting": contrasted - start, "training": time.perf_counter() - contrasted}
     model.save_pretrained(str(folder))
-    about = (
-        f"the teacher's encoder, {CONTRAST_STEPS:,} contrastive steps of {CONTRAST_PAIRS} pairs (the rest by "
-        f"default) drawn from {len(some):,} training texts{' spread over the labels' if job.single else ''}, "
-        f"logistic regression on all of them{'' if job.single else ', one against the rest'}, float32"
+    description = (
+        f"the teacher's encoder, {CONTRAST_STEPS:,} contrastive steps of {CONTRAST_PAIRS} pairs (otherwise "
+        f"defaults) drawn from {len(rows):,} training texts{' balanced by label' if job.single else ''}, "
+        f"logistic regression on all texts{'' if job.single else ', one against the rest'}, float32"
     )
-    return Trained(seconds, about, ["setfit", "sentence-transformers", "torch"])
+    return Trained(seconds, description, ["setfit", "sentence-transformers", "torch"])
 
 
 def _spread(train: Split, job: Job) -> list[int]:
-    """Rows for SetFit's pairs, of which it holds all: drawn at random, and evenly over single labels."""
+    """Random rows for SetFit's pairs, balanced over the labels of a single_label head."""
     rows = random.Random(job.seed).sample(range(len(train.texts)), len(train.texts))
     if job.single:
         seen: Counter[int] = Counter()

@@ -1,8 +1,8 @@
-"""A run's student trained by TextBrewer, the package, for benchmarks/quality_own.py.
+"""Train a run's student with the package TextBrewer, for benchmarks/quality_own.py.
 
-The environment variable TEXTBREWER names the folder that the package is in: it is pure Python, and the one
-peer whose model is ours. Its published settings are followed where it has some; it leaves the optimiser,
-the rate and the batches to the caller, so these are the student's own.
+The environment variable TEXTBREWER names the folder of the package, which is pure Python. It is the only peer
+that trains our model. Its published settings are used where they exist. TextBrewer leaves optimizer, learning
+rate and batches to the caller; they are those of the student.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from distill.training.checkpoint import save_tensors
 from distill.training.loop import Examples, evaluate_network
 from students.factorized_embeddings import fold
 
-TEMPERATURE, EPOCHS = 8, 60  # of its published experiments, which took 30 to 60
+TEMPERATURE, EPOCHS = 8, 60  # of its published experiments (30 to 60 epochs)
 
 
 class Batches:
-    """Batches as TextBrewer takes them, each epoch's anew; the teacher's logits are given, not computed."""
+    """Batches in TextBrewer's format, shuffled every epoch, with stored teacher logits."""
 
     def __init__(self, tokens: Tokens, hard: Sequence[Any], soft: Any, size: int, seed: int) -> None:
         self.tokens, self.hard, self.soft, self.size, self.seed = tokens, hard, soft, size, seed
@@ -59,7 +59,7 @@ class Batches:
 
 
 class Called(torch.nn.Module):
-    """A network called with a whole batch, as TextBrewer does; the labels are left to the adaptor."""
+    """A network that accepts TextBrewer's batches and ignores the labels, which the adaptor uses."""
 
     def __init__(self, network: MultiHeadClassifier) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Called(torch.nn.Module):
 
 
 class Adaptors:
-    """What TextBrewer is to see of teacher and student: logits and losses, one a head."""
+    """TextBrewer's adaptors of teacher and student: logits and losses of each head."""
 
     def __init__(self, heads: Sequence[Head]) -> None:
         self.heads = heads
@@ -81,14 +81,14 @@ class Adaptors:
         return {"logits": self._logits(outputs[0])}
 
     def student(self, batch: Any, logits: Any) -> dict[str, Any]:
-        """The student's logits, and its losses on the hard labels."""
+        """The student's logits and its hard losses."""
         known = zip(columns(self.heads), batch[2:], strict=True)
         losses = [_hard(logits[:, part], labels, head) for (head, part), labels in known]
         return {"logits": self._logits(logits), "losses": losses}
 
     def _logits(self, logits: Any) -> list[Any]:
         parts = [(head, logits[:, part]) for head, part in columns(self.heads)]
-        # softmax over (0, z) is the sigmoid of z, and TextBrewer's soft labels are softmax's
+        # TextBrewer applies a softmax; softmax over (0, z) is the sigmoid of z
         return [
             z if head.kind == "single_label" else torch.stack([torch.zeros_like(z), z], -1)
             for head, z in parts
@@ -96,12 +96,12 @@ class Adaptors:
 
 
 def brew(run: Run, folder: Path, epochs: int) -> None:
-    """Train the run's student; leaves in `folder` what the stage fit_student leaves.
+    """Train the run's student; writes the same files into `folder` as the stage fit_student.
 
     Args:
-        run: Whose data, teacher and soft labels are there.
-        folder: Of the stage.
-        epochs: How often it reads the training texts.
+        run: A run with prepared data, teacher and soft labels.
+        folder: The folder of the stage.
+        epochs: Epochs over the training texts.
     """
     recipe, settings, heads = run.recipe, run.recipe.student, load_heads(run.stage("prepare"))
     run.seed_everything(settings)
@@ -134,11 +134,11 @@ def brew(run: Run, folder: Path, epochs: int) -> None:
     _train(run, network, batches, adaptors=Adaptors(heads), rate=rate, epochs=epochs, callback=keep_best)
     network.load_state_dict(state)
     fold(network.encoder)
-    found = {
+    logits = {
         split: torch.from_numpy(predict_logits(network, tokens[split], run.accelerator, exact=True))
         for split in ("validation", "test")
     }
-    save_tensors(folder / "logits.safetensors", found, {})
+    save_tensors(folder / "logits.safetensors", logits, {})
     save_classifier(network, tokenizer, folder)
 
 
@@ -166,7 +166,7 @@ def _train(
             distill_config=package.DistillationConfig(
                 temperature=TEMPERATURE, kd_loss_weight=1, hard_label_weight=0
             ),
-            model_T=torch.nn.Identity(),  # never called: the batches bring its logits
+            model_T=torch.nn.Identity(),  # never called: the batches contain its logits
             model_S=Called(network),
             adaptor_T=adaptors.teacher,
             adaptor_S=adaptors.student,
@@ -184,7 +184,7 @@ def _train(
 
 
 def _hard(logits: Any, labels: Any, head: Head) -> Any:
-    """The mean loss on the hard labels, as a caller of TextBrewer computes it."""
+    """The mean hard loss, which TextBrewer leaves to the caller."""
     if head.kind == "single_label":
         known = labels != UNLABELLED
         return F.cross_entropy(logits[known], labels[known]) if known.any() else logits.sum() * 0
@@ -194,14 +194,14 @@ def _hard(logits: Any, labels: Any, head: Head) -> Any:
 
 
 def _package() -> Any:
-    """TextBrewer out of the peers' environment, and nothing else of it."""
+    """Load TextBrewer, and nothing else, from the peers' environment."""
     folder = Path(os.environ["TEXTBREWER"])
-    place = [str(folder)]
+    locations = [str(folder)]
     spec = importlib.util.spec_from_file_location(
-        "textbrewer", folder / "__init__.py", submodule_search_locations=place
+        "textbrewer", folder / "__init__.py", submodule_search_locations=locations
     )
     if spec is None or spec.loader is None:
-        raise SystemExit(f"{folder}: is no package")
+        raise SystemExit(f"{folder}: not a package (set TEXTBREWER to the folder of textbrewer)")
     module = importlib.util.module_from_spec(spec)
     sys.modules["textbrewer"] = module
     spec.loader.exec_module(module)

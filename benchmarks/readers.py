@@ -1,11 +1,11 @@
-"""Do all readers of a bundle answer alike? Python, Node, Chromium, and the graph that takes raw text.
+"""Compare the predictions of all readers of a bundle: Python, Node, Chromium and the text-in-graph export.
 
     python benchmarks/readers.py BUNDLE texts.csv --transformers-js node_modules/@huggingface/transformers
 
-Exports the bundle as transformers-js and text-in-graph into a temporary folder, asks each reader and prints
-one JSON document: on how many texts it gives every head's labels as Python does, the largest difference of
-a score, and on which of the built-in odd texts its token ids differ from the bundle's own tokenizer's. Node
-and Chromium are left out without --transformers-js (playwright-core must stand beside it for Chromium).
+Exports the bundle as transformers-js and text-in-graph into a temporary folder and runs each reader. Prints
+one JSON document: the number of texts with the same labels as Python for every head, the largest score
+difference, and the built-in odd texts whose token ids differ from those of the bundle's tokenizer. Node and
+Chromium need --transformers-js. Chromium also needs playwright-core in the same node_modules folder.
 """
 
 from __future__ import annotations
@@ -49,43 +49,48 @@ console.log(JSON.stringify(JSON.parse(readFileSync(0, "utf8")).map((text) => tok
 
 
 def main() -> None:
-    """Print the document."""
-    parser = argparse.ArgumentParser(description="Do all readers of a bundle answer alike?")
+    """Print the JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("csv", type=Path)
     parser.add_argument("--column", default="text")
-    parser.add_argument("--texts", type=int, default=200, help="for Node and Chromium (200)")
-    parser.add_argument("--graph-texts", type=int, default=1000, help="for text-in-graph (1000)")
+    parser.add_argument("--texts", type=int, default=200, help="number of texts for Node and Chromium (200)")
+    parser.add_argument(
+        "--graph-texts", type=int, default=1000, help="number of texts for text-in-graph (1000)"
+    )
     parser.add_argument("--transformers-js", type=Path)
     parser.add_argument("--chromium", default=shutil.which("chromium"))
-    parser.add_argument("--picture", type=Path, help="save what the page looks like with the last text")
+    parser.add_argument("--picture", type=Path, help="save a screenshot of the page with the last text")
     options = parser.parse_args()
     with options.csv.open(encoding="utf-8", newline="") as file:
         texts = [row[options.column] for row in csv.DictReader(file)]
     classifier = Classifier.load(options.bundle, threads=1)
     probes = json.loads((files("export.targets") / "templates" / "probes.json").read_text(encoding="utf-8"))
     odd = [*probes["ordinary"], *probes["odd"]]
-    told: dict[str, Any] = {"bundle": classifier.manifest.name, "variant": classifier.variant}
+    results: dict[str, Any] = {"bundle": classifier.manifest.name, "variant": classifier.variant}
     with tempfile.TemporaryDirectory() as scratch:
-        some, many = texts[: options.texts], texts[: options.graph_texts]
+        few, many = texts[: options.texts], texts[: options.graph_texts]
         graph = _graph(classifier, options.bundle, Path(scratch), odd)
-        told["text-in-graph"] = compare(classifier, many, graph[0](many)) | graph[1]
-        told["BertTokenizer, the ready-made operator"] = _ready_made(classifier, options.bundle, odd)
+        results["text-in-graph"] = compare(classifier, many, graph[0](many)) | graph[1]
+        results["BertTokenizer operator"] = _ready_made(classifier, options.bundle, odd)
         if options.transformers_js:
             folder = _page(options.bundle, Path(scratch), options.transformers_js)
-            node, ids = _node(folder, some, odd)
-            told["node"] = compare(classifier, some, node) | _ids(classifier, options.bundle, odd, ids)
+            node, ids = _node(folder, few, odd)
+            results["node"] = compare(classifier, few, node) | _ids(classifier, options.bundle, odd, ids)
             if options.chromium:
-                told["chromium"] = _chromium(classifier, folder, some, options)
-    print(json.dumps(told, indent=2, ensure_ascii=False))
+                results["chromium"] = _chromium(classifier, folder, few, options)
+    print(json.dumps(results, indent=2, ensure_ascii=False))
 
 
-def compare(classifier: Classifier, texts: list[str], found: list[dict[str, Any]]) -> dict[str, Any]:
-    """On how many texts `found` has all labels as the classifier, asked one text a time; the worst score."""
+def compare(classifier: Classifier, texts: list[str], answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The number of texts whose `answers` have the classifier's labels, and the largest score difference.
+
+    The classifier gets one text per call.
+    """
     same, gap = 0, 0.0
-    for text, mine in zip(texts, found, strict=True):
-        theirs = classifier(text)
-        pairs = [(_listed(mine[head]), _listed(theirs[head])) for head in classifier.heads]
+    for text, answer in zip(texts, answers, strict=True):
+        reference = classifier(text)
+        pairs = [(_listed(answer[head]), _listed(reference[head])) for head in classifier.heads]
         equal = all([x["label"] for x in a] == [x["label"] for x in b] for a, b in pairs)
         same += equal
         if equal:
@@ -98,11 +103,10 @@ def _listed(answer: Any) -> list[dict[str, Any]]:
     return answer if isinstance(answer, list) else [answer]
 
 
-def _ids(classifier: Classifier, bundle: Path, texts: list[str], found: list[list[int]]) -> dict[str, Any]:
+def _ids(classifier: Classifier, bundle: Path, texts: list[str], ids: list[list[int]]) -> dict[str, Any]:
     tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
     tokenizer.no_truncation()
-    pairs = zip(texts, found, strict=True)
-    other = [text for text, mine in pairs if tokenizer.encode(text).ids != mine]
+    other = [text for text, theirs in zip(texts, ids, strict=True) if tokenizer.encode(text).ids != theirs]
     return {"odd_texts": len(texts), "odd_that_differ": len(other), "differ": [text[:40] for text in other]}
 
 
@@ -113,7 +117,7 @@ def _graph(
     session = open_graph(scratch / "graph" / "model.onnx", operators())
     names = [node.name for node in session.get_outputs()]
 
-    def ask(texts: list[str]) -> list[dict[str, Any]]:
+    def classify(texts: list[str]) -> list[dict[str, Any]]:
         return [_answer(classifier, run(text)) for text in texts]
 
     def run(text: str) -> dict[str, Any]:
@@ -121,30 +125,31 @@ def _graph(
 
     ids = [run(text)["input_ids"][0].tolist() for text in odd]
     tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
-    other = [text for text, mine in zip(odd, ids, strict=True) if tokenizer.encode(text).ids != mine]
-    return ask, {
+    other = [text for text, theirs in zip(odd, ids, strict=True) if tokenizer.encode(text).ids != theirs]
+    return classify, {
         "odd_texts": len(odd),
         "odd_that_differ": len(other),
         "differ": [text[:40] for text in other],
     }
 
 
-def _answer(classifier: Classifier, found: dict[str, Any]) -> dict[str, Any]:
-    """What the graph's own outputs say, in the classifier's form."""
-    said: dict[str, Any] = {}
+def _answer(classifier: Classifier, outputs: dict[str, Any]) -> dict[str, Any]:
+    """The graph's outputs for one text, in the format of the classifier."""
+    answer: dict[str, Any] = {}
     for head in classifier.manifest.heads:
-        shares = found[f"probabilities_{head.name}"][0]
+        probabilities = outputs[f"probabilities_{head.name}"][0]
         if head.kind == "single_label":
-            said[head.name] = {"label": found[f"label_{head.name}"][0], "score": float(shares.max())}
+            label = outputs[f"label_{head.name}"][0]
+            answer[head.name] = {"label": label, "score": float(probabilities.max())}
             continue
-        order = np.argsort(-found[head.output][0], kind="stable")
-        applies = [i for i in order if found[f"applies_{head.name}"][0][i]]
-        said[head.name] = [{"label": head.labels[i], "score": float(shares[i])} for i in applies]
-    return said
+        order = np.argsort(-outputs[head.output][0], kind="stable")
+        applies = [i for i in order if outputs[f"applies_{head.name}"][0][i]]
+        answer[head.name] = [{"label": head.labels[i], "score": float(probabilities[i])} for i in applies]
+    return answer
 
 
 def _ready_made(classifier: Classifier, bundle: Path, texts: list[str]) -> dict[str, Any]:
-    """The ids of onnxruntime-extensions' own operator, which the exported graph does not use."""
+    """Token ids of the BertTokenizer operator of onnxruntime-extensions, which the export does not use."""
     document = json.loads((bundle / "tokenizer.json").read_text(encoding="utf-8"))
     normalizer, vocabulary = document["normalizer"], document["model"]["vocab"]
     node = helper.make_node(
@@ -163,10 +168,10 @@ def _ready_made(classifier: Classifier, bundle: Path, texts: list[str]) -> dict[
     with tempfile.TemporaryDirectory() as scratch:
         onnx.save(model, Path(scratch) / "ids.onnx")
         session = open_graph(Path(scratch) / "ids.onnx", operators())
-        found = [session.run(["ids"], {INPUT: np.array([text], object)})[0].tolist() for text in texts]
+        ids = [session.run(["ids"], {INPUT: np.array([text], object)})[0].tolist() for text in texts]
     tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
     tokenizer.no_truncation()
-    other = [text for text, mine in zip(texts, found, strict=True) if tokenizer.encode(text).ids != mine]
+    other = [text for text, theirs in zip(texts, ids, strict=True) if tokenizer.encode(text).ids != theirs]
     return {"odd_texts": len(texts), "odd_that_differ": len(other), "differ": [text[:40] for text in other]}
 
 
@@ -182,7 +187,7 @@ def _node(folder: Path, texts: list[str], odd: list[str]) -> tuple[list[dict[str
         command = ["node", *words]
         return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
 
-    lines = "".join(" ".join(text.split()) + "\n" for text in texts)  # a line a text
+    lines = "".join(" ".join(text.split()) + "\n" for text in texts)  # one text per line
     answers = [json.loads(line) for line in run(str(folder / "example.mjs"), given=lines).splitlines()]
     return answers, json.loads(run(str(folder / "ids.mjs"), f"{folder}{os.sep}", given=json.dumps(odd)))
 
@@ -202,20 +207,24 @@ def _chromium(classifier: Classifier, folder: Path, texts: list[str], options: A
         ]
         command += [str(options.picture)] if options.picture else []
         done = subprocess.run(command, input=json.dumps(texts), stdout=subprocess.PIPE, text=True)
-        if done.returncode:  # it has said why
-            sys.exit(f"{DRIVER.name}: ended with {done.returncode}")
+        if done.returncode:  # the driver prints the reason
+            sys.exit(f"{DRIVER.name}: failed with status {done.returncode}")
     finally:
         server.shutdown()
         server.server_close()
-    seen = json.loads(done.stdout)
-    latency = sorted(answer["ms"] for answer in seen["answers"])
-    told = compare(classifier, texts, seen["answers"])
-    return told | {"p50_ms": latency[len(latency) // 2], "outside": seen["outside"], "faults": seen["faults"]}
+    page = json.loads(done.stdout)
+    latency = sorted(answer["ms"] for answer in page["answers"])
+    result = compare(classifier, texts, page["answers"])
+    return result | {
+        "p50_ms": latency[len(latency) // 2],
+        "outside": page["outside"],
+        "faults": page["faults"],
+    }
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Says nothing of requests."""
+        """Do not log requests."""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Four ways to choose the thresholds of a multi_label head, on the teacher of a run.
+"""Compare four ways to choose the thresholds of a multi_label head, on the teacher of a run.
 
     python benchmarks/thresholds.py RUN HEAD
 
-RUN is the folder of a `distill run`, or of one `--to label`. Thresholds are fitted on validation, at the
-temperature that is fitted there; micro and macro F1 are of test. Prints a markdown table.
+RUN is the folder of a `distill run`, at least up to `--to label`. Calibration temperature and thresholds are
+fitted on validation, micro and macro F1 are measured on test. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -27,33 +27,36 @@ def main() -> None:
     parser.add_argument("head")
     options = parser.parse_args()
     if not (options.run / "stages/label/stage.json").exists():
-        parser.error(f"{options.run}: no run that is labelled")
+        parser.error(
+            f"{options.run}: no run with soft labels (distill run RECIPE --to label --out {options.run})"
+        )
     run = Run(load_recipe(options.run / "recipe.yaml"), options.run, accelerator=None)
     heads = load_heads(run.stage("prepare"))
-    several = {head.name: (head, part) for head, part in columns(heads) if head.kind == "multi_label"}
-    if options.head not in several:
+    multi_label = {head.name: (head, part) for head, part in columns(heads) if head.kind == "multi_label"}
+    if options.head not in multi_label:
         parser.error(
-            f"{options.head}: not one of the run's multi_label heads ({', '.join(several) or 'it has none'})"
+            f"{options.head}: no multi_label head of the run (expected one of: "
+            f"{', '.join(multi_label) or 'the run has none'})"
         )
-    head, part = several[options.head]
+    head, part = multi_label[options.head]
     logits, labels = {}, {}
     for split in ("validation", "test"):
         logits[split] = teacher_logits(run, split)[:, part]
         labels[split] = hard_labels(load_split(run.stage("prepare"), split), heads)[head.name]
     fitted = calibrate(head, logits["validation"], labels["validation"])
     p, y = probabilities(logits["validation"], head, fitted.temperature), labels["validation"] == 1
-    ways = {
+    methods = {
         "0.5": [0.5] * len(head.labels),
-        "each label's own best F1": [best_threshold(p[:, i], y[:, i]) for i in range(len(head.labels))],
+        "each label's best F1": [best_threshold(p[:, i], y[:, i]) for i in range(len(head.labels))],
         "one for all labels, best micro F1": [best_threshold(p.ravel(), y.ravel())] * len(head.labels),
-        "each label's in turn, best micro F1 (what `distill run` does)": fitted.thresholds,
+        "label by label, best micro F1 (`distill run`)": fitted.thresholds,
     }
     print("| thresholds | micro F1 | macro F1 |\n|---|---|---|")
-    for way, thresholds in ways.items():
-        found = quality(
+    for name, thresholds in methods.items():
+        result = quality(
             head, logits["test"], labels["test"], temperature=fitted.temperature, thresholds=thresholds
         )
-        print(f"| {way} | {found['micro_f1']:.4f} | {found['macro_f1']:.4f} |")
+        print(f"| {name} | {result['micro_f1']:.4f} | {result['macro_f1']:.4f} |")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Write what Debian says of its packages as a data set: a line of text, its section, its tags.
+"""Write the descriptions of Debian packages as a data set: one line of text, section, tags.
 
     apt-cache dumpavail | python recipes/debian_packages.py DIR
 
-Debian 12 has some 15,000 sources with tags. Of each one package is taken; which go to train, validation
-and test is drawn. A section has 1,377 to 24 of train's texts, a text several tags or none.
+Debian 12 has about 15,000 source packages with tags. One binary package of each is used. The split into
+train, validation and test is random with a fixed seed. A section has 24 to 1,377 training texts. A text has
+any number of tags, including none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NEEDED = {"Package", "Description", "Section", "Tag"}
 
 
 def packages(lines: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The fields of each package, continued lines joined."""
+    """The fields of each package, with continuation lines joined."""
     fields: dict[str, str] = {}
     key = ""
     for line in lines:
@@ -37,14 +38,14 @@ def packages(lines: Iterable[str]) -> Iterator[dict[str, str]]:
     yield fields
 
 
-def rows(found: Iterable[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
-    """Text, section and tags of one tagged package a source, in an order drawn once."""
+def rows(records: Iterable[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
+    """Text, section and tags of one tagged package per source, shuffled with a fixed seed."""
     kept, seen = [], set()
-    for fields in found:
+    for fields in records:
         if not fields.keys() >= NEEDED:
             continue
         source = fields.get("Source", fields["Package"]).split()[0]
-        text = fields["Description"].partition("  ")[0].strip()  # a few lines run on after two spaces
+        text = fields["Description"].partition("  ")[0].strip()  # some lines continue after two spaces
         if source in seen or text.lower() in seen:
             continue
         seen |= {source, text.lower()}
@@ -59,16 +60,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, metavar="DIR")
     folder: Path = parser.parse_args().folder
-    found = rows(packages(line.decode("utf-8", "replace") for line in sys.stdin.buffer))
-    sections = Counter(section for _, section, _ in found)
-    tags = Counter(tag for *_, several in found for tag in several)
+    labelled = rows(packages(line.decode("utf-8", "replace") for line in sys.stdin.buffer))
+    sections = Counter(section for _, section, _ in labelled)
+    tags = Counter(tag for *_, text_tags in labelled for tag in text_tags)
     lines = [
-        (text, section, "|".join(sorted(tag for tag in several if tags[tag] >= FEWEST_OF_TAG)))
-        for text, section, several in found
+        (text, section, "|".join(sorted(tag for tag in text_tags if tags[tag] >= FEWEST_OF_TAG)))
+        for text, section, text_tags in labelled
         if sections[section] >= FEWEST_OF_SECTION
     ]
     if len(lines) < sum(PARTS.values()):
-        parser.error(f"standard input: {len(lines)} usable packages, {sum(PARTS.values())} are needed")
+        parser.error(
+            f"standard input: {len(lines)} usable packages, {sum(PARTS.values())} needed "
+            "(give it the output of `apt-cache dumpavail`)"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, size in PARTS.items():
@@ -76,7 +80,7 @@ def main() -> None:
                 csv.writer(file).writerows([("text", "section", "tags"), *lines[:size]])
             del lines[:size]
     except OSError as error:
-        parser.error(f"{folder}: {error.strerror} (name another folder)")
+        parser.error(f"{folder}: {error.strerror} (choose another folder)")
 
 
 if __name__ == "__main__":

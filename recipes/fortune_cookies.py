@@ -1,9 +1,9 @@
-"""Write the fortunes of Unix's fortune as a data set: a text, and the file it stands in.
+"""Write the texts of the Unix program fortune as a data set: the text and the file that contains it.
 
     dpkg -L fortunes fortunes-min | python recipes/fortune_cookies.py DIR
 
-Debian's packages fortunes and fortunes-min have some 15,000: jokes, quotations and verses of 39 files that
-were never meant to be told apart. Which go to train, validation and test is drawn.
+The Debian packages fortunes and fortunes-min contain about 15,000 jokes, quotations and verses in 39 files,
+which were not written as categories. The split into train, validation and test is random with a fixed seed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-PARTS = {"test": 1 / 6, "validation": 1 / 4, "train": 1}  # where each ends
-SHORTEST = 20  # characters of a text
-FEWEST = 40  # texts of a file
+PARTS = {"test": 1 / 6, "validation": 1 / 4, "train": 1}  # end of each part, as a share of all texts
+SHORTEST = 20  # minimum characters of a text
+FEWEST = 40  # minimum texts of a file
 
 
 def rows(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Texts, each once, with the names of their files, in an order drawn once."""
-    found: dict[str, str] = {}
+    """Unique texts with the names of their files, shuffled with a fixed seed."""
+    file_of: dict[str, str] = {}
     for path in sorted(paths):
         for text in path.read_text(encoding="utf-8", errors="replace").split("\n%\n"):
             if len(text := " ".join(text.split())) >= SHORTEST:
-                found[text] = path.name
-    drawn = list(found.items())
-    random.Random(0).shuffle(drawn)
-    counts = Counter(name for _, name in drawn)
-    return [row for row in drawn if counts[row[1]] >= FEWEST]
+                file_of[text] = path.name
+    shuffled = list(file_of.items())
+    random.Random(0).shuffle(shuffled)
+    counts = Counter(name for _, name in shuffled)
+    return [row for row in shuffled if counts[row[1]] >= FEWEST]
 
 
 def main() -> None:
@@ -40,19 +40,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
     folder: Path = parser.parse_args().folder
     paths = [Path(line.rstrip("\n")) for line in sys.stdin]
-    found = rows(path for path in paths if "fortunes" in path.parts and not path.suffix and path.is_file())
-    if not found:
-        parser.error("standard input: names no file of fortunes (give it `dpkg -L fortunes fortunes-min`)")
+    texts = rows(path for path in paths if "fortunes" in path.parts and not path.suffix and path.is_file())
+    if not texts:
+        parser.error(
+            "standard input: no file of fortunes, expected the output of `dpkg -L fortunes fortunes-min`"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         start = 0
         for name, share in PARTS.items():
-            stop = int(len(found) * share)
+            stop = int(len(texts) * share)
             with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([("text", "category"), *found[start:stop]])
+                csv.writer(file).writerows([("text", "category"), *texts[start:stop]])
             start = stop
     except OSError as error:
-        parser.error(f"{folder}: {error.strerror} (name another folder)")
+        parser.error(f"{folder}: {error.strerror} (choose another folder)")
 
 
 if __name__ == "__main__":

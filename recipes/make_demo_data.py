@@ -1,10 +1,10 @@
-"""Write the demo data: invented customer messages to an online shop, in four files.
+"""Write the demo data: generated customer messages to an online shop, in four files.
 
-The messages are put together from the hand-written parts in `demo_phrases.json`. What the test
-file asks, tells and praises is in wordings that no other file has, and so are half of its
-greetings, thanks and insults; validation and inbox use the train wordings and some of their own.
-So a table of seen words is not enough: a model has to read the meaning.
-Run `python recipes/make_demo_data.py [--out DIR] [--seed N]`; one seed gives the same bytes.
+The messages are combinations of the hand-written phrases in `demo_phrases.json`. The requests, situations and
+feedback of the test file use wordings that occur in no other file, as do half of its greetings, thanks and
+insults. Validation and inbox use the train wordings and some of their own. A model therefore has to
+generalise beyond the training wordings.
+Run `python recipes/make_demo_data.py [--out DIR] [--seed N]`. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ HEADS = ("intent", "sentiment", "flags")
 FLAGS = ("greeting", "gratitude", "urgent", "abusive", "has_order_number")
 
 INTENT_WEIGHTS = {"refund_request": 33, "order_inquiry": 36, "general_feedback": 31}
-# Each pair occurs, so neither head can be read off the other.
+# Each pair occurs, so neither head determines the other.
 SENTIMENT_WEIGHTS = {
     "refund_request": {"positive": 18, "neutral": 44, "negative": 38},
     "order_inquiry": {"positive": 20, "neutral": 46, "negative": 34},
     "general_feedback": {"positive": 40, "neutral": 26, "negative": 34},
 }
-# How often a file takes a wording of its own where it may also take a train wording.
+# How often a file uses one of its own wordings where it may also use a train wording.
 OWN_SHARE = {"train": 0.0, "validation": 0.3, "inbox": 0.5, "test": 0.5}
-# Of what carries the intent, the test file takes unseen wordings only.
+# For phrases that determine the intent, the test file uses only its own wordings.
 UNSEEN_IN_TEST = ("ask_", "situation_")
 
 SHORT_FORMS = {
@@ -50,7 +50,7 @@ Phrases = dict[str, dict[str, list[str]]]
 
 
 class Message(NamedTuple):
-    """One message and what a careful reader would say about it."""
+    """One message and its labels."""
 
     text: str
     intent: str
@@ -59,10 +59,10 @@ class Message(NamedTuple):
 
 
 def load_phrases(path: Path) -> Phrases:
-    """Read the phrase lists: name of the list -> family -> wordings.
+    """Read the phrase lists, {name of the list: {family: wordings}}.
 
     Raises:
-        ValueError: A wording stands in two families, as the test wordings would not be unseen then.
+        ValueError: A wording is in two families, so the test wordings would not be unseen.
     """
     phrases: Phrases = json.loads(path.read_text(encoding="utf-8"))
     seen: dict[str, str] = {}
@@ -73,7 +73,7 @@ def load_phrases(path: Path) -> Phrases:
             for wording in wordings:
                 other = seen.setdefault(normalise(wording), family)
                 if other != family:
-                    raise ValueError(f"{wording!r} stands in the families {other} and {family}")
+                    raise ValueError(f"{wording!r} is in two families, {other} and {family}")
     return phrases
 
 
@@ -83,12 +83,12 @@ def normalise(text: str) -> str:
 
 
 def weighted(rng: random.Random, weights: dict[str, int]) -> str:
-    """Draw one key by its weight."""
+    """Draw one key according to the weights."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def pick(rng: random.Random, phrases: Phrases, name: str, split: str) -> str:
-    """Draw one wording of a list that the file `split` may use."""
+    """Draw one wording from a list that the file `split` may use."""
     families = phrases[name]
     own = families.get(split)
     unseen = split == "test" and name.startswith(UNSEEN_IN_TEST)
@@ -98,16 +98,16 @@ def pick(rng: random.Random, phrases: Phrases, name: str, split: str) -> str:
 
 
 def fill(rng: random.Random, phrases: Phrases, parts: list[str], split: str) -> list[str] | None:
-    """Put products, places, days and order references into the slots of one message's parts.
+    """Fill the slots of one message's parts with products, places, days and order references.
 
-    Returns None where two parts ask for different kinds of product.
+    Returns None where two parts need different kinds of product.
     """
     slots = phrases["fill"]
     joined = " ".join(parts)
     kinds = [kind for kind in ("gadget", "wear", "home") if "{" + kind + "}" in joined]
     if len(kinds) > 1:
         return None
-    # One value a slot in each message: it speaks of one product, one day, one place.
+    # One value per slot and message: one product, one day, one place.
     values = {name: rng.choice(words) for name, words in slots.items()}
     values["item"] = rng.choice(slots[kinds[0] if kinds else "item"])
     values |= dict.fromkeys(kinds, values["item"])
@@ -124,7 +124,7 @@ def fill(rng: random.Random, phrases: Phrases, parts: list[str], split: str) -> 
 def draw_body(
     rng: random.Random, phrases: Phrases, intent: str, sentiment: str, split: str, *, insult: bool
 ) -> list[str]:
-    """Draw the ask or the feedback with its situation, tone and insult, in a natural order."""
+    """Draw the request or the feedback with situation, tone and insult, in a natural order."""
 
     def one(name: str) -> str:
         return pick(rng, phrases, name, split)
@@ -145,10 +145,10 @@ def draw_body(
         if rng.random() < 0.4:
             body = [one(f"ask_{intent}_negative")]
         else:
-            # An insult shows the mood; without one, a plain ask needs words of displeasure.
+            # An insult makes the message negative; without one, a plain request needs a negative tone.
             body = [one(f"ask_{intent}_plain"), one("abusive" if insult else "tone_negative")]
             insult = False
-        # A refund is also asked for because the parcel never came: delivery words, other intent.
+        # Some refund requests mention a late delivery: words of the other intent.
         topic = "order_inquiry" if rng.random() < 0.3 else intent
         situation = f"situation_{topic}_complaint"
     else:
@@ -165,11 +165,11 @@ def draw_body(
 
 
 def scuff(rng: random.Random, text: str) -> str:
-    """Make a part of the messages look typed in a hurry: short forms, slips, no capitals."""
+    """Make some messages look typed in a hurry: short forms, typos, no capitals."""
     if rng.random() < 0.12:
         text = re.sub(r"[A-Za-z]+", lambda match: SHORT_FORMS.get(match[0].lower(), match[0]), text)
     if rng.random() < 0.17:
-        # Digits and short words stay whole, so that the text keeps its meaning and its labels.
+        # Digits and short words stay unchanged, so the text keeps its meaning and its labels.
         words = [match.span() for match in re.finditer(r"[A-Za-z]{4,}", text)]
         slips = sorted(rng.sample(words, min(len(words), rng.randint(1, 3))), reverse=True)
         for start, end in slips:
@@ -184,7 +184,7 @@ def scuff(rng: random.Random, text: str) -> str:
 
 
 def slip(rng: random.Random, word: str) -> str:
-    """Return the word with one letter swapped, missing, doubled or hit on the next key."""
+    """Return the word with one typo: letters swapped, missing, doubled or from a neighbouring key."""
     at = rng.randint(1, len(word) - 2)
     kind = rng.randrange(4)
     if kind == 0:
@@ -198,7 +198,7 @@ def slip(rng: random.Random, word: str) -> str:
 
 
 def draw_message(rng: random.Random, phrases: Phrases, split: str) -> Message | None:
-    """Draw one message for the file `split`, or None where its parts do not go together."""
+    """Draw one message for the file `split`, or None where its parts are incompatible."""
 
     def one(name: str) -> str:
         return pick(rng, phrases, name, split)
@@ -209,7 +209,7 @@ def draw_message(rng: random.Random, phrases: Phrases, split: str) -> Message | 
     insult = sentiment == "negative" and rng.random() < 0.36
     parts = draw_body(rng, phrases, intent, sentiment, split, insult=insult)
     flags: set[str] = {"abusive"} if insult else set()
-    # Praise and plain remarks are hardly ever urgent; a pressing one would read as nonsense.
+    # Feedback is urgent only if negative, and rarely: other messages would be implausible.
     if not feedback and rng.random() < 0.18:
         flags.add("urgent")
         parts.append(one(f"urgent_{intent}" if rng.random() < 0.4 else "urgent_any"))
@@ -239,7 +239,7 @@ def draw_message(rng: random.Random, phrases: Phrases, split: str) -> Message | 
 
 
 def draw_messages(seed: int, phrases: Phrases) -> dict[str, list[Message]]:
-    """Draw the messages of all the files, no text twice."""
+    """Draw the messages of all files, without duplicate texts."""
     rng = random.Random(seed)
     seen: set[str] = set()
     files: dict[str, list[Message]] = {}
@@ -256,7 +256,7 @@ def draw_messages(seed: int, phrases: Phrases) -> dict[str, list[Message]]:
 
 
 def write_labelled(rng: random.Random, path: Path, messages: list[Message]) -> None:
-    """Write one CSV file, whose stem names the rows; a third of them lack the label of one head."""
+    """Write one CSV file. Its stem prefixes the row ids. A third of the rows lack the label of one head."""
     gaps = [HEADS[at % len(HEADS)] for at in range(len(messages) // 3)]
     gaps += [""] * (len(messages) - len(gaps))
     rng.shuffle(gaps)
@@ -264,7 +264,7 @@ def write_labelled(rng: random.Random, path: Path, messages: list[Message]) -> N
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["id", "text", *HEADS])
         for at, (message, gap) in enumerate(zip(messages, gaps, strict=True)):
-            # `none` says "looked at, no flag"; an empty cell says "nobody looked".
+            # `none` means that no flag applies; an empty cell means unlabelled.
             cells = {
                 "intent": message.intent,
                 "sentiment": message.sentiment,
@@ -276,7 +276,7 @@ def write_labelled(rng: random.Random, path: Path, messages: list[Message]) -> N
 
 def main() -> None:
     """Write the three labelled files and the unlabelled inbox."""
-    parser = argparse.ArgumentParser(description="Write the invented messages of the demo.")
+    parser = argparse.ArgumentParser(description="Write the generated messages of the demo.")
     parser.add_argument("--out", type=Path, default=HERE / "demo", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
     args = parser.parse_args()
