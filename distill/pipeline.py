@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from distill.data.in_memory import in_memory, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import weights_named
-from distill.recipe.data_section import RecipeError
+from distill.recipe.data_section import RecipeError, near
+from distill.recipe.load import load_recipe, parse_recipe
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
 from distill.run import Run, Stage, stage_digests, written_whole
@@ -31,6 +35,7 @@ from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_studen
 from distill.stages.publish import publish
 from distill.stages.student_init import check_vocabulary
 from distill.training.devices import make_accelerator
+from export.runtime.classifier import Classifier
 
 
 def _prepare(run: Run[Recipe], folder: Path) -> Mapping[str, Any]:
@@ -93,31 +98,77 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
     return inputs
 
 
-def run_recipe(
-    recipe: Recipe, folder: Path, *, first: str | None = None, last: str | None = None
-) -> dict[str, Any]:
-    """Run a recipe's stages in a folder; returns the report, or the metrics of the stage `last`.
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left in its folder.
+
+    Attributes:
+        folder: The folder of the run.
+        report: The content of report.json; where the run stopped after a stage, that stage's metrics.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the bundle."""
+        return self.folder / "bundle"
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The bundle, loaded.
+
+        Raises:
+            BundleError: The run stopped before it wrote a bundle.
+        """
+        return Classifier.load(self.bundle)
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    out: str | Path | None = None,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+) -> RunResult:
+    """Run a recipe: data in, bundle out. Finished stages are skipped, a stopped run continues.
 
     Args:
-        recipe: What to run.
-        folder: Of the run; a run that started there continues.
+        recipe: The path of a YAML file, its content as a dict, or a `Recipe`. In a dict, `data.train`,
+            `data.validation`, `data.test` and `data.unlabeled` may also be a pandas data frame or a
+            `datasets.Dataset`, which are written to `inputs` in the run's folder.
+        out: The folder of the run, by default `runs/NAME`.
         first: Do this stage and those after it again, even if they are done.
         last: Stop after this stage.
+
+    Raises:
+        RecipeError: The recipe is invalid, `out` holds something else, or there is no such stage.
+        DataError: The data cannot be read or used.
+        EncoderError: An encoder cannot be loaded.
+        TrainingError: A loss is not finite.
+        GateError: The bundle fails a gate; `allow` in `gates` lets a head pass.
     """
+    _check_stages(first, last)
+    if isinstance(recipe, (str, Path)):
+        recipe = load_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        recipe = _from_values(recipe, out)
+    folder = _folder(recipe.name, out)
     for network in recipe.teacher.networks:
         if Path(network).resolve().is_relative_to((folder / "stages").resolve()):
             raise RecipeError(
                 f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
             )
     check_vocabulary(recipe)
-    run = _run_stages(recipe, folder, STAGES, first=first, last=last)
-    if not run.accelerator.is_main_process:
-        return {}
+    done = _run_stages(recipe, folder, STAGES, first=first, last=last)
+    if not done.accelerator.is_main_process:
+        return RunResult(folder, {})
     if last:
-        return {"stage": last, "run": str(folder), "metrics": run.metrics(last)}
+        return RunResult(folder, {"stage": last, "run": str(folder), "metrics": done.metrics(last)})
     report = write_report(folder)
-    run.info(f"\n{summary(report)}\n\n{folder / 'bundle'}  {folder / 'report.html'}")
-    return report
+    done.info(f"\n{summary(report)}\n\n{folder / 'bundle'}  {folder / 'report.html'}")
+    return RunResult(folder, report)
 
 
 def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
@@ -141,7 +192,7 @@ def _run_stages(
 ) -> Run[Any]:
     """Do the stages that are not done, in order."""
     digests = stage_digests(stages, stage_inputs(recipe))  # first: data and encoders must be there
-    _check_folder(recipe, folder)
+    _check_folder(recipe.name, folder)
     (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     if run.accelerator.is_main_process:
@@ -161,8 +212,35 @@ def _run_stages(
     return run
 
 
-def _check_folder(recipe: Job, folder: Path) -> None:
-    """Refuse a folder that holds something else than a run of this recipe's name."""
+def _from_values(values: Mapping[str, Any], out: str | Path | None) -> Recipe:
+    """The recipe of a dict, its data in memory written to the run's folder."""
+    data, name = values.get("data"), values.get("name")
+    if not isinstance(data, Mapping) or not isinstance(name, str):
+        return parse_recipe(values)  # which says what is missing
+    data = {"root": str(Path.cwd()), **data}
+    if any(map(in_memory, data.values())) or any(map(in_memory, data.get("unlabeled", ()))):
+        folder = _folder(name, out)
+        _check_folder(name, folder)
+        (folder / "stages").mkdir(parents=True, exist_ok=True)
+        data = write_sources(data, folder / "inputs")
+    return parse_recipe({**values, "data": data})
+
+
+def _folder(name: str, out: str | Path | None) -> Path:
+    return Path(out or f"runs/{name}")
+
+
+def _check_stages(first: str | None, last: str | None) -> None:
+    names = [stage.name for stage in STAGES]
+    for stage in (first, last):
+        if stage is not None and stage not in names:
+            raise RecipeError(f"no stage {stage!r}{near(stage, names)} (stages: {', '.join(names)})")
+    if first and last and names.index(first) > names.index(last):
+        raise RecipeError(f"the first stage {first} comes after the last, {last} (swap them)")
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """Refuse a folder that holds something else than a run of this name."""
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"--out: {folder} is a file, expected a folder (choose another)")
     if not folder.exists() or not any(folder.iterdir()):
@@ -170,6 +248,6 @@ def _check_folder(recipe: Job, folder: Path) -> None:
     if not (folder / "stages").is_dir():
         raise RecipeError(f"--out: {folder} holds something else than a run (choose another)")
     written = folder / "recipe.yaml"
-    name = yaml.safe_load(written.read_text(encoding="utf-8"))["name"] if written.is_file() else recipe.name
-    if name != recipe.name:
-        raise RecipeError(f"--out: {folder} is the run of {name!r}, not of {recipe.name!r} (choose another)")
+    other = yaml.safe_load(written.read_text(encoding="utf-8"))["name"] if written.is_file() else name
+    if other != name:
+        raise RecipeError(f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another)")

@@ -105,16 +105,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.allow:  # beside those that the recipe allows
         allow = f"gates.allow={json.dumps([*recipe.gates.allow, *options.allow])}"
         recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, allow])
-    from distill.pipeline import STAGES, run_recipe
+    from distill.pipeline import run
 
-    order = [stage.name for stage in STAGES]
-    for stage in (options.first, options.last):
-        if stage is not None and stage not in order:
-            raise UsageError(f"no stage {stage!r} (stages: {', '.join(order)})")
-    if options.first and options.last and order.index(options.first) > order.index(options.last):
-        raise UsageError(f"--from {options.first} comes after --to {options.last} (turn them round)")
-    folder = Path(options.out or f"runs/{recipe.name}")
-    return run_recipe(recipe, folder, first=options.first, last=options.last) or None
+    return run(recipe, options.out, first=options.first, last=options.last).report or None
 
 
 def _pretrain(options: argparse.Namespace) -> dict[str, Any] | None:

@@ -1,0 +1,77 @@
+"""A run from Python: recipes as path, dict and Recipe; data as paths, data frames and data sets."""
+
+import datasets
+import pandas as pd
+import pytest
+import yaml
+
+import tinyheads
+from distill.data.in_memory import write_sources
+from distill.recipe.data_section import RecipeError
+
+
+@pytest.fixture
+def values(job):
+    """The small job's recipe as a dict, its data in memory, but for the unlabelled texts."""
+    values = yaml.safe_load(job.read_text("utf-8"))
+    frame = pd.read_csv(job.parent / "train.csv", keep_default_na=False)
+    test = datasets.Dataset.from_csv(str(job.parent / "test.csv"), keep_default_na=False)
+    inbox = str(job.parent / "inbox.txt")
+    values["data"] |= {"train": frame, "test": test, "unlabeled": [inbox]}
+    return values
+
+
+@pytest.mark.exporting
+def test_a_dict_with_data_in_memory_gives_the_bundle_of_the_same_files(values, finished, tmp_path):
+    result = tinyheads.run(values, tmp_path / "run")
+    assert result.report["heads"] == finished["report"]["heads"]
+    assert result.bundle == tmp_path / "run" / "bundle"
+    assert result.classifier("where is my parcel please")["intent"]["label"] == "track"
+    assert result.classifier is result.classifier
+    again = tinyheads.run(values, tmp_path / "run", last="label")
+    assert again.report["stage"] == "label"
+
+
+def test_a_path_and_a_recipe(job, finished):
+    recipe = tinyheads.load_recipe(job)
+    assert isinstance(recipe, tinyheads.Recipe)
+    for form in (job, str(job), recipe):
+        result = tinyheads.run(form, finished["folder"])
+        assert result.report["heads"] == finished["report"]["heads"]
+
+
+def test_a_class_label_keeps_its_names(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "intent": datasets.ClassLabel(names=["a", "b"])}
+    )
+    rows = datasets.Dataset.from_dict(
+        {"text": ["x", "y"], "intent": [1, 0]}, features=datasets.Features(kinds)
+    )
+    written = write_sources({"train": rows, "test": "test.csv"}, tmp_path / "inputs")
+    assert written["test"] == "test.csv" and written["train"].endswith("train.parquet")
+    from distill.data.sources import open_source
+
+    cells = [row.cells for row in open_source(written["train"], tmp_path).rows(["text", "intent"])]
+    assert cells == [("x", "b"), ("y", "a")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": None}, "name"),
+        ({"data": {"trian": "x.csv"}}, "unknown key"),
+    ],
+)
+def test_invalid_values_are_refused_before_anything_is_written(values, tmp_path, change, message):
+    with pytest.raises(RecipeError, match=message):
+        tinyheads.run({**values, **change}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(values, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RecipeError, match="holds something else than a run"):
+        tinyheads.run(values, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(RecipeError, match=r"no stage 'lable'.*did you mean 'label'"):
+        tinyheads.run(values, tmp_path, last="lable")

@@ -1,0 +1,20 @@
+"""The public face: the names, that importing it needs no torch, and a run from Python."""
+
+import tinyheads
+
+
+def test_public_names():
+    assert tinyheads.__all__ == [
+        *("BundleError", "Classifier", "Recipe", "RunResult", "__version__", "load_recipe", "run")
+    ]
+    for name in tinyheads.__all__:
+        assert getattr(tinyheads, name) is not None
+    assert not hasattr(tinyheads, "fit")
+
+
+def test_serving_names_need_no_extra(run_blocked):
+    code = "import tinyheads\nprint(tinyheads.Classifier, tinyheads.BundleError, tinyheads.__version__)"
+    done = run_blocked(code)
+    assert done.returncode == 0, done.stderr
+    done = run_blocked("import sys, tinyheads\nassert not {'numpy', 'onnxruntime'} & {*sys.modules}")
+    assert done.returncode == 0, done.stderr
