@@ -329,7 +329,7 @@ def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.Cap
     ("change", "what"),
     [
         ({"validation": "valid.csv"}, r"valid.csv: no such file .*did you mean 'validation.csv'"),
-        ({"text": "txt"}, r"test.csv: no column 'txt' \(did you mean 'text'\?\), the columns there are: "),
+        ({"text": "txt"}, r"test.csv: no column 'txt' \(did you mean 'text'\?\), the columns are: "),
         ({"id": "key"}, "test.csv: no column 'key'"),
         ({"unlabeled": ["gone.txt"]}, "gone.txt: no such file"),
         ({"unlabeled": ["odd.csv"]}, "odd.csv: no column 'text'"),

@@ -1,6 +1,7 @@
 import codecs
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def fault(root: Path, source: Any, *columns: str, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_csv_cells_stay_as_they_stand(tmp_path: Path) -> None:
+def test_csv_cells_stay_strings(tmp_path: Path) -> None:
     words = ["NA", "None", "null", "nan", "", "1.0", "007", "true", " a ", "#N/A"]
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t,{word}\n" for word in words))
     assert [row.cells[0] for row in read(tmp_path, "a.csv", "label")] == words
@@ -42,13 +43,15 @@ def test_csv_lines_count_breaks_in_cells_and_blank_lines(tmp_path: Path) -> None
     ]
 
 
-def test_columns_come_in_the_order_asked_for_and_twice_if_asked(tmp_path: Path) -> None:
+def test_columns_are_in_the_requested_order_and_may_repeat(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("a\tb\tc\n1\t2,2\t3\n")
     assert read(tmp_path, "a.tsv", "c", "b", "c")[0].cells == ("3", "2,2", "3")
+    pq.write_table(pa.table({"a": ["1"], "b": ["2"], "c": ["3"]}), tmp_path / "a.parquet")
+    assert read(tmp_path, "a.parquet", "c", "b", "c")[0].cells == ("3", "2", "3")
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
-def test_a_csv_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
+def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
     content = f'text{mark}label\n"one{mark} two, three"{mark}a\nfour, five{mark}b\n'
     (tmp_path / "a.csv").write_bytes(codecs.BOM_UTF8 + content.encode())
     assert read(tmp_path, "a.csv") == [
@@ -57,18 +60,32 @@ def test_a_csv_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, mark: str) ->
     ]
     (tmp_path / "a.csv").write_text(f"text{mark}label\nhello{mark}a{mark}b\n")
     assert fault(tmp_path, "a.csv").startswith(
-        f"a.csv:2: 3 cells, expected 2 (quote a cell that holds {mark!r}"
+        f"a.csv:2: 3 cells, expected 2 (quote a cell that contains {mark!r}"
     )
 
 
-def test_commas_part_a_header_that_holds_them(tmp_path: Path) -> None:
+def test_a_comma_in_the_header_is_the_separator(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,a;b;c\nhello; you,x\n")
     assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("hello; you", "x"))]
 
 
+@pytest.mark.parametrize("line", ["sep=|\n", '"sep=|"\r\n', "\ufeffSEP=|\n"])
+def test_the_line_by_which_excel_names_the_separator(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.csv").write_text(line + "text|label\na, b|c\nd\n", encoding="utf-8")
+    rows = open_source("a.csv", tmp_path).rows(["text", "label"])
+    assert next(rows) == Row("a.csv", 3, ("a, b", "c"))
+    with pytest.raises(DataError, match=r"^a\.csv:4: 1 cells, expected 2"):
+        next(rows)
+
+
+def test_a_column_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",text,label\n0,a,b\n")
+    assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("0", "a", "b"))]
+
+
 def test_cells_of_many_kibibytes_and_nul_bytes_are_kept(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"x" * 300_000 + b",a\nnul\0here,b\n")
-    assert [len(row.cells[0]) for row in read(tmp_path, "a.csv")] == [300_000, 8]
+    assert [row.cells for row in read(tmp_path, "a.csv")] == [("x" * 300_000, "a"), ("nul\0here", "b")]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -106,7 +123,8 @@ def test_bytes_that_are_not_utf8_become_marks_in_their_row(tmp_path: Path, endin
         ('text,label\n"a\nb",c\nd, e, f\n', 4, "3 cells, expected 2"),
         ('text,label\na,b\n"c,d\ne,f\n', 3, "cells"),
         ('text\na\n"b\nc\n', 3, "never closed"),
-        ("text,text\na,b\n", 1, "two columns have one name"),
+        ('text,label\na,"b', 2, "never closed"),
+        ("text,text\na,b\n", 1, "two columns have the name 'text'"),
     ],
 )
 def test_malformed_csv_names_the_line(tmp_path: Path, content: str, line: int, what: str) -> None:
@@ -131,15 +149,20 @@ def test_jsonl_keeps_types_and_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_that_first_appear_late_in_a_jsonl_file_are_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 3000 + '{"text": "b", "urgent": "yes"}\n')
+    assert read(tmp_path, "a.jsonl", "urgent")[-1].cells == ("yes",)
+
+
 def test_dates_in_json_stay_strings(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"text": "2020-01-01"}\n{"text": "2020-01-02"}\n')
     assert [row.cells for row in read(tmp_path, "a.json")] == [("2020-01-01",), ("2020-01-02",)]
 
 
-@pytest.mark.parametrize("line", ["{broken", "[1, 2]", '"word"'])
+@pytest.mark.parametrize("line", ["{broken", "[1, 2]", '"word"', "[" * 100_000])
 def test_malformed_json_names_the_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + line + "\n")
-    assert fault(tmp_path, "a.jsonl").startswith("a.jsonl:2: is no JSON object")
+    assert fault(tmp_path, "a.jsonl").startswith("a.jsonl:2: is not a JSON object")
 
 
 def test_txt_is_one_text_a_line(tmp_path: Path) -> None:
@@ -244,12 +267,18 @@ def test_what_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
         read(tmp_path, source)
 
 
-def test_missing_columns_are_told_at_once_with_those_there_are(tmp_path: Path) -> None:
+def test_all_missing_columns_are_reported_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,intent\na,b\n")
     assert fault(tmp_path, "a.csv", "txt", "domain").splitlines() == [
-        "a.csv: no column 'txt' (did you mean 'text'?), the columns there are: 'text', 'intent'",
-        "a.csv: no column 'domain', the columns there are: 'text', 'intent'",
+        "a.csv: no column 'txt' (did you mean 'text'?), the columns are: 'text', 'intent'",
+        "a.csv: no column 'domain', the columns are: 'text', 'intent'",
     ]
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "pipe.jsonl"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert fault(tmp_path, name).startswith(f"{name}: is not a regular file")
 
 
 def test_header_without_rows(tmp_path: Path) -> None:
