@@ -1,7 +1,7 @@
-"""Texts as token ids, and the batches they are read in.
+"""Token ids of texts, and batches of them.
 
-All ids lie in one flat memory-mapped column, so that a batch is one gather, without Python a row, and
-a transfer set of millions of texts costs no memory. Batches hold texts of like length.
+The ids of all texts are one flat array, which may be memory-mapped: a batch is one gather, and a transfer
+set of millions of texts needs little memory. Batches group texts of similar length.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Array = NDArray[Any]
-CHUNK = 8192  # texts in memory at once, of those on disk
-SLICE = 2_000_000  # characters that the tokeniser works on at once
+CHUNK = 8192  # texts in memory while reading from disk
+SLICE = 2_000_000  # characters that are tokenised at once
 
 
 class Tokens:
-    """Token ids of many texts: `ids` flat, text i at `ids[offsets[i]:offsets[i + 1]]`."""
+    """Token ids of many texts.
+
+    Attributes:
+        ids: The ids of all texts, int32 `[tokens]`.
+        offsets: int64 `[texts + 1]`. Text i is `ids[offsets[i]:offsets[i + 1]]`.
+        lengths: Number of tokens of each text, int64 `[texts]`.
+        pad: The id that fills a batch up.
+    """
 
     def __init__(self, ids: Array, offsets: Array, pad: int) -> None:
         self.ids, self.offsets, self.pad = ids, offsets, pad
@@ -31,16 +38,16 @@ class Tokens:
         return len(self.lengths)
 
     def batch(self, rows: Array) -> tuple[Array, Array]:
-        """Ids and mask of the rows, both int64 `[rows, longest]`, padded on the right."""
-        reach = np.arange(int(self.lengths[rows].max()))
-        inside = reach < self.lengths[rows][:, None]
-        where = self.offsets[rows][:, None] + reach
-        ids = np.where(inside, self.ids[np.minimum(where, len(self.ids) - 1)], self.pad)
-        return ids.astype(np.int64), inside.astype(np.int64)
+        """Ids and attention mask of the texts `rows`, both int64 `[rows, longest]`, padded on the right."""
+        positions = np.arange(int(self.lengths[rows].max()))
+        mask = positions < self.lengths[rows][:, None]
+        index = self.offsets[rows][:, None] + positions
+        ids = np.where(mask, self.ids[np.minimum(index, len(self.ids) - 1)], self.pad)
+        return ids.astype(np.int64), mask.astype(np.int64)
 
 
 class TextTokenizer:
-    """The fast tokeniser of a Hugging Face tokenizer, cutting texts at `max_length` tokens."""
+    """The fast backend of a Hugging Face tokenizer. Texts are truncated to `max_length` tokens."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -52,19 +59,19 @@ class TextTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """The tokens of texts, in memory."""
-        # the tokeniser holds all of a batch's texts in full, also what is cut off
+        # in slices, because the backend keeps whole texts in memory, including what it truncates
         rows = [encoding.ids for some in _slices(texts) for encoding in self.backend.encode_batch_fast(some)]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         ids = np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1]))
         return Tokens(ids, offsets, self.pad)
 
     def unknown_share(self, tokens: Tokens) -> float:
-        """The share of tokens, special ones aside, that stand for what the vocabulary cannot spell."""
+        """The share of unknown tokens among all but the special tokens."""
         special = self.backend.num_special_tokens_to_add(is_pair=False) * len(tokens)
         return float((tokens.ids == self.unknown).sum() / max(1, len(tokens.ids) - special))
 
     def to_disk(self, chunks: Iterable[Sequence[str]], path: Path) -> Tokens:
-        """The tokens of texts given in chunks, their ids memory-mapped from `path`."""
+        """The tokens of texts that come in chunks. The ids are written to `path` and memory-mapped."""
         lengths = []
         with path.open("wb") as file:
             for texts in chunks:
@@ -76,13 +83,13 @@ class TextTokenizer:
 
 
 def chunks(texts: Sequence[str] | Any, size: int = CHUNK) -> Iterable[Sequence[str]]:
-    """A sequence of texts (or a column of a data set on disk) in slices of `size`."""
+    """Slices of `size` texts of a sequence, or of a column of a data set on disk."""
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
 
 
 def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
-    """Texts in lists of at most SLICE characters, or one text."""
+    """Lists of texts of at most SLICE characters together, or of one longer text."""
     some: list[str] = []
     size = 0
     for text in texts:
@@ -98,35 +105,43 @@ def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
 def shuffled_batches(
     lengths: Array, size: int, seed: int, epoch: int, only: Array | None = None
 ) -> list[Array]:
-    """An epoch's batches of row numbers, each of like lengths, in an order that (seed, epoch) fixes.
+    """The batches of an epoch, each an array of row numbers, in an order that depends on seed and epoch.
 
-    Rows are shuffled, sorted by length within pools of 50 batches, and the batches shuffled: padding
-    stays low and every epoch mixes anew.
+    Rows are shuffled, sorted by length within pools of 50 batches, and the batches are shuffled. Padding
+    stays low, and every epoch has other batches.
 
     Args:
-        lengths: Of every row.
-        size: Rows a batch.
-        seed: Of the order.
-        epoch: Likewise.
-        only: The rows to read, some at least; they are shuffled and read over and over, until there are
-            as many batches as all rows make. By default all rows, once.
+        lengths: Number of tokens of each row.
+        size: Number of rows in a batch.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
+        only: The rows to use, at least one. They are repeated, in another order each time, until there
+            are as many batches as all rows make. The default is all rows once.
     """
     random = np.random.default_rng([seed, epoch])
-    wanted = np.arange(len(lengths)) if only is None else only
-    count, found = math.ceil(len(lengths) / size), list[Array]()
-    while len(found) < count:
-        rows = wanted[random.permutation(len(wanted))]
+    chosen = np.arange(len(lengths)) if only is None else only
+    count, epoch_batches = math.ceil(len(lengths) / size), list[Array]()
+    while len(epoch_batches) < count:
+        rows = chosen[random.permutation(len(chosen))]
         batches = []
         for start in range(0, len(rows), 50 * size):
             pool = rows[start : start + 50 * size]
             pool = pool[np.argsort(lengths[pool], kind="stable")]
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        found += [batches[i] for i in random.permutation(len(batches))]
-    return found[:count]
+        epoch_batches += [batches[i] for i in random.permutation(len(batches))]
+    return epoch_batches[:count]
 
 
 def length_sorted_batches(lengths: Array, tokens: int) -> list[Array]:
-    """Batches of row numbers for inference, longest first, each of at most `tokens` padded tokens."""
+    """Batches for inference, each an array of row numbers.
+
+    Args:
+        lengths: Number of tokens of each row.
+        tokens: The most tokens in a batch, with padding. A longer row is a batch by itself.
+
+    Returns:
+        The batches, longest rows first.
+    """
     rows = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(rows):

@@ -294,8 +294,8 @@ def test_too_many_bad_rows_stop_the_run(room: Room) -> None:
         file.write(",a\n")
     message = room.fault(LABEL, **FILES)
     assert message == (
-        "train.csv: train: 1 of 41 rows are at fault, mostly empty text (1), expected a share of at most "
-        "0.01 (mend the rows, which a run's data_report.json lists, or raise data.max_bad_rows in the recipe)"
+        "train.csv: train: 1 of 41 rows are invalid, mostly empty text (1), expected a share of at most "
+        "0.01 (fix the rows, which a run lists in data_report.json, or raise data.max_bad_rows in the recipe)"
     )
     assert room.report["dropped"]["empty text"]["first"] == [{"file": "train.csv", "line": 42, "excerpt": ""}]
     assert room.prepare(LABEL, max_bad_rows=0.03, **FILES)["dropped"] == {"empty text": 1}
@@ -304,7 +304,7 @@ def test_too_many_bad_rows_stop_the_run(room: Room) -> None:
 def test_ids_across_splits(room: Room) -> None:
     for split in ("train", "validation", "test"):
         room.write(f"{split}.csv", "id,text,label", *(f"{i},{split} {i},{'ab'[i % 2]}" for i in range(6)))
-    assert "6 of 6 rows are at fault, mostly duplicate id (6)" in room.fault(LABEL, id="id", **FILES)
+    assert "6 of 6 rows are invalid, mostly duplicate id (6)" in room.fault(LABEL, id="id", **FILES)
 
 
 def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +320,7 @@ def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.Cap
         "first": [{"file": "inbox.txt", "line": 2, "excerpt": "v"}],
     }
     assert (
-        "data: kept once 1 row(s): text of validation in test; first validation.csv:3"
+        "data: removed 1 row(s): text of validation in test; first validation.csv:3"
         in capsys.readouterr().err
     )
 
@@ -334,9 +334,9 @@ def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.Cap
         ({"unlabeled": ["gone.txt"]}, "gone.txt: no such file"),
         ({"unlabeled": ["odd.csv"]}, "odd.csv: no column 'text'"),
         ({"unlabeled": ["ragged.csv"]}, "ragged.csv:3: 2 cells, expected 1"),
-        ({"unlabeled": ["bytes.txt"]}, "data.unlabeled: 1 of 2 rows are at fault, mostly undecodable"),
+        ({"unlabeled": ["bytes.txt"]}, "data.unlabeled: 1 of 2 rows are invalid, mostly undecodable"),
         ({"validation": "header.csv"}, "header.csv: validation has no rows"),
-        ({"validation": {"from": "train", "fraction": 0.01}}, "data.validation: no rows are left in it"),
+        ({"validation": {"from": "train", "fraction": 0.01}}, "data.validation: no rows are left"),
     ],
 )
 def test_faults_of_the_whole_write_nothing(room: Room, change: dict[str, Any], what: str) -> None:
@@ -356,10 +356,10 @@ def test_faults_of_labels_come_all_at_once(room: Room) -> None:
         room.write(f"{split}.csv", header, *(f"{split} {i},{cell}" for i, cell in enumerate(cells)))
     heads = {"label": {"column": "label"}, "topic": {"column": "topic"}, "flag": {"columns": ["flag"]}}
     assert room.fault(heads, **FILES).splitlines() == [
-        "validation.csv:2: head 'label': label 'c' stands in validation but not in train "
-        "(add texts of it to train, or take it out)",
-        "test.csv:3: head 'label': label 'd' stands in test but not in train "
-        "(add texts of it to train, or take it out)",
+        "validation.csv:2: head 'label': label 'c' is in validation but not in train "
+        "(add texts of it to train, or remove it)",
+        "test.csv:3: head 'label': label 'd' is in test but not in train "
+        "(add texts of it to train, or remove it)",
         "head 'label': label 'b' has 1 text(s) in train, expected 2 "
         "(add texts of it, or empty its cells, which leaves them unlabelled)",
         "head 'topic': no text of test is labelled, expected some",
@@ -371,9 +371,7 @@ def test_faults_of_labels_come_all_at_once(room: Room) -> None:
 def test_a_list_in_a_single_label_column(room: Room) -> None:
     room.write("test.jsonl", '{"text": "a", "label": ["b"]}')
     message = room.fault(LABEL, test="test.jsonl", **FILES)
-    assert message.startswith(
-        "test.jsonl:1: column 'label' holds a list, expected one label (set `heads.label"
-    )
+    assert message.startswith("test.jsonl:1: column 'label' has a list, expected one label (set `heads.label")
 
 
 def test_contents_follow_every_source(room: Room) -> None:

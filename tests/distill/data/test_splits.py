@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from distill.data.splits import Faults, Labels, Text, heads_of, keep_once, stratified, tally
+from distill.data.splits import Labels, RowIssues, Text, count_labels, make_heads, remove_leaks, stratified
 from distill.recipe.data_section import HeadRecipe
 from distill.recipe.load import parse_recipe
 
@@ -78,8 +78,8 @@ def test_a_text_of_two_splits_stays_in_test_then_validation() -> None:
         "validation": [text(w, "validation") for w in ("b", "c", "e", "e")],
         "test": [text(w, "test") for w in ("c", "f", "f")],
     }
-    leaked = Faults()
-    keep_once(splits, leaked)
+    leaked = RowIssues()
+    remove_leaks(splits, leaked)
     assert {s: [t.text for t in items] for s, items in splits.items()} == {
         "train": ["a", "d"],
         "validation": ["b", "e", "e"],
@@ -93,14 +93,14 @@ def test_a_text_of_two_splits_stays_in_test_then_validation() -> None:
 
 
 def test_faults_keep_the_first_ten_and_short_excerpts(capsys: pytest.CaptureFixture[str]) -> None:
-    faults = Faults()
+    faults = RowIssues()
     for i in range(12):
         faults.add("empty text", "a.csv", i, "x" * 200)
     faults.add("other", "b.csv", "row 3", "half \ud800")
     entry = faults.kinds["empty text"]
     assert entry["count"] == 12 and [f["line"] for f in entry["first"]] == list(range(10))
     assert len(entry["first"][0]["excerpt"]) == 80
-    faults.tell("dropped")
+    faults.log("dropped")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[0].startswith("data: dropped 12 row(s): empty text; first a.csv:0: ")
     assert lines[1] == "data: dropped 1 row(s): other; first b.csv:row 3: 'half ?'"
@@ -115,7 +115,7 @@ def faults_of(
         name: [Text(f"{name} {i}", (labels,), f"{name}.csv", i + 2) for i, labels in enumerate(rows)]
         for name, rows in {"train": train, "validation": test, "test": test}.items()
     }
-    return heads_of(recipe, splits, tally(recipe, splits))[1]
+    return make_heads(recipe, splits, count_labels(recipe, splits))[1]
 
 
 def test_label_faults() -> None:
@@ -126,7 +126,7 @@ def test_label_faults() -> None:
     assert "head 'h': no text of test is labelled" in "".join(faults_of([a, a, b, b], [None]))
     assert "head 'h': no text of train is labelled" in "".join(faults_of([None], [a]))
     only = faults_of([a, a, b, b], [c])
-    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' stands in test but not")
+    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' is in test but not")
     assert "'c' has 0 text(s)" in faults_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
     assert "listed twice" in faults_of([a, a, b, b], [a], labels=["a", "b", "a"])[0]
     assert "data.test: no rows are left" in "".join(faults_of([a, a, b, b], []))
