@@ -136,7 +136,7 @@ def _labelled(recipe: Recipe, dropped: RowIssues) -> dict[str, list[Text]]:
     """The valid rows of the splits that have a source of their own."""
     data, ids = recipe.data, set[str]()
     readers = [label_reader(name, head) for name, head in recipe.heads.items()]
-    columns = [data.text, *([data.id] if data.id else [])]
+    columns = [data.text, *([] if data.id is None else [data.id])]
     start = len(columns)
     for head in recipe.heads.values():
         columns += head.columns or ([] if head.column is None else [head.column])
@@ -153,7 +153,7 @@ def _labelled(recipe: Recipe, dropped: RowIssues) -> dict[str, list[Text]]:
                 text = text_of(row.cells[0], data.max_text_bytes)
                 cells = iter(row.cells[start:])
                 labels = tuple(read(cells, row) for read in readers)
-                if data.id and (name := label_of(row.cells[1])):
+                if data.id is not None and (name := label_of(row.cells[1])):
                     if name in ids:
                         raise InvalidCell("duplicate id", name)
                     ids.add(name)

@@ -38,7 +38,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "target", "topic", "inten
 ID_NAME = re.compile(r"(.*_)?(id|idx|guid|uuid|index)\Z|Unnamed.*\Z|\Z", re.IGNORECASE)
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # older readers take them for booleans
-ROWS = 200_000  # the first rows, by which the heads are chosen
+ROWS = 200_000  # the first rows, which are used to choose the heads
 LONG = 60  # mean characters of cells, over which they are free text
 MANY = 1000  # most labels of a head
 SHOWN = 8  # labels that a comment counts
@@ -61,7 +61,7 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     cells = {column: [row[i] for row in rows] for i, column in enumerate(opened.columns)}
     notes: list[str] = []
     if len(rows) == ROWS:
-        notes.append(f"the heads go by the first {ROWS} rows of {opened.name}")
+        notes.append(f"only the first {ROWS:,} rows of {opened.name} were used to choose the heads")
     text = _text_column(opened.name, cells)
     data: dict[str, Any] = {"text": text} if text != "text" else {}
     for column, values in cells.items():
@@ -90,8 +90,8 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
 def _splits(path: Path, root: Path) -> dict[str, str]:
     """The sources of the splits: a train file, and the validation and test files beside it."""
     if path.is_dir() and (path / "dataset_dict.json").exists():
-        names_saved = json.loads((path / "dataset_dict.json").read_text("utf-8"))["splits"]
-        present = {name: path.with_name(f"{path.name}#{name}") for name in names_saved}
+        saved = json.loads((path / "dataset_dict.json").read_text("utf-8"))["splits"]
+        present = {name: path.with_name(f"{path.name}#{name}") for name in saved}
         train = present.get("train", next(iter(present.values())))
     else:
         if path.is_dir() and not (path / "state.json").exists():

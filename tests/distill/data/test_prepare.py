@@ -301,6 +301,12 @@ def test_too_many_bad_rows_stop_the_run(room: Room) -> None:
     assert room.prepare(LABEL, max_bad_rows=0.03, **FILES)["dropped"] == {"empty text": 1}
 
 
+def test_an_id_column_without_a_name(room: Room) -> None:
+    for split in ("train", "validation", "test"):
+        room.write(f"{split}.csv", ",text,label", *(f"{i},{split} {i},{'ab'[i % 2]}" for i in range(6)))
+    assert "mostly duplicate id (6)" in room.fault(LABEL, id="", **FILES)
+
+
 def test_ids_across_splits(room: Room) -> None:
     for split in ("train", "validation", "test"):
         room.write(f"{split}.csv", "id,text,label", *(f"{i},{split} {i},{'ab'[i % 2]}" for i in range(6)))

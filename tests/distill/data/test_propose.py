@@ -170,7 +170,7 @@ def test_class_folder_and_saved_splits(tmp_path: Path) -> None:
 def test_a_folder_with_a_train_file_and_paths_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "data/mail").mkdir(parents=True)
     (tmp_path / "recipes").mkdir()
-    rows = [f"text {i},{'ab'[i % 2]},{'none' if i % 3 else 'x|y'},{i * 0.7}" for i in range(40)]
+    rows = [f"text {i},{'ab'[i % 2]},{('x|y', 'x', 'none', 'none')[i % 4]},{i * 0.7}" for i in range(40)]
     write(tmp_path / "data/mail/train.csv", "text,label,flags,price", rows)
     text = propose(tmp_path / "data/mail", root=tmp_path / "recipes")
     assert text == (
@@ -183,7 +183,7 @@ def test_a_folder_with_a_train_file_and_paths_relative_to_the_recipe(tmp_path: P
         "heads:\n"
         "  # 2 labels, one per text. Texts: a 20, b 20\n"
         "  label: {column: label}\n"
-        "  # 3 labels, any number per text. Texts: none 26, x 14, y 14 "
+        "  # 3 labels, any number per text. Texts: none 20, x 20, y 10 "
         "(add `none: none` if none means that no label applies)\n"
         "  flags: {column: flags, kind: multi_label}\n"
         "# teacher: {encoder: distilbert/distilbert-base-uncased} (the default)\n"
@@ -225,6 +225,16 @@ def test_labels_that_yaml_could_misread(tmp_path: Path) -> None:
     recipe, _, notes = proposed(tmp_path / "a.jsonl")
     assert recipe.heads["label"].labels == tuple(sorted(label.strip() for label in labels))
     assert notes == ["head 'label': rows of these labels, one text each, are dropped: rare # x: y"]
+
+
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    rows = [f"{i},text {i},{'ab'[i % 2]}" for i in range(40)]  # as pandas writes an index
+    recipe, heads, _ = proposed(write(tmp_path / "a.csv", ",text,label", rows))
+    assert (recipe.data.id, heads) == ("", {"label": {"column": "label"}})
+    (tmp_path / "labels").mkdir()
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(40)]
+    _, heads, _ = proposed(write(tmp_path / "labels" / "a.csv", "text,", rows))
+    assert heads == {"head": {"column": ""}}
 
 
 def test_a_folder_with_several_train_files(tmp_path: Path) -> None:
