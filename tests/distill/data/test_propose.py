@@ -36,7 +36,7 @@ def write(path: Path, header: str, rows: list[str]) -> Path:
     return path
 
 
-def test_columns_of_every_sort(tmp_path: Path) -> None:
+def test_columns_of_every_kind(tmp_path: Path) -> None:
     header = "id,price,sentence,intent,tags,toxic,insult,note,lang,stars"
     rows = [
         f"k{i},{i * 1.5},how do I reach place number {i},{'ask' if i % 2 else 'tell'},"
@@ -95,7 +95,7 @@ def test_a_test_file_without_labels_is_not_used(tmp_path: Path) -> None:
     assert notes == ["test.csv is not used: no column label"]
 
 
-def test_ids_that_come_up_in_two_splits_are_not_used(tmp_path: Path) -> None:
+def test_ids_that_are_repeated_in_another_split_are_not_used(tmp_path: Path) -> None:
     for name in ("train", "test"):
         write(tmp_path / f"{name}.csv", "id,text,label", [f"{i},{name} {i},{'ab'[i % 2]}" for i in range(40)])
     recipe, _, notes = proposed(tmp_path / "train.csv")
@@ -126,7 +126,7 @@ def test_names_of_heads_are_identifiers(tmp_path: Path) -> None:
     assert list(heads) == ["head_heads", "head_2nd_label", "my_label", "my_label_2"]
 
 
-def test_words_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+def test_words_that_yaml_reads_as_other_types(tmp_path: Path) -> None:
     rows = [f"text {i},{('yes', 'null', '1e-4', '- a: b')[i % 4] if i else 'rare #x'}" for i in range(800)]
     _, heads, _ = proposed(write(tmp_path / "a.csv", "text,no: #1", rows))
     assert heads == {"no_1": {"column": "no: #1", "labels": ("- a: b", "1e-4", "null", "yes")}}

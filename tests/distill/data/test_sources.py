@@ -21,7 +21,7 @@ def read(root: Path, source: Any, *columns: str, **options: Any) -> list[Row]:
     return list(opened.rows(columns or opened.columns))
 
 
-def fault(root: Path, source: Any, *columns: str, **options: Any) -> str:
+def error(root: Path, source: Any, *columns: str, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         read(root, source, *columns, **options)
     return str(caught.value)
@@ -59,7 +59,7 @@ def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path: Path, mark: str)
         Row("a.csv", 3, ("four, five", "b")),
     ]
     (tmp_path / "a.csv").write_text(f"text{mark}label\nhello{mark}a{mark}b\n")
-    assert fault(tmp_path, "a.csv").startswith(
+    assert error(tmp_path, "a.csv").startswith(
         f"a.csv:2: 3 cells, expected 2 (quote a cell that contains {mark!r}"
     )
 
@@ -129,13 +129,13 @@ def test_bytes_that_are_not_utf8_become_marks_in_their_row(tmp_path: Path, endin
 )
 def test_malformed_csv_names_the_line(tmp_path: Path, content: str, line: int, what: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    message = fault(tmp_path, "a.csv")
+    message = error(tmp_path, "a.csv")
     assert message.startswith(f"a.csv:{line}: ") and what in message and "\n" not in message
 
 
 def test_ragged_row_far_down_a_csv(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n" + "a,b\n" * 25_000 + "a,b,c\n" + "a,b\n" * 10)
-    assert fault(tmp_path, "a.csv").startswith("a.csv:25002: 3 cells")
+    assert error(tmp_path, "a.csv").startswith("a.csv:25002: 3 cells")
 
 
 def test_jsonl_keeps_types_and_lines(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_dates_in_json_stay_strings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["{broken", "[1, 2]", '"word"', "[" * 100_000])
 def test_malformed_json_names_the_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + line + "\n")
-    assert fault(tmp_path, "a.jsonl").startswith("a.jsonl:2: is not a JSON object")
+    assert error(tmp_path, "a.jsonl").startswith("a.jsonl:2: is not a JSON object")
 
 
-def test_txt_is_one_text_a_line(tmp_path: Path) -> None:
+def test_txt_has_one_text_per_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\r\n\r\ntwo, \xe2\x80\xa8too\r\n")
     assert read(tmp_path, "a.txt", "body", text="body") == [
         Row("a.txt", 1, ("one",)),
@@ -173,7 +173,7 @@ def test_txt_is_one_text_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_folder_of_txt_files_is_one_class_a_file(tmp_path: Path) -> None:
+def test_folder_of_txt_files_has_one_class_per_file(tmp_path: Path) -> None:
     (tmp_path / "mail").mkdir()
     (tmp_path / "mail/spam.txt").write_text("buy\n\nnow\n")
     (tmp_path / "mail/ham.txt").write_text("hello\n")
@@ -213,8 +213,8 @@ def test_saved_data_set_and_its_splits(tmp_path: Path) -> None:
     assert read(tmp_path, "one", role="test")[0].cells == ("train",)
     assert read(tmp_path, "many", role="test")[0].cells == ("test",)
     assert read(tmp_path, "many#extra", role="test") == [Row("many#extra", "row 1", ("extra",))]
-    assert "no split 'extr' (did you mean 'extra'?)" in fault(tmp_path, "many#extr")
-    assert "no split 'unlabeled'" in fault(tmp_path, "many", role="unlabeled")
+    assert "no split 'extr' (did you mean 'extra'?)" in error(tmp_path, "many#extr")
+    assert "no split 'unlabeled'" in error(tmp_path, "many", role="unlabeled")
 
 
 def test_hub_data_is_streamed_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    message = fault(tmp_path, Hub(hub="org/data"))
+    message = error(tmp_path, Hub(hub="org/data"))
     assert message.startswith("hub org/data: hub unreachable") and "ConnectionError: no route" in message
 
 
@@ -255,7 +255,7 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("train.csv#test", "train.csv#test: no such file"),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
+def test_sources_that_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
     (tmp_path / "train.csv").write_text("text\na\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "blank.txt").write_text("\ufeff\n \n")
@@ -269,7 +269,7 @@ def test_what_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
 
 def test_all_missing_columns_are_reported_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,intent\na,b\n")
-    assert fault(tmp_path, "a.csv", "txt", "domain").splitlines() == [
+    assert error(tmp_path, "a.csv", "txt", "domain").splitlines() == [
         "a.csv: no column 'txt' (did you mean 'text'?), the columns are: 'text', 'intent'",
         "a.csv: no column 'domain', the columns are: 'text', 'intent'",
     ]
@@ -278,7 +278,7 @@ def test_all_missing_columns_are_reported_with_the_known_ones(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["pipe.csv", "pipe.jsonl"])
 def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    assert fault(tmp_path, name).startswith(f"{name}: is not a regular file")
+    assert error(tmp_path, name).startswith(f"{name}: is not a regular file")
 
 
 def test_header_without_rows(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_reading_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest
 def test_rows_are_streamed(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n" + "a,b\n" * 60_000 + "ragged\n")
     rows = open_source("a.csv", tmp_path).rows(["text"])
-    assert [next(rows).place for _ in range(3)] == [2, 3, 4]  # the fault at the end is not read yet
+    assert [next(rows).place for _ in range(3)] == [2, 3, 4]  # the ragged row at the end is not read yet
 
 
 def test_fingerprint_follows_content_and_split(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_words_and_numbers(tmp_path: Path) -> None:
     assert (recipe.student.lr, recipe.student.dropout, recipe.student.clip) == (2e-3, 0, 10)
 
 
-def test_labels_that_yaml_once_took_for_booleans(tmp_path: Path) -> None:
+def test_words_that_are_booleans_in_yaml_1_1(tmp_path: Path) -> None:
     text = BASE + "  answer: {column: a, labels: [yes, no, on, off, y, n]}\n"
     assert load_recipe(written(tmp_path, text)).heads["answer"].labels == ("yes", "no", "on", "off", "y", "n")
 
@@ -130,7 +130,7 @@ def test_long_values_are_shortened_in_errors(tmp_path: Path) -> None:
     assert message.endswith("got [0, 1, 2, 3, 4, 5, ...]")
 
 
-def test_faults_name_the_file(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path: Path) -> None:
     assert refused(tmp_path, BASE + "sed: 1\n") == (
         f"{tmp_path / 'recipe.yaml'}: sed: unknown key (did you mean 'seed'?)"
     )
@@ -196,5 +196,5 @@ def test_an_override_of_an_empty_section(tmp_path: Path) -> None:
         ("student.epochs=many", "student.epochs: "),
     ],
 )
-def test_overrides_that_say_nothing(tmp_path: Path, override: str, expected: str) -> None:
+def test_invalid_overrides(tmp_path: Path, override: str, expected: str) -> None:
     assert expected in refused(tmp_path, BASE, overrides=[override])
