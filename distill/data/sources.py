@@ -32,7 +32,7 @@ NUL = "\ufdd1"  # in place of a NUL character, which `csv` refuses in Python 3.1
 READABLE = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt", "a folder of .txt files")
 BATCH = 1000  # rows of a table in memory at a time
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t"}  # spreadsheets of many countries write semicolons
-EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n\0])"?[\r\n]*', re.IGNORECASE)
 
 codecs.register_error("tinyheads.mark", lambda error: (MARK, getattr(error, "end", 0)))
 csv.field_size_limit(2**31 - 1)  # the default is 128 KiB, less than `max_text_bytes`
@@ -151,9 +151,8 @@ def _csv(name: str, path: Path, separators: str) -> Source:
         return itertools.islice(_records(name, path, separator), 1 if excel else 0, None)
 
     separators = excel[1] if excel else separators
-    headers = {separator: next(records(separator), (1, [""])) for separator in separators}
-    separator = next((s for s in separators if len(headers[s][1]) > 1), separators[0])
-    line, header = headers[separator]
+    separator = next((s for s in separators if len(next(records(s), (1, [""]))[1]) > 1), separators[0])
+    line, header = next(records(separator), (1, [""]))
     if any(MARK in column for column in header):
         raise DataError(f"{name}:{line}: the header is not UTF-8 (save the file as UTF-8)")
     if double := [column for column in header if header.count(column) > 1]:

@@ -65,8 +65,9 @@ def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path: Path, mark: str)
 
 
 def test_a_comma_in_the_header_is_the_separator(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,a;b;c\nhello; you,x\n")
-    assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("hello; you", "x"))]
+    for header in ("text,a;b;c", 'text,a;"b'):
+        (tmp_path / "a.csv").write_text(f"{header}\nhello; you,x\n")
+        assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("hello; you", "x"))]
 
 
 @pytest.mark.parametrize("line", ["sep=|\n", '"sep=|"\r\n', "\ufeffSEP=|\n"])
