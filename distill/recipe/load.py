@@ -18,7 +18,7 @@ from ruamel.yaml.nodes import CollectionNode, Node
 from distill.recipe.data_section import HeadRecipe, RecipeError, near
 from distill.recipe.schema import Job, Pretraining, Recipe
 
-MAX_BYTES = 1_000_000  # size of a recipe file
+MAX_BYTES = 250_000  # size of a recipe file
 MAX_VALUES = 100_000  # values in a recipe after aliases are expanded
 
 Kind = TypeVar("Kind", bound=Job)
@@ -74,9 +74,12 @@ def load_yaml(text: str, where: str = "YAML") -> Any:
         RecipeError: The text is not YAML, has a duplicate key, or is too deeply nested or too large.
     """
     try:
-        if (node := YAML(typ="safe", pure=True).compose(text)) and _size(node, {}) > MAX_VALUES:
+        yaml = YAML(typ="safe", pure=True)
+        if (node := yaml.compose(text)) is None:
+            return None
+        if _size(node, {}) > MAX_VALUES:
             raise RecipeError(f"{where}: has over {MAX_VALUES} values, expected a recipe (use fewer aliases)")
-        return YAML(typ="safe", pure=True).load(text)
+        return yaml.constructor.construct_document(node)
     except RecursionError:
         raise RecipeError(f"{where}: is nested too deeply, expected a recipe of a few levels") from None
     except (YAMLError, ValueError, LookupError, ArithmeticError) as error:  # 2020-13-45 is a ValueError
