@@ -15,13 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill.data.in_memory import in_memory, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import weights_named
 from distill.recipe.data_section import RecipeError, near
-from distill.recipe.load import load_recipe, parse_recipe
+from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
 from distill.run import Run, Stage, stage_digests, written_whole
@@ -198,7 +196,7 @@ def _run_stages(
     if run.accelerator.is_main_process:
         with written_whole(folder / "recipe.yaml") as file:
             content = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
-            file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            file.write_text(dump_yaml(content), encoding="utf-8")
         names = [stage.name for stage in stages]
         for name in names[names.index(first) :] if first else ():
             shutil.rmtree(run.stage(name), ignore_errors=True)
@@ -248,6 +246,8 @@ def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "stages").is_dir():
         raise RecipeError(f"--out: {folder} holds something else than a run (choose another)")
     written = folder / "recipe.yaml"
-    other = yaml.safe_load(written.read_text(encoding="utf-8"))["name"] if written.is_file() else name
+    other = (
+        load_yaml(written.read_text(encoding="utf-8"), str(written))["name"] if written.is_file() else name
+    )
     if other != name:
         raise RecipeError(f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another)")

@@ -211,7 +211,7 @@ def run_blocked() -> Callable[..., Any]:
     root = Path(__file__).parents[1]
     extras = [
         *("torch", "transformers", "datasets", "accelerate", "optimum", "evaluate", "onnx"),
-        *("pydantic", "yaml", "sklearn", "scipy", "safetensors", "tqdm"),
+        *("pydantic", "ruamel", "sklearn", "scipy", "safetensors", "tqdm"),
     ]
     block = f"import sys\nfor name in {extras}: sys.modules[name] = None\nsys.path.insert(0, {str(root)!r})\n"
 

@@ -1,1 +1,1 @@
-"""Files in, checked and split texts out, on disk."""
+"""Reads text files and data sets, checks them, and writes the splits that training reads."""

@@ -1,7 +1,8 @@
-"""Prepared texts on disk: written once by `prepare` and `label`, memory-mapped by all that follows.
+"""Prepared texts on disk: each split is a memory-mapped `datasets.Dataset` in a folder.
 
-A folder of `datasets.save_to_disk` a split: `text`, and `head_NAME` a head. A single_label head's column
-is a class index, -100 where unlabelled; a multi_label head's a 0 or 1 a label, -1 where unlabelled.
+The columns are `text` and one `head_NAME` for each head. The column of a single_label head has class
+indices, -100 where unlabelled. That of a multi_label head has a list of 0 and 1, one for each label, all -1
+where unlabelled.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,44 +18,49 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from distill.heads import Head
 
-CHUNK = 10_000  # rows written at a time
+CHUNK = 10_000  # rows in memory while writing
 
 
 def write_texts(
-    folder: Path, rows: Iterable[dict[str, Any]], heads: Sequence[Head] = (), *, marks: Sequence[str] = ()
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    heads: Sequence[Head] = (),
+    *,
+    marks: Sequence[str] = (),
 ) -> int:
-    """The number of rows written to a new folder, which appears whole or not at all.
+    """The number of rows written. `folder` is created complete, or not at all on failure.
 
     Args:
-        folder: To make; its parent exists.
-        rows: `text`, and a `head_NAME` a head, streamed a few thousand at a time.
-        heads: Whose labels the rows carry.
-        marks: Names of what is true or false of a row, which the rows carry too.
+        folder: A folder that does not exist, in one that does.
+        rows: Values of `text`, of `head_NAME` for each head, and of `marks`. They are streamed.
+        heads: The heads whose labels are in the rows.
+        marks: Names of boolean columns in the rows.
     """
     types = {
         head.column: pa.int32() if head.kind == "single_label" else pa.list_(pa.int8(), len(head.labels))
         for head in heads
     }
     types |= dict.fromkeys(marks, pa.bool_())
-    schema, count, rest = pa.schema({"text": pa.string(), **types}), 0, iter(rows)
+    schema, count, rows = pa.schema({"text": pa.string(), **types}), 0, iter(rows)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch, _quiet():
         table = Path(scratch, "table.arrow")
         with pa.OSFile(str(table), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-            while chunk := list(itertools.islice(rest, CHUNK)):
+            while chunk := list(itertools.islice(rows, CHUNK)):
                 stream.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
                 count += len(chunk)
-        rows_on_disk = datasets.Dataset.from_file(str(table))
-        shards = None if count else 1  # none at all cannot be read back
-        rows_on_disk.save_to_disk(str(Path(scratch, "whole")), num_shards=shards)
+        dataset = datasets.Dataset.from_file(str(table))
+        shards = None if count else 1  # a data set without shards cannot be loaded
+        dataset.save_to_disk(str(Path(scratch, "whole")), num_shards=shards)
         Path(scratch, "whole").rename(folder)
     return count
 
 
-def load_split(folder: Path, name: str) -> Any:
-    """A prepared split, a memory-mapped `datasets.Dataset`."""
+def load_split(folder: Path, name: str) -> datasets.Dataset:
+    """The prepared split `name` in `folder`, memory-mapped."""
     return datasets.load_from_disk(str(folder / name))
 
 
@@ -64,12 +70,12 @@ def load_heads(folder: Path) -> tuple[Head, ...]:
     return tuple(Head.from_json(head) for head in content)
 
 
-def hard_labels(split: Any, heads: Sequence[Head]) -> dict[str, Any]:
-    """The labels of a split: int64 `[texts]`, or for multi_label int8 `[texts, labels]`."""
+def hard_labels(split: datasets.Dataset, heads: Sequence[Head]) -> dict[str, NDArray[Any]]:
+    """The labels of a split by head: int64 `[texts]`, or for multi_label int8 `[texts, labels]`."""
     table = split.with_format("arrow")[:]
-    labels: dict[str, Any] = {}
+    labels: dict[str, NDArray[Any]] = {}
     for head in heads:
-        if head.kind == "embedding":  # of which there are none
+        if head.kind == "embedding":  # has no hard labels
             continue
         column = table.column(head.column).combine_chunks()
         if head.kind == "single_label":
@@ -82,7 +88,7 @@ def hard_labels(split: Any, heads: Sequence[Head]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of `datasets`."""
+    """Disables the progress bars of `datasets`."""
     before = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -1,11 +1,10 @@
-"""What a cell means: a text, a label, several labels, flags; and which cells are invalid."""
+"""Cells: the text of a cell, its label or labels, and which cells are invalid."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from distill.data.sources import MARK, DataError, Row
 from distill.recipe.data_section import HeadRecipe
@@ -13,15 +12,29 @@ from distill.recipe.data_section import HeadRecipe
 SURROGATE = re.compile("[\ud800-\udfff]")
 YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
-Reader = Callable[[Iterator[Any], Row], tuple[str, ...] | None]
+# takes the cells of a head off a row; returns the labels that apply, or None if the row is unlabelled
+Reader = Callable[[Iterator[object], Row], tuple[str, ...] | None]
 
 
 class InvalidCell(Exception):
-    """A row at fault: the kind, by which faults are counted, and what of the row to show."""
+    """A cell that makes its row invalid.
+
+    Attributes:
+        kind: What is wrong. Invalid rows are counted by kind.
+        excerpt: The part of the row to show.
+    """
+
+    def __init__(self, kind: str, excerpt: str) -> None:
+        super().__init__(kind, excerpt)
+        self.kind, self.excerpt = kind, excerpt
 
 
-def text_of(cell: Any, limit: int) -> str:
-    """The text of a cell, stripped. Raises: InvalidCell, also if it has over `limit` bytes."""
+def text_of(cell: object, limit: int) -> str:
+    """The text of a cell, stripped.
+
+    Raises:
+        InvalidCell: The text is missing, not decodable, or longer than `limit` bytes in UTF-8.
+    """
     if isinstance(cell, (list, dict)):
         raise InvalidCell("text is a list or an object", repr(cell))
     text = "" if _missing(cell) else str(cell).strip()
@@ -33,27 +46,31 @@ def text_of(cell: Any, limit: int) -> str:
 
 
 def _decoded(text: str) -> str:
-    # JSON can escape half a surrogate pair, which UTF-8 does not have
+    # a JSON escape can be half of a surrogate pair, which UTF-8 cannot encode
     if MARK in text or SURROGATE.search(text):
         raise InvalidCell("undecodable bytes", text.replace(MARK, "\ufffd"))
     return text
 
 
-def _missing(cell: Any) -> bool:
+def _missing(cell: object) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def label_of(cell: Any) -> str:
-    """A cell as a label; integers that a column with gaps made floats are integers again."""
+def label_of(cell: object) -> str:
+    """The label of a cell, stripped; "" if there is none. A whole float such as 2.0 is the label "2"."""
     if _missing(cell):
         return ""
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float) and cell.is_integer():  # pandas makes floats of integers with gaps
         cell = int(cell)
     return _decoded(str(cell).strip())
 
 
 def label_reader(name: str, head: HeadRecipe) -> Reader:
-    """What takes a head's cells off a row and gives the labels that apply, None if unlabelled."""
+    """The function that reads the labels of a head from a row.
+
+    It takes as many cells as the head has columns. It raises InvalidCell for a label that is not
+    allowed, and DataError where a single_label column has a list.
+    """
 
     def allowed(labels: tuple[str, ...]) -> tuple[str, ...]:
         for label in labels:
@@ -61,17 +78,17 @@ def label_reader(name: str, head: HeadRecipe) -> Reader:
                 raise InvalidCell("label not in the recipe's list", f"{name}: {label}")
         return labels
 
-    def single(cells: Iterator[Any], row: Row) -> tuple[str, ...] | None:
+    def single(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
         cell = next(cells)
         if isinstance(cell, (list, dict)):
             raise DataError(
-                f"{row.file}:{row.place}: column {head.column!r} holds a list, expected one label "
+                f"{row.file}:{row.place}: column {head.column!r} has a list, expected one label "
                 f"(set `heads.{name}.kind: multi_label`)"
             )
         label = label_of(cell)
         return allowed((label,)) if label else None
 
-    def listed(cells: Iterator[Any], row: Row) -> tuple[str, ...] | None:
+    def several(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
         cell = next(cells)
         if isinstance(cell, list):
             return allowed(tuple(sorted({label for item in cell if (label := label_of(item))})))
@@ -83,9 +100,8 @@ def label_reader(name: str, head: HeadRecipe) -> Reader:
             raise InvalidCell("`none` beside labels", f"{name}: {label}")
         return allowed(tuple(sorted(parts))) if parts else None
 
-    def flagged(cells: Iterator[Any], row: Row) -> tuple[str, ...] | None:
-        columns = head.columns or ()
-        values = {column: label_of(next(cells)) for column in columns}
+    def flags(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
+        values = {column: label_of(next(cells)) for column in head.columns or ()}
         for column, value in values.items():
             if value and value.lower() not in YES_NO:
                 raise InvalidCell("value not 0 or 1", f"{column}: {value}")
@@ -94,5 +110,5 @@ def label_reader(name: str, head: HeadRecipe) -> Reader:
         return tuple(column for column, value in values.items() if YES_NO[value.lower()])
 
     if head.columns:
-        return flagged
-    return single if head.kind == "single_label" else listed
+        return flags
+    return single if head.kind == "single_label" else several

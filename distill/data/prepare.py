@@ -1,9 +1,7 @@
-"""Data: the rows of a recipe's sources, checked, put in splits and written for the stages.
+"""Data preparation: reads the sources of a recipe, checks rows and labels, and writes the splits.
 
-`prepare` decides what a cell means, drops rows that are at fault and counts them, and refuses data
-that no model can learn from. Labelled splits are held in memory once; unlabelled texts stream
-through, and only eight bytes of each are kept. How a file is read is left to `sources`, the files of
-the prepared texts to `prepared`.
+`prepare` drops and counts invalid rows and raises DataError for labels that no model can learn.
+Labelled splits are held in memory. Unlabelled texts are streamed, and eight bytes of each are kept.
 """
 
 from __future__ import annotations
@@ -13,45 +11,79 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.data.dataset import write_texts
 from distill.data.labels import InvalidCell, label_of, label_reader, text_of
 from distill.data.sources import DataError, fingerprint, open_source
-from distill.data.splits import PRIORITY, SPLITS, Faults, Text, draw, heads_of, keep_once, tally
+from distill.data.splits import (
+    PRIORITY,
+    SPLITS,
+    RowIssues,
+    RowKind,
+    Text,
+    count_labels,
+    make_heads,
+    remove_leaks,
+    sample_fractions,
+)
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.recipe.data_section import Data, Fraction, Texts
 from distill.recipe.schema import Recipe
 
 
-def prepare(recipe: Recipe, folder: Path, report_path: Path) -> dict[str, Any]:
-    """Figures of the prepared data: rows of each split, rows dropped and leaked, labels of heads.
+class DataReport(TypedDict, total=False):
+    """The content of data_report.json. `rows` and `labels` are missing if a source cannot be read."""
 
-    Writes train, validation, test and unlabeled, each a `datasets.Dataset` on disk, and heads.json
-    into `folder`, which is there and empty. Columns: `text`; for each head `Head.column`, an int32
-    class index or UNLABELLED, or for multi_label a list of 0/1 int8, all UNKNOWN if not labelled.
+    rows: dict[str, int]  # by split, and of the unlabelled texts
+    dropped: dict[str, RowKind]  # invalid rows by kind
+    leaked: dict[str, RowKind]  # texts that were removed because another split has them
+    labels: dict[str, dict[str, dict[str, int]]]  # texts by head, label and split
+
+
+class DataCounts(TypedDict):
+    """The counts that `prepare` returns: rows by split, invalid rows by kind, labels by head."""
+
+    rows: dict[str, int]
+    dropped: dict[str, int]
+    leaked: int
+    heads: dict[str, int]
+
+
+def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
+    """The counts of the prepared data.
+
+    Writes train, validation, test and unlabeled, each a `datasets.Dataset` on disk, and heads.json.
+    The columns are `text` and, for each head, `Head.column`: an int32 class index or UNLABELLED, or for
+    multi_label a list of int8 0/1, all UNKNOWN if unlabelled.
+
+    Args:
+        recipe: Names the sources and the heads.
+        folder: An existing, empty folder for the splits.
+        report_path: File for the report, a `DataReport`. It is written on failure, too.
 
     Raises:
-        DataError: If a source cannot be read, too many rows are at fault or the labels are no use;
-            `folder` is then as before, and the report is written if rows were read.
+        DataError: A source cannot be read, too many rows are invalid, or labels cannot be learned.
+            `folder` is then empty.
     """
-    dropped, leaked = Faults(), Faults()
-    report: dict[str, Any] = {"rows": {}, "dropped": dropped.kinds, "leaked": leaked.kinds}
+    dropped, leaked = RowIssues(), RowIssues()
+    report: DataReport = {"rows": {}, "dropped": dropped.kinds, "leaked": leaked.kinds}
     try:
         splits = _labelled(recipe, dropped)
-        keep_once(splits, leaked)
-        draw(recipe, splits)
-        counts = tally(recipe, splits)
-        heads, faults = heads_of(recipe, splits, counts)
+        remove_leaks(splits, leaked)
+        sample_fractions(recipe, splits)
+        counts = count_labels(recipe, splits)
+        heads, errors = make_heads(recipe, splits, counts)
         report["rows"] = {split: len(splits[split]) for split in SPLITS}
         report["labels"] = {
             head.name: {label: {s: count[s][label] for s in SPLITS} for label in head.labels}
             for head, count in zip(heads, counts, strict=True)
         }
-        if faults:
-            raise DataError("\n".join(faults))
+        if errors:
+            raise DataError("\n".join(errors))
         texts = ({"text": text} for text in unlabelled(recipe.data, splits, dropped, leaked))
         report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", texts)
         for split in SPLITS:
@@ -59,8 +91,8 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> dict[str, Any]:
         content = json.dumps([head.to_json() for head in heads], ensure_ascii=False, indent=1)
         (folder / "heads.json").write_text(content, "utf-8")
     finally:
-        dropped.tell("dropped")
-        leaked.tell("kept once")
+        dropped.log("dropped")
+        leaked.log("removed")
         report_path.write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
     return {
         "rows": report["rows"],
@@ -70,28 +102,28 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> dict[str, Any]:
     }
 
 
-def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dict[str, Any]]:
-    """Texts and labels (as `prepared.hard_labels` gives them) of a recipe's train, and of it alone.
+def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """The texts of the train source, and their labels by head as `dataset.hard_labels` returns them.
 
     Args:
-        recipe: Whose validation and test are fractions, which are not drawn.
-        heads: With the labels to count by, in order.
+        recipe: A recipe whose validation and test are fractions. They are not split off.
+        heads: The heads, whose labels give the class indices.
 
     Raises:
-        DataError: As `prepare`.
+        DataError: The source cannot be read, or too many rows are invalid.
     """
-    dropped = Faults()
+    dropped = RowIssues()
     try:
         rows = _labelled(recipe, dropped)["train"]
     finally:
-        dropped.tell("dropped")
+        dropped.log("dropped")
     encoded = [_encoded(row, heads) for row in rows]
     labels = {head.name: np.array([row[head.column] for row in encoded]) for head in heads}
     return [row.text for row in rows], labels
 
 
-def contents(data: Texts) -> tuple[list[Any], list[Any]]:
-    """What tells the contents of the labelled sources from others, and those of the unlabelled ones."""
+def contents(data: Texts) -> tuple[list[str | float], list[str]]:
+    """Values that change with the content of the sources: those of labelled and of unlabelled texts."""
     root = Path(data.root)
     labelled = (data.train, data.validation, data.test) if isinstance(data, Data) else ()
     return (
@@ -100,14 +132,14 @@ def contents(data: Texts) -> tuple[list[Any], list[Any]]:
     )
 
 
-def _labelled(recipe: Recipe, dropped: Faults) -> dict[str, list[Text]]:
-    """The sound rows of the splits that are sources of their own."""
+def _labelled(recipe: Recipe, dropped: RowIssues) -> dict[str, list[Text]]:
+    """The valid rows of the splits that have a source of their own."""
     data, ids = recipe.data, set[str]()
     readers = [label_reader(name, head) for name, head in recipe.heads.items()]
-    columns = [data.text, *([data.id] if data.id else [])]
+    columns = [data.text, *([] if data.id is None else [data.id])]
     start = len(columns)
     for head in recipe.heads.values():
-        columns += [head.column] if head.column else head.columns or ()
+        columns += head.columns or ([] if head.column is None else [head.column])
     splits: dict[str, list[Text]] = {split: [] for split in SPLITS}
     for split in PRIORITY:
         source = getattr(data, split)
@@ -121,36 +153,36 @@ def _labelled(recipe: Recipe, dropped: Faults) -> dict[str, list[Text]]:
                 text = text_of(row.cells[0], data.max_text_bytes)
                 cells = iter(row.cells[start:])
                 labels = tuple(read(cells, row) for read in readers)
-                if data.id and (name := label_of(row.cells[1])):
+                if data.id is not None and (name := label_of(row.cells[1])):
                     if name in ids:
                         raise InvalidCell("duplicate id", name)
                     ids.add(name)
                 splits[split].append(Text(text, labels, row.file, row.place))
-            except InvalidCell as fault:
-                dropped.add(fault.args[0], row.file, row.place, fault.args[1])
-        _bearable(f"{opened.name}: {split}", dropped.counts() - before, total, data.max_bad_rows)
+            except InvalidCell as error:
+                dropped.add(error.kind, row.file, row.place, error.excerpt)
+        _check_invalid(f"{opened.name}: {split}", dropped.counts() - before, total, data.max_bad_rows)
         if not splits[split]:
             raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
     return splits
 
 
-def _bearable(where: str, bad: Counter[str], total: int, limit: float) -> None:
-    if bad.total() > limit * total:
-        [(kind, count)] = bad.most_common(1)
+def _check_invalid(where: str, invalid: Counter[str], total: int, limit: float) -> None:
+    if invalid.total() > limit * total:
+        [(kind, count)] = invalid.most_common(1)
         raise DataError(
-            f"{where}: {bad.total()} of {total} rows are at fault, mostly {kind} ({count}), "
-            f"expected a share of at most {limit:g} (mend the rows, which a run's data_report.json lists, or "
-            "raise data.max_bad_rows in the recipe)"
+            f"{where}: {invalid.total()} of {total} rows are invalid, mostly {kind} ({count}), expected a "
+            f"share of at most {limit:g} (fix the rows, which a run lists in data_report.json, or raise "
+            "data.max_bad_rows in the recipe)"
         )
 
 
 def unlabelled(
-    data: Texts, splits: Mapping[str, Sequence[Text]], dropped: Faults, leaked: Faults
+    data: Texts, splits: Mapping[str, Sequence[Text]], dropped: RowIssues, leaked: RowIssues
 ) -> Iterator[str]:
-    """The unlabelled texts, each once and none of the splits given, streamed.
+    """The unlabelled texts, streamed, without repeats and without the texts of `splits`.
 
     Raises:
-        DataError: A source cannot be read, or too many rows are at fault.
+        DataError: A source cannot be read, or too many rows are invalid.
     """
     held = {_short(item.text): split for split, items in splits.items() for item in items}
     seen: set[int] = set()
@@ -161,8 +193,8 @@ def unlabelled(
             total += 1
             try:
                 text = text_of(row.cells[0], data.max_text_bytes)
-            except InvalidCell as fault:
-                dropped.add(fault.args[0], row.file, row.place, fault.args[1])
+            except InvalidCell as error:
+                dropped.add(error.kind, row.file, row.place, error.excerpt)
                 continue
             short = _short(text)
             if (split := held.get(short, "train")) != "train":
@@ -170,7 +202,7 @@ def unlabelled(
             elif short not in seen and short not in held:
                 seen.add(short)
                 yield text
-    _bearable("data.unlabeled", dropped.counts() - before, total, data.max_bad_rows)
+    _check_invalid("data.unlabeled", dropped.counts() - before, total, data.max_bad_rows)
 
 
 def _short(text: str) -> int:

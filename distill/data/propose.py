@@ -1,7 +1,8 @@
-"""A first recipe for a data file: which column is the text, which are heads, what the splits are.
+"""A proposed recipe for a data file: the text column, the heads and the splits.
 
-Looks at names and at values, says in comments what it passed over and why, and tries the recipe
-with `prepare` before it hands it out, so that what `distill init` writes runs unchanged.
+The proposal goes by the names and the values of columns. It is tried with `prepare` before it is returned,
+so the recipe that `distill init` writes runs unchanged. Comments in it give the label counts, and the
+columns and files that are not used.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
 from distill.data.labels import YES_NO
-from distill.data.prepare import prepare
+from distill.data.prepare import DataReport, prepare
 from distill.data.sources import READABLE, DataError, open_source
 from distill.recipe.data_section import Data
 from distill.recipe.load import parse_recipe
+from distill.recipe.schema import Recipe
 
 TEXT_NAMES = (
     *("text", "comment_text", "sentence", "utterance", "message", "review", "content", "body"),
@@ -31,27 +37,31 @@ TEXT_NAMES = (
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "topic", "intent", "sentiment")
 ID_NAME = re.compile(r"(.*_)?(id|idx|guid|uuid|index)\Z|Unnamed.*\Z|\Z", re.IGNORECASE)
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-ROWS = 200_000  # rows looked at
-LONG = 60  # mean characters of a cell that is no label but prose
-MANY = 1000  # labels of a head
+YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # older readers take them for booleans
+ROWS = 200_000  # the first rows, which are used to choose the heads
+LONG = 60  # mean characters of cells, over which they are free text
+MANY = 1000  # most labels of a head
+SHOWN = 8  # labels that a comment counts
 
 
 def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
-    """The YAML of a recipe for a data file or folder.
+    """A commented recipe, in YAML, for a data file or folder.
 
     Args:
-        path: A file or folder that `sources` reads, or a folder with a train file.
-        root: The folder the recipe will be written to; its data paths are relative to it.
-        teacher: An encoder to write as the teacher.
+        path: A file or folder that `sources` can read, or a folder with a train file.
+        root: The folder of the recipe. Data paths are written relative to it.
+        teacher: The encoder to write as the teacher.
 
     Raises:
-        DataError: If the data cannot be read, or no text or no head is found in it.
+        DataError: The data cannot be read, or has no text column or no head.
     """
     sources = _splits(path, root)
     opened = open_source(sources["train"], root)
     rows = [row.cells for row in itertools.islice(opened.rows(opened.columns), ROWS)]
     cells = {column: [row[i] for row in rows] for i, column in enumerate(opened.columns)}
     notes: list[str] = []
+    if len(rows) == ROWS:
+        notes.append(f"only the first {ROWS:,} rows of {opened.name} were used to choose the heads")
     text = _text_column(opened.name, cells)
     data: dict[str, Any] = {"text": text} if text != "text" else {}
     for column, values in cells.items():
@@ -66,73 +76,74 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
         if missing := needed - {*open_source(sources[split], root, text=text, role=split).columns}:
             notes.append(f"{sources[split]} is not used: no column {', '.join(sorted(missing))}")
             del sources[split]
-    if len(heads) == 0:
+    if not heads:
         raise DataError(
             f"{opened.name}: no column looks like labels: {'; '.join(notes) or 'there is one column'}"
         )
     recipe: dict[str, Any] = {"name": _name(path), "data": {**sources, **data}, "heads": heads}
     if teacher:
         recipe["teacher"] = {"encoder": teacher}
-    _settle(recipe, root, notes)
-    return _yaml(recipe, notes)
+    report = _try(recipe, root, notes)
+    return _yaml(recipe, report, notes)
 
 
 def _splits(path: Path, root: Path) -> dict[str, str]:
-    """The sources of the splits: a train file and those of like names beside it."""
+    """The sources of the splits: a train file, and the validation and test files beside it."""
     if path.is_dir() and (path / "dataset_dict.json").exists():
-        there = json.loads((path / "dataset_dict.json").read_text("utf-8"))["splits"]
-        found = {name: path.with_name(f"{path.name}#{name}") for name in there}
-        train = found.get("train", next(iter(found.values())))
+        saved = json.loads((path / "dataset_dict.json").read_text("utf-8"))["splits"]
+        present = {name: path.with_name(f"{path.name}#{name}") for name in saved}
+        train = present.get("train", next(iter(present.values())))
     else:
         if path.is_dir() and not (path / "state.json").exists():
-            files = [f for f in sorted(path.glob("*train*")) if f.suffix.lower() in READABLE[:-1]]
+            files = sorted(path.glob("*train*"), key=lambda file: (len(file.name), file.name))
+            files = [file for file in files if file.suffix.lower() in READABLE[:-1]]
             path = files[0] if files and not (path / "train").is_dir() else path
             path = path / "train" if (path / "train").is_dir() else path
-        train, found = path, {}
+        train, present = path, {}
         stem = path.name if path.is_dir() else path.stem
         for name in itertools.chain(*SPLIT_NAMES.values()):
             other = re.sub("train(ing)?", name, stem, count=1)
             beside = path.with_name(other if path.is_dir() else other + path.suffix)
             if other != stem and beside.exists():
-                found[name] = beside
+                present[name] = beside
     sources = {"train": train}
     for split, names in SPLIT_NAMES.items():
         for name in names:
-            if name in found:
-                sources.setdefault(split, found[name])
+            if name in present:
+                sources.setdefault(split, present[name])
     return {
         split: Path(os.path.relpath(source.absolute(), root.absolute())).as_posix()
         for split, source in sources.items()
     }
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None or value != value else str(value).strip()
 
 
 def _text_column(name: str, cells: Mapping[str, Sequence[Any]]) -> str:
-    """The column with a known name, or else the longest of those with mostly different texts."""
+    """The column with a known name, or else the one with the longest of mostly different texts."""
     length: dict[str, float] = {}
     for column, values in cells.items():
-        there = [value for value in values if isinstance(value, str) and re.search(r"[^\W\d_]", value)]
-        if len(there) * 2 > len(values) and len(set(there)) * 2 > len(there):
-            length[column] = sum(map(len, there)) / len(there)
+        texts = [value for value in values if isinstance(value, str) and re.search(r"[^\W\d_]", value)]
+        if len(texts) * 2 > len(values) and len(set(texts)) * 2 > len(texts):
+            length[column] = sum(map(len, texts)) / len(texts)
     for known in TEXT_NAMES:
         for column in length:
             if column.lower() == known:
                 return column
     if not length:
         raise DataError(
-            f"{name}: no column looks like text, expected one of mostly different strings; "
-            f"the columns there are: {', '.join(map(repr, cells))}"
+            f"{name}: no column looks like text, expected one of mostly different strings, "
+            f"the columns are: {', '.join(map(repr, cells))}"
         )
     return max(length, key=length.__getitem__)
 
 
-def _heads(cells: Mapping[str, Sequence[Any]], notes: list[str]) -> dict[str, dict[str, Any]]:
-    """A head for each column that looks like labels; what does not is noted."""
+def _heads(cells: Mapping[str, Sequence[object]], notes: list[str]) -> dict[str, dict[str, Any]]:
+    """A head for each column that looks like labels. The other columns are noted."""
     flags = [
         column
         for column, values in cells.items()
@@ -146,67 +157,71 @@ def _heads(cells: Mapping[str, Sequence[Any]], notes: list[str]) -> dict[str, di
             if column == flags[0]:
                 heads[_identifier("labels", heads)] = {"columns": flags}
             continue
-        head = _head(values, likely=column.lower() in LABEL_NAMES)
-        if isinstance(head, str):
-            notes.append(f"column {column!r} is not used: {head}")
-        else:
-            heads[_identifier(column, heads)] = {"column": column, **head}
+        head, note = _head(values, likely=column.lower() in LABEL_NAMES)
+        if head is None:
+            notes.append(f"column {column!r} is not used: {note}")
+            continue
+        name = _identifier(column, heads)
+        heads[name] = {"column": column, **head}
+        if note:
+            notes.append(f"head {name!r}: {note}")
     return heads
 
 
-def _head(values: Sequence[Any], *, likely: bool) -> dict[str, Any] | str:
-    """The settings of a column's head beside the column, or why it is none."""
-    there = [value for value in values if not isinstance(value, list) and _word(value)]
-    if any(isinstance(value, dict) for value in there):
-        return "objects"
+def _head(values: Sequence[Any], *, likely: bool) -> tuple[dict[str, Any] | None, str]:
+    """The settings of a column's head, except the column itself, and a note.
+
+    The settings are None if the column is not a head. The note then is the reason.
+    """
+    cells = [value for value in values if not isinstance(value, list) and _word(value)]
+    if any(isinstance(value, dict) for value in cells):
+        return None, "objects"
     lists = [value for value in values if isinstance(value, list)]
-    if lists and not there:
+    if lists and not cells:
         labels = {_word(item) for value in lists for item in value}
-        few = 0 < len(labels) <= MANY and len(labels) * 2 <= sum(map(len, lists))
-        return {"kind": "multi_label"} if few else "lists of mostly different values"
-    counts = Counter(_word(value) for value in there)
+        if 0 < len(labels) <= MANY and len(labels) * 2 <= sum(map(len, lists)):
+            return {"kind": "multi_label"}, ""
+        return None, "lists of mostly different values"
+    counts = Counter(_word(value) for value in cells)
     if len(counts) < 2:
-        return "one value" if counts else "empty"
+        return None, "one value" if counts else "empty"
     number = all(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", word) for word in counts)
     if number and not likely and (len(counts) > 20 or any("." in word for word in counts)):
-        return "numbers"
+        return None, "numbers"
     for separator in "|;,":
         parts = Counter(p.strip() for word in counts.elements() for p in word.split(separator) if p.strip())
         joined = sum(separator in word for word in counts)
         recombine = len(parts) < len(counts) + (separator != ",")
         short = sum(map(len, parts)) <= LONG * len(parts)
         if joined and recombine and short and len(parts) * 2 <= parts.total() and len(parts) <= MANY:
-            return {"kind": "multi_label"} | ({"separator": separator} if separator != "|" else {})
-    if sum(len(word) * count for word, count in counts.items()) > LONG * len(there):
-        return "free text"
-    if len(counts) * 2 > len(there) or len(counts) > MANY:
-        return "mostly different values"
+            return {"kind": "multi_label"} | ({"separator": separator} if separator != "|" else {}), ""
+    if sum(len(word) * count for word, count in counts.items()) > LONG * len(cells):
+        return None, "free text"
+    if len(counts) * 2 > len(cells) or len(counts) > MANY:
+        return None, "mostly different values"
     rare = [word for word, count in counts.items() if count < 2]
-    if rare and len(rare) * 4 <= 0.01 * len(there):  # well below max_bad_rows: dropping them is borne
-        return {"labels": sorted(word for word, count in counts.items() if count > 1), "left out": rare}
-    return {}
+    if rare and len(rare) * 4 <= 0.01 * len(cells):  # well below max_bad_rows, so they may be dropped
+        frequent = sorted(word for word, count in counts.items() if count > 1)
+        return {"labels": frequent}, f"rows of these labels, one text each, are dropped: {', '.join(rare)}"
+    return {}, ""
 
 
-def _settle(recipe: dict[str, Any], root: Path, notes: list[str]) -> None:
-    """Take out of the recipe what `prepare` refuses, as long as a head is left."""
+def _try(recipe: dict[str, Any], root: Path, notes: list[str]) -> DataReport:
+    """The report of `prepare`. Heads that it refuses are taken out of the recipe, as long as one is left."""
     heads = recipe["heads"]
-    for name, head in heads.items():
-        if rare := head.pop("left out", None):
-            notes.append(
-                f"head {name!r}: rows of these labels, one text each, are dropped: {', '.join(rare)}"
-            )
     while True:
         raw = {**recipe, "data": {**recipe["data"], "root": str(root)}}
         try:
             with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
-                folder = Path(scratch, "prepared")
+                folder, path = Path(scratch, "prepared"), Path(scratch, "data_report.json")
                 folder.mkdir()
-                prepare(parse_recipe(raw), folder, Path(scratch, "data_report.json"))
-            return
+                prepare(parse_recipe(raw), folder, path)
+                report: DataReport = json.loads(path.read_text("utf-8"))
+                return report
         except DataError as error:
             named = [name for name in heads if f"head {name!r}" in str(error)]
             if "duplicate id" in str(error) and "id" in recipe["data"]:
-                notes.append(f"column {recipe['data'].pop('id')!r} is not used: ids come up twice")
+                notes.append(f"column {recipe['data'].pop('id')!r} is not used: ids are repeated")
             elif named and len(named) < len(heads):
                 for name in named:
                     line = next(x for x in str(error).splitlines() if f"head {name!r}" in x)
@@ -217,7 +232,7 @@ def _settle(recipe: dict[str, Any], root: Path, notes: list[str]) -> None:
 
 
 def _identifier(name: str, taken: Mapping[str, Any]) -> str:
-    """A name that a head may have, and none has."""
+    """A valid name for a head that is not taken."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     if not re.match("[A-Za-z]", name) or name in ("encoder", "heads"):
         name = f"head_{name}".strip("_")
@@ -232,29 +247,65 @@ def _name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe"
 
 
-def _yaml(recipe: Mapping[str, Any], notes: Sequence[str]) -> str:
-    default = Data.model_fields["test"].default.fraction
-    data = {"root": ".", **recipe["data"]}
-    lines = [f"name: {_flow(recipe['name'])}", "data:"]
-    for key in ("root", "train", "validation", "test", "text", "id"):
-        if key in data:
-            lines.append(f"  {key}: {_flow(data[key])}")
-        elif key in SPLIT_NAMES:
-            lines.append(f"  {key}: {{from: train, fraction: {default}}}")
-    lines.append("heads:")
-    lines += [f"  {name}: {_flow(head)}" for name, head in recipe["heads"].items()]
+def _yaml(recipe: Mapping[str, Any], report: DataReport, notes: Sequence[str]) -> str:
+    """The recipe with comments on its rows, labels and defaults, and the notes at the end."""
+    fraction = {"from": "train", "fraction": Data.model_fields["test"].default.fraction}
+    about = {split: f"{rows:,} rows" for split, rows in report["rows"].items()}
+    about |= {
+        split: f"the default, a stratified sample of train: {about[split]}"
+        for split in SPLIT_NAMES
+        if split not in recipe["data"]
+    }
+    about |= {"root": "data paths are relative to it", "text": "the column of the texts"}
+    about |= {"id": "no two rows have the same value"}
+    written = {"root": ".", "train": None, "validation": fraction, "test": fraction} | recipe["data"]
+    data, heads = CommentedMap(), CommentedMap()
+    column = max(len(f"  {key}: {value} ".replace("'", "")) for key, value in written.items())
+    for key, value in written.items():
+        data[key] = _flow(value)
+        data.yaml_add_eol_comment(about[key], key, column=column)
+    for name, head in recipe["heads"].items():
+        heads[name] = _flow(head)
+        comment = _label_counts(report["labels"][name], several="columns" in head or "kind" in head)
+        heads.yaml_set_comment_before_after_key(name, before=comment, indent=2)
+    document = CommentedMap({"name": _flow(recipe["name"]), "data": data, "heads": heads})
     if "teacher" in recipe:
-        lines.append(f"teacher: {_flow(recipe['teacher'])}")
-    return "\n".join([*lines, *(f"# {' '.join(note.split())}" for note in notes)]) + "\n"
+        document["teacher"] = _flow(recipe["teacher"])
+    else:
+        default = Recipe.model_fields["teacher"].default.encoder
+        notes = [f"teacher: {{encoder: {default}}}   (the default)", *notes]
+    yaml = YAML()
+    yaml.width = 1_000_000
+    yaml.dump(document, stream := io.StringIO())
+    return stream.getvalue() + "".join(f"# {_printable(note)}\n" for note in notes)
 
 
-def _flow(value: Any) -> str:
-    """A value as YAML on one line; words that some reader takes for something else are quoted."""
+def _label_counts(labels: Mapping[str, Mapping[str, int]], *, several: bool) -> str:
+    """A comment on a head: the number of its labels, and the texts with each of the most frequent."""
+    counts = Counter({label: sum(texts.values()) for label, texts in labels.items()})
+    first = ", ".join(f"{label} {count:,}" for label, count in counts.most_common(SHOWN))
+    others = f", {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+    kind = "any number per text" if several else "one per text"
+    hint = " (add `none: none` if none means that no label applies)" if several and "none" in labels else ""
+    return _printable(f"{len(counts)} labels, {kind}. Texts: {first}{others}{hint}")
+
+
+def _printable(text: str) -> str:
+    """The text on one line, without characters that a YAML comment may not contain."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _flow(value: Any) -> Any:
+    """A value for ruamel.yaml that is written on one line. Words that older readers misread are quoted."""
+    if isinstance(value, str):
+        quote = not value.isprintable() or value.lower() in YAML_1_1_WORDS
+        return DoubleQuotedScalarString(value) if quote else value
+    node: CommentedMap | CommentedSeq
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(k)}: {_flow(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    plain = re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_ ./@-]*(?<! )", value)
-    if plain and value.lower() not in ("true", "false", "null", "yes", "no", "on", "off", "y", "n", "."):
-        return str(value)
-    return "." if value == "." else json.dumps(value, ensure_ascii=False)
+        node = CommentedMap({_flow(key): _flow(part) for key, part in value.items()})
+    elif isinstance(value, list):
+        node = CommentedSeq([_flow(part) for part in value])
+    else:
+        return value
+    node.fa.set_flow_style()
+    return node

@@ -1,8 +1,8 @@
-"""Sources: rows out of csv, tsv, jsonl, parquet, txt, folders and the hub, always streamed.
+"""Sources: rows from csv, tsv, jsonl, txt, class folders, parquet, saved data sets and the hub.
 
-`datasets` reads every format; a second pass over a CSV's structure gives the line of each row and
-finds ragged rows, which its reader would fill up or cut in silence. CSV cells stay strings, class
-indices become their names, bytes that are no UTF-8 become `MARK`, and a blank line is no row.
+All rows are streamed. Text formats are read here with the standard library, in one pass that knows the
+line of every row. `datasets` reads parquet, saved data sets and the hub. CSV cells stay strings, class
+indices become their names, bytes that are not UTF-8 become `MARK`, and blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -15,71 +15,76 @@ import glob
 import hashlib
 import itertools
 import json
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import datasets
 import pyarrow as pa
 
 from distill.recipe.data_section import Hub, near
 
-MARK = "\ufdd0"  # a code point that Unicode keeps out of texts: stands for an undecodable byte
+MARK = "\ufdd0"  # in place of an undecodable byte; a code point that no text may contain
+NUL = "\ufdd1"  # in place of a NUL character, which `csv` refuses in Python 3.10
 READABLE = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt", "a folder of .txt files")
-BATCH = 1000  # rows held at a time
+BATCH = 1000  # rows of a table in memory at a time
+SEPARATORS = {".csv": ",;\t", ".tsv": "\t"}  # spreadsheets of many countries write semicolons
+EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n\0])"?[\r\n]*', re.IGNORECASE)
 
 codecs.register_error("tinyheads.mark", lambda error: (MARK, getattr(error, "end", 0)))
-csv.field_size_limit(2**31 - 1)  # by default 128 KiB, less than `max_text_bytes`
+csv.field_size_limit(2**31 - 1)  # the default is 128 KiB, less than `max_text_bytes`
 
 
 class DataError(Exception):
-    """Faults in the data, one a line: `where: what is wrong, what was expected (what to do)`."""
+    """Errors in the data, one a line: `where: what is wrong, what was expected (what to do)`."""
 
     exit_code = 2
 
 
 class Row(NamedTuple):
-    """A row and where it stands: the line of the file, or "row N" where there are no lines."""
+    """A row and its place: the line of the file, or "row N" in formats without lines."""
 
     file: str
     place: int | str
-    cells: tuple[Any, ...]
+    cells: tuple[object, ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its name for messages, its columns, and how to read some of them."""
+    """An opened source: its name in messages, its columns, and a function that reads some of them."""
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[list[str]], Iterator[Row]]
+    read: Callable[[Sequence[str]], Iterator[Row]]
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """The rows with the cells of `columns` in that order, streamed; DataError if it cannot."""
+        """The rows, streamed, with the cells of `columns` in that order.
+
+        Raises:
+            DataError: A column is missing, or the source cannot be read.
+        """
         if missing := [column for column in columns if column not in self.columns]:
-            there = f"the columns there are: {', '.join(map(repr, self.columns))}"
-            lines = [f"no column {c!r}{near(c, self.columns)}, {there}" for c in missing]
-            raise DataError("\n".join(f"{self.name}: {line}" for line in lines))
-        once = list(dict.fromkeys(columns))  # two heads may share a column
-        order = [once.index(column) for column in columns]
-        for file, place, cells in self.read(once):
-            yield Row(file, place, tuple(cells[i] for i in order))
+            known = f"the columns are: {', '.join(map(repr, self.columns))}"
+            lines = [f"{self.name}: no column {c!r}{near(c, self.columns)}, {known}" for c in missing]
+            raise DataError("\n".join(lines))
+        return self.read(columns)
 
 
 def open_source(source: str | Hub, root: Path, *, text: str = "text", role: str = "train") -> Source:
     """An opened source.
 
     Args:
-        source: A path relative to `root`, or a data set on the hub. A `DatasetDict` on disk is
-            `folder#split`; without `#split` its only split, or the one named like `role`.
+        source: A path relative to `root`, or a data set on the hub. `folder#split` is a split of a
+            saved `DatasetDict`. Without `#split` its only split is read, or the one named `role`.
         root: The folder that paths are relative to.
-        text: The column that texts of .txt files make.
+        text: Name of the text column of .txt files.
         role: train, validation, test or unlabeled.
 
     Raises:
-        DataError: If it is missing, empty, or of no format that can be read.
+        DataError: The source is missing or empty, or its format is unknown.
     """
     if isinstance(source, Hub):
         which = {"split": source.split, "revision": source.revision, "streaming": True}
@@ -99,17 +104,14 @@ def open_source(source: str | Hub, root: Path, *, text: str = "text", role: str 
     if not start.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{source}: is empty, expected rows of text")
     if ending == ".parquet":
-        return _tables(source, lambda: _load("parquet", path))
+        return _tables(source, lambda: _parquet(path))
     if ending == ".txt":
         return _texts(source, [path], text, labelled=False)
-    if ending in (".jsonl", ".json"):
-        return _json(source, path)
-    marks = "\t" if ending == ".tsv" else ",;\t"  # spreadsheets of many countries write semicolons
-    return _csv(source, path, next((m for m in marks if len(next(_records(path, m))[1]) > 1), marks[0]))
+    return _csv(source, path, SEPARATORS[ending]) if ending in SEPARATORS else _json(source, path)
 
 
 def fingerprint(source: str | Hub, root: Path) -> str:
-    """The sha256 of a source's content: of its files, or of its name and revision on the hub."""
+    """The sha256 of the content of a source: of its files, or of the name and revision on the hub."""
     if isinstance(source, Hub):
         return hashlib.sha256(source.model_dump_json().encode()).hexdigest()
     path, split = _locate(source, root)
@@ -130,90 +132,77 @@ def _locate(source: str, root: Path) -> tuple[Path, str | None]:
     if not path.exists() and hash_mark and (root / folder).is_dir():
         path, split = root / folder, name
     if not path.exists():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{source}: no such file or folder in {root}{near(path.name, there)}")
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{source}: no such file or folder in {root}{near(path.name, names)}")
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{source}: is not a regular file, expected a file or a folder")
     return path, split
 
 
-def _load(kind: str, path: Path, **options: Any) -> Any:
-    """A streamed data set of one file; its loader leaves nothing in ~/.cache."""
-    if kind != "parquet":
-        options = {"encoding": "utf-8-sig", "encoding_errors": "tinyheads.mark", **options}
-    file = glob.escape(str(path.resolve()))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        return datasets.load_dataset(
-            kind, data_files=file, split="train", streaming=True, cache_dir=cache, **options
-        )
+def _open(path: Path, newline: str | None = None) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="tinyheads.mark", newline=newline)
 
 
-def _stream(dataset: Any) -> Iterator[pa.Table]:
-    yield from dataset.with_format("arrow").iter(batch_size=BATCH)
+def _csv(name: str, path: Path, separators: str) -> Source:
+    with _open(path) as file:
+        excel = EXCEL_SEPARATOR.fullmatch(file.readline(100))
 
+    def records(separator: str) -> Iterator[tuple[int, list[str]]]:
+        return itertools.islice(_records(name, path, separator), 1 if excel else 0, None)
 
-def _csv(name: str, path: Path, separator: str) -> Source:
-    header = tuple(next(_records(path, separator))[1])
+    separators = excel[1] if excel else separators
+    separator = next((s for s in separators if len(next(records(s), (1, [""]))[1]) > 1), separators[0])
+    line, header = next(records(separator), (1, [""]))
     if any(MARK in column for column in header):
-        raise DataError(f"{name}:1: the header is not UTF-8 (save the file as UTF-8)")
-    if len(set(header)) < len(header):
-        raise DataError(f"{name}:1: two columns have one name: {', '.join(header)} (rename one)")
+        raise DataError(f"{name}:{line}: the header is not UTF-8 (save the file as UTF-8)")
+    if double := [column for column in header if header.count(column) > 1]:
+        raise DataError(f"{name}:{line}: two columns have the name {double[0]!r} (rename one)")
 
-    def check(line: int, cells: Sequence[str]) -> int:
-        if len(cells) == len(header):
-            return line
-        todo = f"quote a cell that holds {separator!r}, a line break or a quote"
-        raise DataError(f"{name}:{line}: {len(cells)} cells, expected {len(header)} ({todo})")
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
+        order = [header.index(column) for column in wanted]
+        for line, cells in itertools.islice(records(separator), 1, None):
+            if len(cells) != len(header):
+                todo = f"quote a cell that contains {separator!r}, a line break or a quote"
+                raise DataError(f"{name}:{line}: {len(cells)} cells, expected {len(header)} ({todo})")
+            yield Row(name, line, tuple(cells[i] for i in order))
 
-    def read(wanted: list[str]) -> Iterator[Row]:
-        records = _records(path, separator)
-        line, _ = next(records)
-        strings = datasets.Features({column: datasets.Value("string") for column in wanted})
-        options = {"keep_default_na": False, "na_filter": False, "usecols": wanted}
-        layout = {"sep": separator, "header": 0, "names": list(header), "index_col": False}
-        try:
-            for table in _stream(_load("csv", path, features=strings, **layout, **options)):
-                columns = [table.column(column).to_pylist() for column in wanted]
-                for cells in zip(*columns, strict=True):
-                    yield Row(name, check(*next(records)), cells)
-            if next(records, None) is not None:
-                raise ValueError("rows and lines do not match")
-        except (ValueError, StopIteration) as error:  # pandas' ParserError is a ValueError
-            for record in records:
-                line = check(*record)
-            reason = "a quote is opened and never closed" if "EOF" in str(error) else f"{error}"
-            raise DataError(f"{name}:{line}: {reason} (write a quote in a cell twice)") from None
-
-    return Source(name, header, read)
+    return Source(name, tuple(header), read)
 
 
-def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The structure of a CSV: each record that is not blank, with the line where it starts."""
-    quoted, before = False, 0
+def _records(name: str, path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV file that are not blank, each with the line that it starts on."""
+    line, quoted, at_end, nul = 1, False, False, False
 
-    def lines(file: Iterable[str]) -> Iterator[str]:
-        nonlocal quoted
-        for line in file:
-            quoted = '"' in line
-            yield line.replace("\0", " ")  # Python 3.10 refuses it
+    def lines(file: TextIO) -> Iterator[str]:
+        nonlocal quoted, at_end, nul
+        for text in file:
+            quoted, nul = '"' in text, nul or "\0" in text
+            yield text.replace("\0", NUL)
+        at_end = True
 
-    with path.open(encoding="utf-8-sig", errors="tinyheads.mark", newline="") as file:
+    with _open(path, newline="") as file:
         reader = csv.reader(lines(file), delimiter=separator)
         for cells in reader:
+            if at_end:  # only a record with an open quote reads on after its line
+                todo = "write a quote inside a cell twice"
+                raise DataError(f"{name}:{line}: a quote in one of the cells is never closed ({todo})")
+            if nul:
+                cells = [cell.replace(NUL, "\0") for cell in cells]
             if len(cells) > 1 or (cells and (quoted or cells[0].strip(" \t"))):
-                yield before + 1, cells
-            before = reader.line_num
+                yield line, cells
+            line = reader.line_num + 1
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file that are not blank, numbered."""
-    numbers = itertools.count(1)
-    for table in _stream(_load("text", path, chunksize=1 << 20)):
-        for line, number in zip(table.column("text").to_pylist(), numbers, strict=False):
-            if line and not line.isspace():
-                yield number, line
+    """The lines of a file that are not blank, with their numbers."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.isspace():
+                yield number, line.removesuffix("\n")
 
 
 def _texts(name: str, files: list[Path], text: str, *, labelled: bool) -> Source:
-    def read(wanted: list[str]) -> Iterator[Row]:
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
         for file in files:
             where = f"{name}/{file.name}" if labelled else name
             for number, line in _lines(file):
@@ -223,48 +212,61 @@ def _texts(name: str, files: list[Path], text: str, *, labelled: bool) -> Source
 
 
 def _json(name: str, path: Path) -> Source:
-    def objects() -> Iterator[tuple[int, dict[str, Any]]]:
+    def objects() -> Iterator[tuple[int, dict[str, object]]]:
         for line, content in _lines(path):
             try:
                 row = json.loads(content, parse_constant=lambda _: None)
                 if not isinstance(row, dict):
                     raise ValueError(f"a {type(row).__name__}")
-            except ValueError as error:
-                raise DataError(f"{name}:{line}: is no JSON object: {error} ({todo})") from None
+            except (ValueError, RecursionError) as error:
+                todo = 'write one object a line, such as {"text": "...", "label": "..."}'
+                raise DataError(f"{name}:{line}: is not a JSON object: {error} ({todo})") from None
             yield line, row
 
-    def read(wanted: list[str]) -> Iterator[Row]:
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
         return (Row(name, line, tuple(row.get(column) for column in wanted)) for line, row in objects())
 
-    todo = 'write one object a line, as in {"text": "...", "label": "..."}'
-    first = itertools.islice(objects(), BATCH)  # a key that comes up only later is not known
-    return Source(name, tuple(dict.fromkeys(key for _, row in first for key in row)), read)
+    # the whole file is read for its keys, because the first label of a head may come late
+    return Source(name, tuple(dict.fromkeys(key for _, row in objects() for key in row)), read)
+
+
+def _parquet(path: Path) -> Any:
+    """The streamed data set of a file. The loader writes nothing to ~/.cache."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        file = glob.escape(str(path.resolve()))
+        return datasets.load_dataset(
+            "parquet", data_files=file, split="train", streaming=True, cache_dir=cache
+        )
 
 
 def _tables(name: str, load: Callable[[], Any]) -> Source:
-    """A source of typed columns."""
+    """A source of typed columns, which `load` opens as a data set of `datasets`."""
 
-    def read(wanted: list[str]) -> Iterator[Row]:
+    def stream(dataset: Any) -> Iterator[pa.Table]:
+        yield from dataset.with_format("arrow").iter(batch_size=BATCH)
+
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
         number = itertools.count(1)
         with _readable(name):
-            dataset = load().select_columns(wanted)
+            dataset = load().select_columns(list(dict.fromkeys(wanted)))  # two heads may share a column
             features = dataset.features or {}
-            for table in _stream(dataset):
-                columns = [_values(table.column(c), features.get(c)) for c in wanted]
-                for cells in zip(*columns, strict=True):
+            for table in stream(dataset):
+                columns = {c: _values(table.column(c), features.get(c)) for c in table.column_names}
+                for cells in zip(*(columns[c] for c in wanted), strict=True):
                     yield Row(name, f"row {next(number)}", cells)
 
     with _readable(name):
         dataset = load()
-        columns = dataset.column_names or next(_stream(dataset)).column_names
+        columns = dataset.column_names or next(stream(dataset)).column_names
     return Source(name, tuple(columns), read)
 
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
+    """Raises what goes wrong in Arrow, the hub and its HTTP client, with no common base, as DataError."""
     try:
         yield
-    except Exception as error:  # of Arrow, of the hub and its HTTP client: no common ancestor
+    except Exception as error:
         what = "hub unreachable or no such data" if name.startswith("hub ") else "cannot be read"
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DataError(f"{name}: {what}: {reason} (check it, or give a local file)") from error
@@ -277,22 +279,22 @@ def _saved(name: str, path: Path, split: str | None, role: str) -> Source:
         splits = list(dataset)
         split = split or (splits[0] if len(splits) == 1 else role)
         if split not in splits:
-            there = f"the splits there are: {', '.join(splits)} (write {path.name}#{splits[0]})"
-            raise DataError(f"{name}: no split {split!r}{near(split, splits)}, {there}")
+            known = f"the splits are: {', '.join(splits)} (write {path.name}#{splits[0]})"
+            raise DataError(f"{name}: no split {split!r}{near(split, splits)}, {known}")
         dataset = dataset[split]
     return _tables(name, lambda: dataset)
 
 
-def _values(column: Any, feature: Any) -> list[Any]:
-    """The cells of an Arrow column; class indices by their names, bytes as text."""
+def _values(column: pa.ChunkedArray, feature: Any) -> list[object]:
+    """The cells of an Arrow column, with class indices as names and bytes as text."""
     try:
-        cells: list[Any] = column.to_pylist()
+        cells = column.to_pylist()
     except UnicodeDecodeError:
         cells = column.cast(pa.large_binary()).to_pylist()
     return [_value(cell, feature) for cell in cells]
 
 
-def _value(cell: Any, feature: Any) -> Any:
+def _value(cell: Any, feature: Any) -> object:
     if isinstance(cell, bytes):
         return cell.decode("utf-8", "tinyheads.mark")
     if isinstance(cell, list):

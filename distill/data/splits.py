@@ -1,8 +1,8 @@
-"""The labelled splits: which text stands in which, and what heads their labels make.
+"""Splits: which text is in which split, and the heads that the labels make.
 
-A split that is a fraction is a seeded, stratified part of train, the same for the same file and
-seed. Rows with the same text stay together, and the first two texts of each label stay in train.
-Works on rows in memory and writes nothing; what is wrong comes back as lines for `data` to raise.
+A split that is a fraction is a seeded, stratified sample of train. The same rows and seed give the same
+sample. Rows with equal texts stay together, and the first two texts of each label stay in train. This
+module works on rows in memory and writes nothing. Errors are returned as lines, for `prepare` to raise.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
 from distill.recipe.schema import Recipe
 
 SPLITS = ("train", "validation", "test")
-PRIORITY = ("test", "validation", "train")  # the first to hold a text or an id keeps it
-FIRST = 10  # faults of a kind that the report shows
+PRIORITY = ("test", "validation", "train")  # a text or id in several splits stays in the first of these
+FIRST = 10  # rows of a kind that data_report.json lists
+EXCERPT = 80  # characters of a row that are shown
 
-Labels = tuple[tuple[str, ...] | None, ...]  # per head those that apply; None is not labelled
-Tally = dict[str, Counter[str | None]]  # of a head: by split, texts of each label; None: labelled
+Labels = tuple[tuple[str, ...] | None, ...]  # the labels that apply, by head; None where unlabelled
+LabelCounts = dict[
+    str, Counter[str | None]
+]  # of one head: texts by split and label; None counts labelled texts
 
 
 @dataclass(frozen=True)
 class Text:
-    """A sound row: its text, its labels in each head, and where it stands."""
+    """A valid row: its text, its labels by head, and its file and place."""
 
     text: str
     labels: Labels
@@ -36,35 +39,50 @@ class Text:
     place: int | str
 
 
-@dataclass
-class Faults:
-    """Counts of rows at fault by kind, with the first of each."""
+class ListedRow(TypedDict):
+    """A row in data_report.json. `line` is "row N" in formats without lines."""
 
-    kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    file: str
+    line: int | str
+    excerpt: str
+
+
+class RowKind(TypedDict):
+    """The rows of one kind in data_report.json: how many, and the first of them."""
+
+    count: int
+    first: list[ListedRow]
+
+
+@dataclass
+class RowIssues:
+    """Rows that were dropped or moved, counted by kind, with the first rows of each kind."""
+
+    kinds: dict[str, RowKind] = field(default_factory=dict)
 
     def add(self, kind: str, file: str, place: int | str, excerpt: str) -> None:
-        """Count a row, and keep where it stands if it is among the first."""
+        """Count a row, and list it if it is among the first of its kind."""
         entry = self.kinds.setdefault(kind, {"count": 0, "first": []})
         entry["count"] += 1
         if entry["count"] <= FIRST:
-            excerpt = excerpt if len(excerpt) <= 80 else excerpt[:79] + "…"
+            excerpt = excerpt if len(excerpt) <= EXCERPT else excerpt[: EXCERPT - 1] + "…"
             excerpt = excerpt.encode("utf-8", "replace").decode()
             entry["first"].append({"file": file, "line": place, "excerpt": excerpt})
 
     def counts(self) -> Counter[str]:
-        """The number of rows of each kind."""
+        """The number of rows by kind."""
         return Counter({kind: entry["count"] for kind, entry in self.kinds.items()})
 
-    def tell(self, what: str) -> None:
-        """Print one line of each kind on stderr."""
+    def log(self, what: str) -> None:
+        """Print one line a kind on stderr, which begins with `what` happened to the rows."""
         for kind, entry in self.kinds.items():
             first = entry["first"][0]
             place = f"{first['file']}:{first['line']}: {first['excerpt']!r}"
             print(f"data: {what} {entry['count']} row(s): {kind}; first {place}", file=sys.stderr)
 
 
-def keep_once(splits: dict[str, list[Text]], leaked: Faults) -> None:
-    """Keep a text that stands in two splits only in test, or else in validation."""
+def remove_leaks(splits: dict[str, list[Text]], leaked: RowIssues) -> None:
+    """Remove a text from train if it is in validation or test, and from validation if it is in test."""
     seen: dict[str, str] = {}
     for split in PRIORITY:
         kept = []
@@ -77,8 +95,8 @@ def keep_once(splits: dict[str, list[Text]], leaked: Faults) -> None:
         splits[split] = kept
 
 
-def draw(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
-    """Draw the splits that are fractions from train, first test, then validation."""
+def sample_fractions(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
+    """Move the splits that are fractions out of train, first test, then validation."""
     size = len({item.text for item in splits["train"]})
     for split in ("test", "validation"):
         source = getattr(recipe.data, split)
@@ -86,9 +104,9 @@ def draw(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
             train = splits["train"]
             texts, labels = [item.text for item in train], [item.labels for item in train]
             seed = f"{recipe.seed} {split}"
-            drawn = set(stratified(texts, labels, source.fraction, seed, of=size))
-            splits[split] = [item for row, item in enumerate(train) if row in drawn]
-            splits["train"] = [item for row, item in enumerate(train) if row not in drawn]
+            sample = set(stratified(texts, labels, source.fraction, seed, of=size))
+            splits[split] = [item for row, item in enumerate(train) if row in sample]
+            splits["train"] = [item for row, item in enumerate(train) if row not in sample]
 
 
 def stratified(
@@ -99,18 +117,18 @@ def stratified(
     *,
     of: int | None = None,
 ) -> list[int]:
-    """The rows of a stratified part, in ascending order.
+    """The rows of a stratified sample, in ascending order.
 
-    The unique texts are sorted by their labels in all heads and then at random, and evenly spaced
-    ones are taken: each class of the first head is within one of its share, as far as the two
-    texts kept back of every label allow, and the other heads follow within its classes.
+    The unique texts are sorted by their labels in all heads, then at random, and the sample takes evenly
+    spaced ones. The size of each class of the first head is within one of its share, unless the two texts
+    that are kept back of every label prevent it. Within these classes the other heads are stratified too.
 
     Args:
         texts: The text of each row.
-        labels: The labels of each row, for each head.
-        fraction: Share of the unique texts to take.
-        seed: What the random order depends on.
-        of: Number of unique texts that `fraction` is a share of; by default all there are.
+        labels: The labels of each row.
+        fraction: Share of the unique texts to sample.
+        seed: Seed of the random order.
+        of: Number of unique texts that `fraction` refers to. The default is the number in `texts`.
     """
     rows: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
@@ -152,9 +170,9 @@ def _first_two(rows: Mapping[str, Sequence[int]], labels: Sequence[Labels]) -> s
     return kept
 
 
-def tally(recipe: Recipe, splits: Mapping[str, Sequence[Text]]) -> list[Tally]:
-    """For each head and split, how many texts have each label, and under None any or none."""
-    counts: list[Tally] = [{split: Counter() for split in SPLITS} for _ in recipe.heads]
+def count_labels(recipe: Recipe, splits: Mapping[str, Sequence[Text]]) -> list[LabelCounts]:
+    """By head and split, the number of texts with each label, and under None of labelled texts."""
+    counts: list[LabelCounts] = [{split: Counter() for split in SPLITS} for _ in recipe.heads]
     for split, items in splits.items():
         for item in items:
             for count, labels in zip(counts, item.labels, strict=True):
@@ -163,12 +181,12 @@ def tally(recipe: Recipe, splits: Mapping[str, Sequence[Text]]) -> list[Tally]:
     return counts
 
 
-def heads_of(
-    recipe: Recipe, splits: Mapping[str, Sequence[Text]], counts: Sequence[Tally]
+def make_heads(
+    recipe: Recipe, splits: Mapping[str, Sequence[Text]], counts: Sequence[LabelCounts]
 ) -> tuple[tuple[Head, ...], list[str]]:
-    """The heads with their labels in order, and every fault of the labels, a line each."""
+    """The heads with their labels in order, and all errors of the labels, a line each."""
     lines = [
-        f"data.{split}: no rows are left in it, expected labelled texts "
+        f"data.{split}: no rows are left, expected labelled texts "
         "(give more texts, another fraction or a file)"
         for split in SPLITS
         if not splits[split]
@@ -176,30 +194,32 @@ def heads_of(
     heads = []
     for index, (name, head) in enumerate(recipe.heads.items()):
         count = counts[index]
-        found = sorted(label for label in count["train"] if label is not None)
-        labels = head.labels or head.columns or tuple(found)
+        present = sorted(label for label in count["train"] if label is not None)
+        labels = head.labels or head.columns or tuple(present)
         for split in SPLITS:
             if splits[split] and not count[split][None]:
                 lines.append(f"head {name!r}: no text of {split} is labelled, expected some")
         if len(set(labels)) < len(labels):
             lines.append(f"head {name!r}: a label is listed twice: {', '.join(labels)}")
         if head.columns and head.labels and set(head.columns) != set(head.labels):
-            lines.append(f"head {name!r}: `labels` must be the names in `columns`, or left out")
+            lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")
         elif count["train"][None]:
             for split in ("validation", "test"):
                 for label in sorted({x for x in count[split] if x is not None} - {*labels}):
                     first = next(t for t in splits[split] if label in (t.labels[index] or ()))
                     lines.append(
-                        f"{first.file}:{first.place}: head {name!r}: label {label!r} stands in "
-                        f"{split} but not in train (add texts of it to train, or take it out)"
+                        f"{first.file}:{first.place}: head {name!r}: label {label!r} is in {split} "
+                        "but not in train (add texts of it to train, or remove it)"
                     )
-            lines += _useless(name, head, labels, count["train"])
+            lines += _label_errors(name, head, labels, count["train"])
         heads.append(Head(name, head.kind, tuple(labels), head.weight))
     return tuple(heads), lines
 
 
-def _useless(name: str, head: HeadRecipe, labels: Sequence[str], train: Counter[str | None]) -> list[str]:
-    """What training cannot learn from the labels of a head, a line each."""
+def _label_errors(
+    name: str, head: HeadRecipe, labels: Sequence[str], train: Counter[str | None]
+) -> list[str]:
+    """The reasons why a head cannot be trained on its labels in train, a line each."""
     present = [label for label in labels if train[label]]
     if head.kind == "single_label" and len(present) < 2:
         return [
@@ -212,7 +232,7 @@ def _useless(name: str, head: HeadRecipe, labels: Sequence[str], train: Counter[
             word = "always" if share else "never"
             return [f"head {name!r}: its one label {word} applies in train, expected both"]
     if head.kind == "multi_label" and (head.labels or head.columns):
-        return []  # a label that was asked for by name may never apply
+        return []  # a label that the recipe names may never apply
     todo = "add texts of it, or empty its cells, which leaves them unlabelled"
     return [
         f"head {name!r}: label {label!r} has {train[label]} text(s) in train, expected 2 ({todo})"

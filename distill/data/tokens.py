@@ -1,7 +1,7 @@
-"""Texts as token ids, and the batches they are read in.
+"""Token ids of texts, and batches of them.
 
-All ids lie in one flat memory-mapped column, so that a batch is one gather, without Python a row, and
-a transfer set of millions of texts costs no memory. Batches hold texts of like length.
+The ids of all texts are one flat array, which may be memory-mapped: a batch is one gather, and a transfer
+set of millions of texts needs little memory. Batches group texts of similar length.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Array = NDArray[Any]
-CHUNK = 8192  # texts in memory at once, of those on disk
-SLICE = 2_000_000  # characters that the tokeniser works on at once
+CHUNK = 8192  # texts in memory while reading from disk
+SLICE = 2_000_000  # characters that are tokenised at once
 
 
 class Tokens:
-    """Token ids of many texts: `ids` flat, text i at `ids[offsets[i]:offsets[i + 1]]`."""
+    """Token ids of many texts.
+
+    Attributes:
+        ids: The ids of all texts, int32 `[tokens]`.
+        offsets: int64 `[texts + 1]`. Text i is `ids[offsets[i]:offsets[i + 1]]`.
+        lengths: Number of tokens of each text, int64 `[texts]`.
+        pad: The id that fills a batch up.
+    """
 
     def __init__(self, ids: Array, offsets: Array, pad: int) -> None:
         self.ids, self.offsets, self.pad = ids, offsets, pad
@@ -39,7 +46,7 @@ class Tokens:
 
 
 class TextTokenizer:
-    """The fast tokeniser of a Hugging Face tokenizer, cutting texts at `max_length` tokens."""
+    """The fast backend of a Hugging Face tokenizer. Texts are truncated to `max_length` tokens."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -51,19 +58,19 @@ class TextTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """The tokens of texts, in memory."""
-        # the tokeniser holds all of a batch's texts in full, also what is cut off
+        # in slices, because the backend keeps whole texts in memory, including what it truncates
         rows = [encoding.ids for some in _slices(texts) for encoding in self.backend.encode_batch_fast(some)]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         ids = np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1]))
         return Tokens(ids, offsets, self.pad)
 
     def unknown_share(self, tokens: Tokens) -> float:
-        """The share of tokens, special ones aside, that stand for what the vocabulary cannot spell."""
+        """The share of unknown tokens among all but the special tokens."""
         special = self.backend.num_special_tokens_to_add(is_pair=False) * len(tokens)
         return float((tokens.ids == self.unknown).sum() / max(1, len(tokens.ids) - special))
 
     def to_disk(self, chunks: Iterable[Sequence[str]], path: Path) -> Tokens:
-        """The tokens of texts given in chunks, their ids memory-mapped from `path`."""
+        """The tokens of texts that come in chunks. The ids are written to `path` and memory-mapped."""
         lengths = []
         with path.open("wb") as file:
             for texts in chunks:
@@ -75,13 +82,13 @@ class TextTokenizer:
 
 
 def chunks(texts: Sequence[str] | Any, size: int = CHUNK) -> Iterable[Sequence[str]]:
-    """A sequence of texts (or a column of a data set on disk) in slices of `size`."""
+    """Slices of `size` texts of a sequence, or of a column of a data set on disk."""
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
 
 
 def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
-    """Texts in lists of at most SLICE characters, or one text."""
+    """Lists of texts of at most SLICE characters together, or of one longer text."""
     some: list[str] = []
     size = 0
     for text in texts:
@@ -95,16 +102,16 @@ def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
 
 
 def shuffled_batches(lengths: Array, size: int, seed: int, epoch: int) -> list[Array]:
-    """An epoch's batches of row numbers, each of like lengths, in an order that (seed, epoch) fixes.
+    """The batches of an epoch, each an array of row numbers, in an order that depends on seed and epoch.
 
-    Rows are shuffled, sorted by length within pools of 50 batches, and the batches shuffled: padding
-    stays low and every epoch mixes anew.
+    Rows are shuffled, sorted by length within pools of 50 batches, and the batches are shuffled. Padding
+    stays low, and every epoch has other batches.
 
     Args:
-        lengths: Of every row.
-        size: Rows a batch.
-        seed: Of the order.
-        epoch: Likewise.
+        lengths: Number of tokens of each row.
+        size: Number of rows in a batch.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
     """
     random = np.random.default_rng([seed, epoch])
     rows = random.permutation(len(lengths))
@@ -117,7 +124,15 @@ def shuffled_batches(lengths: Array, size: int, seed: int, epoch: int) -> list[A
 
 
 def length_sorted_batches(lengths: Array, tokens: int) -> list[Array]:
-    """Batches of row numbers for inference, longest first, each of at most `tokens` padded tokens."""
+    """Batches for inference, each an array of row numbers.
+
+    Args:
+        lengths: Number of tokens of each row.
+        tokens: The most tokens in a batch, with padding. A longer row is a batch by itself.
+
+    Returns:
+        The batches, longest rows first.
+    """
     rows = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(rows):

@@ -1,60 +1,122 @@
-"""Reading a recipe from YAML: overrides, near-miss suggestions, all faults at once, one a line."""
+"""Recipes from YAML: read a file, apply overrides, validate. All errors are reported together, one a line."""
 
 from __future__ import annotations
 
-import re
+import io
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import CollectionNode, Node
 
 from distill.recipe.data_section import HeadRecipe, RecipeError, near
 from distill.recipe.schema import Job, Pretraining, Recipe
 
+MAX_BYTES = 250_000  # size of a recipe file
+MAX_VALUES = 100_000  # values in a recipe after aliases are expanded
+
 Kind = TypeVar("Kind", bound=Job)
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 100
 
 
 def load_recipe(
     path: str | Path, *, data_root: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The recipe of a YAML file, with `overrides` ("student.epochs=20") applied.
+    """The recipe in a YAML file, with `overrides` such as "student.epochs=20" applied.
 
     Args:
         path: The YAML file.
-        data_root: Folder that data paths are relative to; by default `data.root` of the recipe,
-            itself relative to the recipe's folder.
-        overrides: `KEY=VALUE`, the key dotted, the value YAML.
+        data_root: Folder that data paths are relative to. The default is `data.root` of the recipe,
+            which is itself relative to the recipe's folder.
+        overrides: `KEY=VALUE` strings. The key is dotted and the value is YAML.
 
     Raises:
-        RecipeError: With every fault found, one a line.
+        RecipeError: The file cannot be read or the recipe is invalid. Every error is a line of its own.
     """
-    return _parsed(_raw(Path(path), data_root, overrides), Recipe, str(path))
+    return _validated(_raw(Path(path), data_root, overrides), Recipe, str(path))
 
 
 def load_pretraining(
     path: str | Path, *, data_root: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Pretraining:
-    """The recipe of a pretraining; see `load_recipe`."""
-    return _parsed(_raw(Path(path), data_root, overrides), Pretraining, str(path))
+    """The pretraining recipe in a YAML file. Arguments and errors are those of `load_recipe`."""
+    return _validated(_raw(Path(path), data_root, overrides), Pretraining, str(path))
 
 
 def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """The recipe of plain values; see `load_recipe`."""
-    return _parsed(raw, Recipe, where)
+    """The recipe described by a mapping.
+
+    Args:
+        raw: Sections and settings, as `load_yaml` returns them.
+        where: Name of the recipe in error messages.
+
+    Raises:
+        RecipeError: The recipe is invalid. Every error is a line of its own.
+    """
+    return _validated(raw, Recipe, where)
+
+
+def load_yaml(text: str, where: str = "YAML") -> Any:
+    """The value of a YAML 1.2 document, made of dicts, lists, strings, numbers, booleans and None.
+
+    Args:
+        text: The document.
+        where: Name of the document in error messages.
+
+    Raises:
+        RecipeError: The text is not YAML, has a duplicate key, or is too deeply nested or too large.
+    """
+    try:
+        yaml = YAML(typ="safe", pure=True)
+        if (node := yaml.compose(text)) is None:
+            return None
+        if _size(node, {}) > MAX_VALUES:
+            raise RecipeError(f"{where}: has over {MAX_VALUES} values, expected a recipe (use fewer aliases)")
+        return yaml.constructor.construct_document(node)
+    except RecursionError:
+        raise RecipeError(f"{where}: is nested too deeply, expected a recipe of a few levels") from None
+    except (YAMLError, ValueError, LookupError, ArithmeticError) as error:  # 2020-13-45 is a ValueError
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark and "\n" in text else where
+        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
+        if isinstance(error, DuplicateKeyError):
+            raise RecipeError(f"{place}: {problem.partition(' with value')[0]} (remove one)") from None
+        raise RecipeError(f"{place}: is not YAML: {problem}") from None
+
+
+def dump_yaml(value: object) -> str:
+    """A value as a YAML 1.2 document that `load_yaml` reads back, keys in the given order."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
+    yaml.allow_unicode = False  # written as it is, U+0085 would read back as a space
+    yaml.width = 1000
+    yaml.dump(value, stream := io.StringIO())
+    return stream.getvalue()
+
+
+def _size(node: Node, sizes: dict[int, int]) -> int:
+    """The number of values below a node, where an alias counts as all that it stands for."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MAX_VALUES + 1  # what a node that contains itself adds
+        children = node.value if isinstance(node, CollectionNode) else ()
+        flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in flat)
+    return sizes[id(node)]
 
 
 def _raw(path: Path, data_root: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise RecipeError(f"{path}: cannot be read: {reason} (give a recipe file)") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    raw = load_yaml(_text(path), str(path))
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: must be a mapping of settings, got {type(raw).__name__}")
+        what = "is empty" if raw is None else f"is a {type(raw).__name__}"
+        raise RecipeError(f"{path}: {what}, expected a mapping of settings")
     for override in overrides:
         _override(raw, override)
     data = raw.get("data")
@@ -64,34 +126,51 @@ def _raw(path: Path, data_root: str | Path | None, overrides: Sequence[str]) -> 
     return raw
 
 
-def _parsed(raw: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise RecipeError(f"{path}: is not a regular file, expected a YAML file")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(f"{path}: has over {MAX_BYTES} bytes, expected a recipe")
+        return content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise RecipeError(f"{path}: cannot be read: {reason} (give a recipe in a UTF-8 YAML file)") from None
+
+
+def _validated(raw: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_fault(where, fault, kind) for fault in error.errors())
+        lines = dict.fromkeys(_message(where, details, kind) for details in error.errors())
         raise RecipeError("\n".join(lines)) from None
 
 
-def _fault(where: str, fault: Any, kind: type[Job]) -> str:
-    in_data = fault["loc"][:1] == ("data",)  # where a source's form is a step of its own
-    loc = [str(p) for p in fault["loc"] if not (in_data and p in ("str", "Hub", "Fraction"))]
-    key, got, context = ".".join(loc), fault["input"], fault.get("ctx", {})
+def _message(where: str, details: ErrorDetails, kind: type[Job]) -> str:
+    """One line about an error that pydantic reports."""
+    # pydantic adds the form of a source as a step of its own
+    in_data = details["loc"][:1] == ("data",)
+    loc = [str(p) for p in details["loc"] if not (in_data and p in ("str", "Hub", "Fraction"))]
+    key, context = ".".join(loc), details.get("ctx", {})
     limits = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"must be {limits[k]} {v}" for k, v in context.items() if k in limits]
-    if fault["type"] == "extra_forbidden":
-        hint = near(loc[-1], _siblings(loc, kind)) or _elsewhere(loc[-1], kind)
+    if details["type"] == "extra_forbidden":
+        hint = near(loc[-1], _known_keys(loc, kind)) or _elsewhere(loc[-1], kind)
         return f"{where}: {key}: unknown key{hint}"
-    if fault["type"] == "missing":
+    if details["type"] == "missing":
         return f"{where}: {key}: is required"
-    if fault["type"] == "literal_error":
+    if details["type"] == "literal_error":
         bounds = [f"must be one of {context['expected']}"]
-    if fault["type"] == "value_error":
+    if details["type"] == "value_error":
         return f"{where}: {key + ': ' if key else ''}{context['error']}"
-    what = bounds[0] if bounds else fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{where}: {key}: {what}, got {got!r}"
+    what = bounds[0] if bounds else details["msg"][0].lower() + details["msg"][1:]
+    return f"{where}: {key}: {what}, got {_short.repr(details['input'])}"
 
 
-def _siblings(loc: Sequence[str], kind: type[Job]) -> list[str]:
+def _known_keys(loc: Sequence[str], kind: type[Job]) -> list[str]:
+    """The keys of the section that a location is in."""
     model: Any = kind
     for step in loc[:-1]:
         if step == "heads":
@@ -102,18 +181,18 @@ def _siblings(loc: Sequence[str], kind: type[Job]) -> list[str]:
 
 
 def _elsewhere(name: str, kind: type[Job]) -> str:
-    """` (did you mean SECTION.x or x?)` where other places of a recipe have a key of that name."""
+    """` (did you mean SECTION.x or x?)` if other sections have a key of that name."""
     fields = kind.model_fields
     models = {section: getattr(field.annotation, "model_fields", {}) for section, field in fields.items()}
-    found = [f"{section}.{name}" for section, keys in models.items() if name in keys]
-    found += [name] if name in fields else []
-    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
+    keys = [f"{section}.{name}" for section, known in models.items() if name in known]
+    keys += [name] if name in fields else []
+    return f" (did you mean {' or '.join(map(repr, keys))}?)" if keys else ""
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set {override!r}: expected KEY=VALUE, as in student.epochs=20")
+        raise RecipeError(f"--set {override!r}: expected KEY=VALUE, such as student.epochs=20")
     *path, last = key.split(".")
     place: Any = raw
     for step in path:
@@ -121,35 +200,5 @@ def _override(raw: dict[str, Any], override: str) -> None:
             place[step] = {}
         place = place[step]
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {override!r}: {step!r} is a value, not a section")
-    try:
-        place[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: {' '.join(str(error).split())}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's booleans and floats (`no` is a word, `1e-4` a number); a key given twice fails."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  declared so by PyYAML
-        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        merge = "tag:yaml.org,2002:merge"  # `<<`, whose keys may be given again
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true\Z|false\Z"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?\Z"),
-    list("-+.0123456789"),
-)
+            raise RecipeError(f"--set {override!r}: {step!r} is a value, expected a section")
+    place[last] = load_yaml(value, f"--set {override!r}")

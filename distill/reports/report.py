@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from distill.recipe.load import load_yaml
 from distill.reports.model_card import figure
 from distill.run import read_json, write_json, written_whole
 
@@ -48,7 +47,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     if not all(name in stages for name in needed):
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     metrics = {name: stage["metrics"] for name, stage in stages.items()}
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
     report = {
         "name": recipe["name"],
         "seed": recipe["seed"],

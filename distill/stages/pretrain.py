@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from distill.data.dataset import load_split, write_texts
 from distill.data.prepare import unlabelled
 from distill.data.sources import DataError
-from distill.data.splits import Faults
+from distill.data.splits import RowIssues
 from distill.heads import Head
 from distill.models.base import save_classifier
 from distill.models.checkpoints import shape_of
@@ -43,12 +43,12 @@ MSE = Distillation(soft_weight=1.0, loss="mse")
 
 def prepare_texts(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
     """Write the plain texts, each once, and hold some out."""
-    dropped, leaked = Faults(), Faults()
+    dropped, leaked = RowIssues(), RowIssues()
     try:
         texts = unlabelled(run.recipe.data, {}, dropped, leaked)
         total = write_texts(folder / "texts", ({"text": text} for text in texts))
     finally:
-        dropped.tell("dropped")
+        dropped.log("dropped")
         write_json(run.folder / "data_report.json", {"dropped": dropped.kinds})
     if total < 2 * HELD_OUT:
         raise DataError(

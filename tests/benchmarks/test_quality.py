@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch.nn import functional as F
 
 from distill.data.dataset import write_texts
 from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.recipe.load import dump_yaml
 
 LABELLED = {"train": (0, 1, UNLABELLED, 1), "validation": (1, 0), "test": (0, 0, 1)}
 
@@ -46,7 +46,7 @@ def run(tmp_path, tiny_encoder_folder):
         "heads": {"intent": {"column": "intent"}, "flags": {"column": "flags", "kind": "multi_label"}},
         "teacher": {"encoder": str(tiny_encoder_folder(tmp_path))},
     }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    (folder / "recipe.yaml").write_text(dump_yaml(recipe), "utf-8")
     return folder
 
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
+
+from distill.recipe.load import dump_yaml
 
 ROOT = Path(__file__).parents[2]
 MODULE = ["-m", "distill.cli.main"]
@@ -75,7 +76,7 @@ def job(tmp_path_factory, write_csv, tiny_encoder_folder) -> Path:
     write_csv(folder / "test.csv", 90, 2)
     (folder / "inbox.txt").write_text("the box is late please\nwe love the box\nrefund my order\n", "utf-8")
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(toy_recipe(teacher), sort_keys=False), "utf-8")
+    recipe.write_text(dump_yaml(toy_recipe(teacher)), "utf-8")
     return recipe
 
 

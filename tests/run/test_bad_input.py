@@ -6,9 +6,9 @@ import json
 import shutil
 
 import pytest
-import yaml
 
 from distill.cli.main import main
+from distill.recipe.load import dump_yaml, load_yaml
 
 
 @pytest.fixture
@@ -188,9 +188,9 @@ def test_unknown_stage_and_bad_override(edited, capfd):
 
 
 def test_all_faults_of_a_recipe_at_once(edited, capfd):
-    raw = yaml.safe_load(edited.read_text("utf-8"))
+    raw = load_yaml(edited.read_text("utf-8"))
     raw["student"] |= {"epochs": 0, "lr": -1}
-    edited.write_text(yaml.safe_dump(raw), "utf-8")
+    edited.write_text(dump_yaml(raw), "utf-8")
     assert main(["check", str(edited)]) == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2

@@ -5,11 +5,11 @@ import json
 import shutil
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from distill.cli.main import main
 from distill.models.base import load_classifier
+from distill.recipe.load import dump_yaml, load_yaml
 from distill.stages import train
 
 MATCH = ["--set", "match.hidden=1"]
@@ -74,7 +74,7 @@ def test_stopped_and_run_again_it_ends_alike(job, matched, copied, monkeypatch, 
 
 
 def test_a_start_is_taught_with_it(job, tmp_path, capfd):
-    teacher = yaml.safe_load(job.read_text("utf-8"))["teacher"]["encoder"]
+    teacher = load_yaml(job.read_text("utf-8"))["teacher"]["encoder"]
     recipe = tmp_path / "pretrain.yaml"
     pretraining = {
         "name": "start",
@@ -86,7 +86,7 @@ def test_a_start_is_taught_with_it(job, tmp_path, capfd):
         "precision": "no",
         "trackers": [],
     }
-    recipe.write_text(yaml.safe_dump(pretraining), "utf-8")
+    recipe.write_text(dump_yaml(pretraining), "utf-8")
     assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run")]) == 0
     figures = json.loads(capfd.readouterr().out.splitlines()[-1])["metrics"]
     assert figures["validation"]["mean"] > 0.8
@@ -118,11 +118,11 @@ def test_a_student_of_another_vocabulary_is_refused(job, copied, tiny_bert, tiny
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["parcels"] = vocabulary.pop("parcel")
     (other / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    settings = yaml.safe_load(job.read_text("utf-8"))
+    settings = load_yaml(job.read_text("utf-8"))
     settings["student"] = {"encoder": str(other), "epochs": 1}
     settings["data"]["root"] = str(job.parent)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+    recipe.write_text(dump_yaml(settings), "utf-8")
     command = ["run", str(recipe), "--out", str(copied("run")), "--to", "fit_student"]
     assert main([*command, *MATCH]) == 2
     assert "match: the student's vocabulary differs from the teacher's" in capfd.readouterr().err

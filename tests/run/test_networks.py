@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from accelerate import Accelerator
 
 from distill.cli.main import main
@@ -12,7 +11,7 @@ from distill.data.dataset import load_split
 from distill.models.base import load_classifier
 from distill.models.network_teacher import NetworkTeacher
 from distill.models.predict import predict_logits
-from distill.recipe.load import load_recipe
+from distill.recipe.load import dump_yaml, load_recipe, load_yaml
 from teachers.soft_labels import SoftLabels, text_digests
 
 
@@ -21,11 +20,11 @@ def taught_by(job, finished):
     """A function that writes the small job's recipe beside it, its teacher the named stages' networks."""
 
     def write(*stages: str, **changes):
-        settings = yaml.safe_load(job.read_text("utf-8"))
+        settings = load_yaml(job.read_text("utf-8"))
         networks = [str(finished["folder"] / "stages" / stage) for stage in stages]
         settings |= {"teacher": {"networks": networks}, **changes}
         recipe = job.parent / "networks.yaml"
-        recipe.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+        recipe.write_text(dump_yaml(settings), "utf-8")
         return recipe
 
     return write

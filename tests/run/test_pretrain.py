@@ -3,16 +3,15 @@
 import json
 
 import pytest
-import yaml
 
 from distill.cli.main import main
-from distill.recipe.load import load_pretraining
+from distill.recipe.load import dump_yaml, load_pretraining, load_yaml
 
 
 @pytest.fixture(scope="module")
 def recipe(job):
     """A pretraining on the texts of the small job, by its teacher's encoder as it is."""
-    settings = yaml.safe_load(job.read_text("utf-8"))
+    settings = load_yaml(job.read_text("utf-8"))
     pretraining = {
         "name": "start",
         "data": {"unlabeled": ["train.csv"]},
@@ -23,7 +22,7 @@ def recipe(job):
         "trackers": [],
     }
     path = job.parent / "pretrain.yaml"
-    path.write_text(yaml.safe_dump(pretraining, sort_keys=False), "utf-8")
+    path.write_text(dump_yaml(pretraining), "utf-8")
     return path
 
 

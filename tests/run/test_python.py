@@ -3,17 +3,17 @@
 import datasets
 import pandas as pd
 import pytest
-import yaml
 
 import tinyheads
 from distill.data.in_memory import write_sources
 from distill.recipe.data_section import RecipeError
+from distill.recipe.load import load_yaml
 
 
 @pytest.fixture
 def values(job):
     """The small job's recipe as a dict, its data in memory, but for the unlabelled texts."""
-    values = yaml.safe_load(job.read_text("utf-8"))
+    values = load_yaml(job.read_text("utf-8"))
     frame = pd.read_csv(job.parent / "train.csv", keep_default_na=False)
     test = datasets.Dataset.from_csv(str(job.parent / "test.csv"), keep_default_na=False)
     inbox = str(job.parent / "inbox.txt")
@@ -44,9 +44,7 @@ def test_a_class_label_keeps_its_names(tmp_path):
     features = datasets.Features(
         {"text": datasets.Value("string"), "intent": datasets.ClassLabel(names=["a", "b"])}
     )
-    rows = datasets.Dataset.from_dict(
-        {"text": ["x", "y"], "intent": [1, 0]}, features=datasets.Features(kinds)
-    )
+    rows = datasets.Dataset.from_dict({"text": ["x", "y"], "intent": [1, 0]}, features=features)
     written = write_sources({"train": rows, "test": "test.csv"}, tmp_path / "inputs")
     assert written["test"] == "test.csv" and written["train"].endswith("train.parquet")
     from distill.data.sources import open_source

@@ -78,7 +78,7 @@ def test_texts_alone(tmp_path: Path) -> None:
     assert split.column_names == ["text"] and hard_labels(split, ()) == {}
 
 
-def test_what_is_true_of_a_row(tmp_path: Path) -> None:
+def test_boolean_columns(tmp_path: Path) -> None:
     write_texts(tmp_path / "transfer", ({"text": t, "copy": t == "b"} for t in "abc"), marks=["copy"])
     split = load_split(tmp_path, "transfer")
     assert split.select([1, 2]).with_format("numpy")[:]["copy"].tolist() == [True, False]
@@ -100,7 +100,7 @@ def test_nothing_but_the_split_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_progress_bars_of_datasets_are_as_they_were(tmp_path: Path, shown: bool) -> None:
+def test_the_setting_of_progress_bars_is_restored(tmp_path: Path, shown: bool) -> None:
     before = datasets.are_progress_bars_disabled()
     (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
     try:

@@ -19,8 +19,8 @@ from distill.recipe.schema import Recipe
 SPLITS = ("train", "validation", "test", "unlabeled")
 
 
-class Room:
-    """A folder of data, and what came of it."""
+class Workspace:
+    """A folder with data files, and the splits and report that `prepare` writes."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folder, self.runs = root, root / "out0", 0
@@ -41,7 +41,7 @@ class Room:
         finally:
             self.report = json.loads(path.read_text("utf-8")) if path.exists() else {}
 
-    def fault(self, heads: dict[str, Any], **data: Any) -> str:
+    def error(self, heads: dict[str, Any], **data: Any) -> str:
         with pytest.raises(DataError) as caught:
             self.prepare(heads, **data)
         assert list(self.folder.iterdir()) == []
@@ -61,9 +61,9 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
+def room(tmp_path: Path) -> Workspace:
     """Files of two classes: 40 train, 4 validation, 4 test."""
-    room = Room(tmp_path)
+    room = Workspace(tmp_path)
     room.csv("train.csv", " ".join(["b", "a"] * 20))
     room.csv("validation.csv", "a b a b")
     room.csv("test.csv", "a b a b")
@@ -74,9 +74,9 @@ LABEL = {"label": {"column": "label"}}
 FILES = {"validation": "validation.csv"}
 
 
-def test_what_prepare_writes(room: Room) -> None:
-    figures = room.prepare({"label": {"column": "label", "weight": 2.0}}, **FILES)
-    assert figures == {
+def test_what_prepare_writes(room: Workspace) -> None:
+    counts = room.prepare({"label": {"column": "label", "weight": 2.0}}, **FILES)
+    assert counts == {
         "rows": {"train": 40, "validation": 4, "test": 4, "unlabeled": 0},
         "dropped": {},
         "leaked": 0,
@@ -90,7 +90,7 @@ def test_what_prepare_writes(room: Room) -> None:
     assert train[0] == {"text": "train.csv 0", "head_label": 1}
     assert load_split(room.folder, "unlabeled").column_names == ["text"]
     assert room.report == {
-        "rows": figures["rows"],
+        "rows": counts["rows"],
         "dropped": {},
         "leaked": {},
         "labels": {
@@ -102,13 +102,13 @@ def test_what_prepare_writes(room: Room) -> None:
     }
 
 
-def test_texts_are_stripped_outside_only(room: Room) -> None:
+def test_texts_are_stripped_outside_only(room: Workspace) -> None:
     room.write("test.csv", "text,label", '" a  b\n c ",a', "x,b")
     room.prepare(LABEL, **FILES)
     assert room.texts("test") == ["a  b\n c", "x"]
 
 
-def test_fractions_are_stratified_disjoint_and_the_same_each_time(room: Room) -> None:
+def test_fractions_are_stratified_disjoint_and_the_same_each_time(room: Workspace) -> None:
     data: dict[str, Any] = {"test": {"from": "train", "fraction": 0.2}}
     assert room.prepare(LABEL, **data)["rows"] == {"train": 28, "validation": 4, "test": 8, "unlabeled": 0}
     first = {split: room.texts(split) for split in SPLITS}
@@ -119,7 +119,7 @@ def test_fractions_are_stratified_disjoint_and_the_same_each_time(room: Room) ->
     assert first == {split: room.texts(split) for split in SPLITS}
 
 
-def test_labels_that_look_like_nothing_are_labels(room: Room) -> None:
+def test_labels_that_look_like_missing_values_are_labels(room: Workspace) -> None:
     words = ["NA", "None", "null", "nan", "1.0"]
     room.csv("train.csv", " ".join(words * 3))
     room.csv("test.csv", "NA null")
@@ -127,7 +127,7 @@ def test_labels_that_look_like_nothing_are_labels(room: Room) -> None:
     assert load_heads(room.folder)[0].labels == tuple(sorted(words))
 
 
-def test_empty_labels_are_unlabelled_rows(room: Room) -> None:
+def test_empty_labels_are_unlabelled_rows(room: Workspace) -> None:
     room.csv("test.csv", "a b  a")
     room.prepare(LABEL, **FILES)
     assert room.cells("test", "label") == [0, 1, UNLABELLED, 0]
@@ -135,16 +135,16 @@ def test_empty_labels_are_unlabelled_rows(room: Room) -> None:
     assert labels.dtype == np.int64 and labels.tolist() == [0, 1, -100, 0]
 
 
-def test_the_recipe_gives_the_order_of_the_labels(room: Room) -> None:
+def test_the_recipe_gives_the_order_of_the_labels(room: Workspace) -> None:
     head = {"label": {"column": "label", "labels": ["b", "a"]}}
     room.prepare(head, **FILES)
     assert load_heads(room.folder)[0].labels == ("b", "a") and room.cells("test", "label") == [1, 0, 1, 0]
 
 
-def test_typed_columns_become_labels(room: Room) -> None:
+def test_typed_columns_become_labels(room: Workspace) -> None:
     columns = {
         "text": [f"t {i}" for i in range(12)],
-        "gap": [1.0, 2.0, None] * 4,  # what pandas makes of integers with gaps
+        "gap": [1.0, 2.0, None] * 4,  # pandas makes floats of integers with gaps
         "flag": [True, False] * 6,
         "half": [0.5, 1.5] * 6,
         "whole": [3, 4] * 6,
@@ -157,8 +157,8 @@ def test_typed_columns_become_labels(room: Room) -> None:
     assert labels == [("1", "2"), ("False", "True"), ("0.5", "1.5"), ("3", "4")]
 
 
-def multi(room: Room, cells: list[str], **head: Any) -> list[Any]:
-    """The prepared rows of a multi_label column, which stand in every split."""
+def multi(room: Workspace, cells: list[str], **head: Any) -> list[Any]:
+    """The prepared rows of a multi_label column, which are in every split."""
     for split in ("train", "validation", "test"):
         lines = [json.dumps({"text": f"{split} {i}", "tags": json.loads(c)}) for i, c in enumerate(cells * 2)]
         room.write(f"{split}.jsonl", *lines)
@@ -167,7 +167,7 @@ def multi(room: Room, cells: list[str], **head: Any) -> list[Any]:
     return room.cells("train", "tags")[: len(cells)]
 
 
-def test_separated_cells(room: Room) -> None:
+def test_separated_cells(room: Workspace) -> None:
     rows = multi(room, ['"a| c"', '"b"', '""', '"c|a|a|"', "null"])
     assert load_heads(room.folder)[0].labels == ("a", "b", "c")
     assert rows == [[1, 0, 1], [0, 1, 0], [UNKNOWN] * 3, [1, 0, 1], [UNKNOWN] * 3]
@@ -176,31 +176,31 @@ def test_separated_cells(room: Room) -> None:
     assert labels.dtype == np.int8 and labels.shape == (10, 3) and labels[2].tolist() == [-1, -1, -1]
 
 
-def test_the_cell_that_means_no_label(room: Room) -> None:
+def test_the_cell_that_means_no_label(room: Workspace) -> None:
     cells = ['"a,b"', '"-"', '""', '"b"']
     assert multi(room, cells, none="-", separator=",") == [[1, 1], [0, 0], [UNKNOWN] * 2, [0, 1]]
     cells = ['"a"', '""', "null", '"b"']
     assert multi(room, cells, none="") == [[1, 0], [0, 0], [UNKNOWN] * 2, [0, 1]]
 
 
-def test_lists_of_labels(room: Room) -> None:
+def test_lists_of_labels(room: Workspace) -> None:
     assert multi(room, ['["b", 1]', "[]", "null", '["b"]']) == [[1, 1], [0, 0], [UNKNOWN] * 2, [0, 1]]
 
 
-def test_hard_labels_follow_a_selection(room: Room) -> None:
+def test_hard_labels_follow_a_selection(room: Workspace) -> None:
     multi(room, ['"a"', '"b"', '"a|b"'])
     split = load_split(room.folder, "train").select([2, 0])
     assert hard_labels(split, load_heads(room.folder))["tags"].tolist() == [[1, 1], [1, 0]]
 
 
-def test_the_jigsaw_layout(room: Room) -> None:
+def test_columns_of_flags(room: Workspace) -> None:
     header = "id,comment_text,toxic,insult,threat"
     rows = ["1,0,0", "0,0,0", "True,false,0.0", "1.0,1,0", "1,,0", "0,1,0"]
     for split in ("train", "validation", "test"):
         room.write(f"{split}.csv", header, *(f"{split}{i},{split} {i},{row}" for i, row in enumerate(rows)))
     heads = {"flags": {"columns": ["toxic", "insult", "threat"]}}
-    figures = room.prepare(heads, text="comment_text", id="id", **FILES)
-    assert figures["heads"] == {"flags": 3} and figures["dropped"] == {}
+    counts = room.prepare(heads, text="comment_text", id="id", **FILES)
+    assert counts["heads"] == {"flags": 3} and counts["dropped"] == {}
     assert load_heads(room.folder)[0] == Head("flags", "multi_label", ("toxic", "insult", "threat"))
     cells = room.cells("train", "flags")
     assert cells == [
@@ -213,7 +213,7 @@ def test_the_jigsaw_layout(room: Room) -> None:
     ]
 
 
-def test_class_folders_and_saved_data_sets(room: Room) -> None:
+def test_class_folders_and_saved_data_sets(room: Workspace) -> None:
     for split in ("train", "test"):
         (room.root / split).mkdir()
         for label in ("ham", "spam"):
@@ -228,13 +228,13 @@ def test_class_folders_and_saved_data_sets(room: Room) -> None:
     assert room.cells("test", "label") == [0] * 4 + [1] * 4
 
 
-def test_two_heads_of_one_column(room: Room) -> None:
+def test_two_heads_of_one_column(room: Workspace) -> None:
     heads = {"one": {"column": "label"}, "two": {"column": "label", "kind": "multi_label"}}
     room.prepare(heads, **FILES)
     assert room.cells("test", "one") == [0, 1, 0, 1] and room.cells("test", "two")[:2] == [[1, 0], [0, 1]]
 
 
-def test_faults_of_rows_are_counted_and_placed(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_rows_are_counted_and_listed(room: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         '{"id": 1, "text": "fine", "label": "a", "x": 1}',
         '{"id": 2, "text": " \\n", "label": "a", "x": 1}',
@@ -258,7 +258,7 @@ def test_faults_of_rows_are_counted_and_placed(room: Room, capsys: pytest.Captur
         room.write(f"{split}.jsonl", *map(json.dumps, rows))
     heads = {"label": {"column": "label", "labels": ["a", "b"]}, "x": {"columns": ["x"]}}
     data = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
-    figures = room.prepare(heads, id="id", max_text_bytes=100, max_bad_rows=0.9, **data)
+    counts = room.prepare(heads, id="id", max_text_bytes=100, max_bad_rows=0.9, **data)
     expected = {
         "empty text": [2, 3],
         "undecodable bytes": [4, 5, 12],
@@ -268,19 +268,19 @@ def test_faults_of_rows_are_counted_and_placed(room: Room, capsys: pytest.Captur
         "value not 0 or 1": [9],
         "text is a list or an object": [11],
     }
-    assert figures["dropped"] == {kind: len(lines) for kind, lines in expected.items()}
+    assert counts["dropped"] == {kind: len(lines) for kind, lines in expected.items()}
     places = {kind: [f["line"] for f in e["first"]] for kind, e in room.report["dropped"].items()}
     assert places == expected
     assert room.report["dropped"]["value not 0 or 1"]["first"] == [
         {"file": "test.jsonl", "line": 9, "excerpt": "x: 2"}
     ]
     assert room.texts("test") == ["fine", "fine too"]
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == len(expected)
-    assert "data: dropped 1 row(s): duplicate id; first test.jsonl:7: '1'" in told
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == len(expected)
+    assert "data: dropped 1 row(s): duplicate id; first test.jsonl:7: '1'" in printed
 
 
-def test_a_none_cell_beside_labels_is_a_fault(room: Room) -> None:
+def test_a_none_cell_beside_labels_is_invalid(room: Workspace) -> None:
     room.csv("test.csv", "a b a|- -")
     room.prepare(
         {"label": {"column": "label", "kind": "multi_label", "none": "-"}}, max_bad_rows=0.5, **FILES
@@ -288,31 +288,39 @@ def test_a_none_cell_beside_labels_is_a_fault(room: Room) -> None:
     assert room.report["dropped"]["`none` beside labels"]["first"][0]["line"] == 4
 
 
-def test_too_many_bad_rows_stop_the_run(room: Room) -> None:
+def test_too_many_invalid_rows_are_an_error(room: Workspace) -> None:
     room.csv("train.csv", " ".join(["b", "a"] * 20))
     with (room.root / "train.csv").open("a") as file:
         file.write(",a\n")
-    message = room.fault(LABEL, **FILES)
+    message = room.error(LABEL, **FILES)
     assert message == (
-        "train.csv: train: 1 of 41 rows are at fault, mostly empty text (1), expected a share of at most "
-        "0.01 (mend the rows, which a run's data_report.json lists, or raise data.max_bad_rows in the recipe)"
+        "train.csv: train: 1 of 41 rows are invalid, mostly empty text (1), expected a share of at most "
+        "0.01 (fix the rows, which a run lists in data_report.json, or raise data.max_bad_rows in the recipe)"
     )
     assert room.report["dropped"]["empty text"]["first"] == [{"file": "train.csv", "line": 42, "excerpt": ""}]
     assert room.prepare(LABEL, max_bad_rows=0.03, **FILES)["dropped"] == {"empty text": 1}
 
 
-def test_ids_across_splits(room: Room) -> None:
+def test_an_id_column_without_a_name(room: Workspace) -> None:
+    for split in ("train", "validation", "test"):
+        room.write(f"{split}.csv", ",text,label", *(f"{i},{split} {i},{'ab'[i % 2]}" for i in range(6)))
+    assert "mostly duplicate id (6)" in room.error(LABEL, id="", **FILES)
+
+
+def test_ids_across_splits(room: Workspace) -> None:
     for split in ("train", "validation", "test"):
         room.write(f"{split}.csv", "id,text,label", *(f"{i},{split} {i},{'ab'[i % 2]}" for i in range(6)))
-    assert "6 of 6 rows are at fault, mostly duplicate id (6)" in room.fault(LABEL, id="id", **FILES)
+    assert "6 of 6 rows are invalid, mostly duplicate id (6)" in room.error(LABEL, id="id", **FILES)
 
 
-def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_of_two_splits_are_kept_in_test_then_validation(
+    room: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     room.write("validation.csv", "text,label", "train.csv 3,a", " test.csv 1 ,b", "v,a", "w,b")
     room.write("inbox.txt", "new", "v", "test.csv 0", "train.csv 0", "new", "newer")
-    figures = room.prepare(LABEL, unlabeled=["inbox.txt"], **FILES)
-    assert figures["rows"] == {"train": 39, "validation": 3, "test": 4, "unlabeled": 2}
-    assert figures["leaked"] == 4
+    counts = room.prepare(LABEL, unlabeled=["inbox.txt"], **FILES)
+    assert counts["rows"] == {"train": 39, "validation": 3, "test": 4, "unlabeled": 2}
+    assert counts["leaked"] == 4
     assert "test.csv 1" in room.texts("test") and room.texts("validation") == ["train.csv 3", "v", "w"]
     assert "train.csv 3" not in room.texts("train") and room.texts("unlabeled") == ["new", "newer"]
     assert room.report["leaked"]["text of unlabeled in validation"] == {
@@ -320,7 +328,7 @@ def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.Cap
         "first": [{"file": "inbox.txt", "line": 2, "excerpt": "v"}],
     }
     assert (
-        "data: kept once 1 row(s): text of validation in test; first validation.csv:3"
+        "data: removed 1 row(s): text of validation in test; first validation.csv:3"
         in capsys.readouterr().err
     )
 
@@ -329,17 +337,17 @@ def test_texts_of_two_splits_are_kept_in_the_last(room: Room, capsys: pytest.Cap
     ("change", "what"),
     [
         ({"validation": "valid.csv"}, r"valid.csv: no such file .*did you mean 'validation.csv'"),
-        ({"text": "txt"}, r"test.csv: no column 'txt' \(did you mean 'text'\?\), the columns there are: "),
+        ({"text": "txt"}, r"test.csv: no column 'txt' \(did you mean 'text'\?\), the columns are: "),
         ({"id": "key"}, "test.csv: no column 'key'"),
         ({"unlabeled": ["gone.txt"]}, "gone.txt: no such file"),
         ({"unlabeled": ["odd.csv"]}, "odd.csv: no column 'text'"),
         ({"unlabeled": ["ragged.csv"]}, "ragged.csv:3: 2 cells, expected 1"),
-        ({"unlabeled": ["bytes.txt"]}, "data.unlabeled: 1 of 2 rows are at fault, mostly undecodable"),
+        ({"unlabeled": ["bytes.txt"]}, "data.unlabeled: 1 of 2 rows are invalid, mostly undecodable"),
         ({"validation": "header.csv"}, "header.csv: validation has no rows"),
-        ({"validation": {"from": "train", "fraction": 0.01}}, "data.validation: no rows are left in it"),
+        ({"validation": {"from": "train", "fraction": 0.01}}, "data.validation: no rows are left"),
     ],
 )
-def test_faults_of_the_whole_write_nothing(room: Room, change: dict[str, Any], what: str) -> None:
+def test_errors_leave_the_folder_empty(room: Workspace, change: dict[str, Any], what: str) -> None:
     room.write("odd.csv", "body", "x")
     room.write("ragged.csv", "text", "x", "y,z")
     room.write("header.csv", "text,label")
@@ -349,17 +357,17 @@ def test_faults_of_the_whole_write_nothing(room: Room, change: dict[str, Any], w
     assert list(room.folder.iterdir()) == []
 
 
-def test_faults_of_labels_come_all_at_once(room: Room) -> None:
+def test_all_label_errors_are_reported_together(room: Workspace) -> None:
     header = "text,label,topic,flag"
     rows = {"train": ["a,x,1", "a,y,1", "b,y,1", "a,x,1"], "validation": ["c,x,1"], "test": ["a,,0", "d,,0"]}
     for split, cells in rows.items():
         room.write(f"{split}.csv", header, *(f"{split} {i},{cell}" for i, cell in enumerate(cells)))
     heads = {"label": {"column": "label"}, "topic": {"column": "topic"}, "flag": {"columns": ["flag"]}}
-    assert room.fault(heads, **FILES).splitlines() == [
-        "validation.csv:2: head 'label': label 'c' stands in validation but not in train "
-        "(add texts of it to train, or take it out)",
-        "test.csv:3: head 'label': label 'd' stands in test but not in train "
-        "(add texts of it to train, or take it out)",
+    assert room.error(heads, **FILES).splitlines() == [
+        "validation.csv:2: head 'label': label 'c' is in validation but not in train "
+        "(add texts of it to train, or remove it)",
+        "test.csv:3: head 'label': label 'd' is in test but not in train "
+        "(add texts of it to train, or remove it)",
         "head 'label': label 'b' has 1 text(s) in train, expected 2 "
         "(add texts of it, or empty its cells, which leaves them unlabelled)",
         "head 'topic': no text of test is labelled, expected some",
@@ -368,36 +376,34 @@ def test_faults_of_labels_come_all_at_once(room: Room) -> None:
     assert room.report["labels"]["label"]["a"] == {"train": 3, "validation": 0, "test": 1}
 
 
-def test_a_list_in_a_single_label_column(room: Room) -> None:
+def test_a_list_in_a_single_label_column(room: Workspace) -> None:
     room.write("test.jsonl", '{"text": "a", "label": ["b"]}')
-    message = room.fault(LABEL, test="test.jsonl", **FILES)
-    assert message.startswith(
-        "test.jsonl:1: column 'label' holds a list, expected one label (set `heads.label"
-    )
+    message = room.error(LABEL, test="test.jsonl", **FILES)
+    assert message.startswith("test.jsonl:1: column 'label' has a list, expected one label (set `heads.label")
 
 
-def test_contents_follow_every_source(room: Room) -> None:
+def test_contents_follow_every_source(room: Workspace) -> None:
     room.write("inbox.txt", "a")
     recipe = room.recipe(LABEL, unlabeled=["inbox.txt"], **FILES)
-    found = [contents(recipe.data)]
-    assert found == [contents(recipe.data)]
+    seen = [contents(recipe.data)]
+    assert seen == [contents(recipe.data)]
     for name in ("train.csv", "validation.csv", "test.csv", "inbox.txt"):
         with (room.root / name).open("a") as file:
             file.write("more\n")
-        found.append(contents(recipe.data))
-    assert len({str(one) for one in found}) == 5
-    assert found[3][0] == found[4][0]  # the labelled ones, before and after more of the unlabelled
+        seen.append(contents(recipe.data))
+    assert len({str(one) for one in seen}) == 5
+    assert seen[3][0] == seen[4][0]  # more unlabelled texts do not change the labelled ones
 
 
-def test_unlabelled_texts_stream(room: Room) -> None:
+def test_unlabelled_texts_stream(room: Workspace) -> None:
     with (room.root / "inbox.txt").open("w") as file:
         for i in range(100_000):
             file.write(f"text number {i} {'of some length ' * 60}\n")  # 92 MB
     tracemalloc.start()
     try:
-        figures = room.prepare(LABEL, unlabeled=["inbox.txt"], **FILES)
+        counts = room.prepare(LABEL, unlabeled=["inbox.txt"], **FILES)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert figures["rows"]["unlabeled"] == 100_000
+    assert counts["rows"]["unlabeled"] == 100_000
     assert peak < 45e6  # a chunk of 10,000 texts and the digests of those seen

@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
 from distill.data.prepare import prepare
 from distill.data.propose import propose
@@ -15,7 +17,7 @@ from distill.recipe.schema import Recipe
 
 
 def proposed(path: Path, **options: Any) -> tuple[Recipe, dict[str, Any], list[str]]:
-    """The recipe as it loads, its heads as they were written, and the comments."""
+    """The recipe as it loads, its heads as they were written, and the notes at its end."""
     text = propose(path, root=path.parent, **options)
     file = path.parent / "recipe.yaml"
     file.write_text(text, encoding="utf-8")
@@ -23,7 +25,10 @@ def proposed(path: Path, **options: Any) -> tuple[Recipe, dict[str, Any], list[s
     (path.parent / "prepared").mkdir()
     prepare(recipe, path.parent / "prepared", path.parent / "data_report.json")
     heads = {name: head.model_dump(exclude_defaults=True) for name, head in recipe.heads.items()}
-    return recipe, heads, [line[2:] for line in text.splitlines() if line.startswith("# ")]
+    notes = [line[2:] for line in text.splitlines() if line.startswith("# ")]
+    if "teacher" not in options:
+        assert notes.pop(0) == "teacher: {encoder: distilbert/distilbert-base-uncased} (the default)"
+    return recipe, heads, notes
 
 
 def write(path: Path, header: str, rows: list[str]) -> Path:
@@ -31,7 +36,7 @@ def write(path: Path, header: str, rows: list[str]) -> Path:
     return path
 
 
-def test_columns_of_every_sort(tmp_path: Path) -> None:
+def test_columns_of_every_kind(tmp_path: Path) -> None:
     header = "id,price,sentence,intent,tags,toxic,insult,note,lang,stars"
     rows = [
         f"k{i},{i * 1.5},how do I reach place number {i},{'ask' if i % 2 else 'tell'},"
@@ -90,11 +95,11 @@ def test_a_test_file_without_labels_is_not_used(tmp_path: Path) -> None:
     assert notes == ["test.csv is not used: no column label"]
 
 
-def test_ids_that_come_up_in_two_splits_are_not_used(tmp_path: Path) -> None:
+def test_ids_that_are_repeated_in_another_split_are_not_used(tmp_path: Path) -> None:
     for name in ("train", "test"):
         write(tmp_path / f"{name}.csv", "id,text,label", [f"{i},{name} {i},{'ab'[i % 2]}" for i in range(40)])
     recipe, _, notes = proposed(tmp_path / "train.csv")
-    assert recipe.data.id is None and notes == ["column 'id' is not used: ids come up twice"]
+    assert recipe.data.id is None and notes == ["column 'id' is not used: ids are repeated"]
 
 
 def test_rare_labels_are_dropped_or_the_head_is_left_out(tmp_path: Path) -> None:
@@ -121,7 +126,7 @@ def test_names_of_heads_are_identifiers(tmp_path: Path) -> None:
     assert list(heads) == ["head_heads", "head_2nd_label", "my_label", "my_label_2"]
 
 
-def test_words_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+def test_words_that_yaml_reads_as_other_types(tmp_path: Path) -> None:
     rows = [f"text {i},{('yes', 'null', '1e-4', '- a: b')[i % 4] if i else 'rare #x'}" for i in range(800)]
     _, heads, _ = proposed(write(tmp_path / "a.csv", "text,no: #1", rows))
     assert heads == {"no_1": {"column": "no: #1", "labels": ("- a: b", "1e-4", "null", "yes")}}
@@ -165,18 +170,29 @@ def test_class_folder_and_saved_splits(tmp_path: Path) -> None:
 def test_a_folder_with_a_train_file_and_paths_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "data/mail").mkdir(parents=True)
     (tmp_path / "recipes").mkdir()
-    write(tmp_path / "data/mail/train.csv", "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
+    rows = [f"text {i},{'ab'[i % 2]},{('x|y', 'x', 'none', 'none')[i % 4]},{i * 0.7}" for i in range(40)]
+    write(tmp_path / "data/mail/train.csv", "text,label,flags,price", rows)
     text = propose(tmp_path / "data/mail", root=tmp_path / "recipes")
     assert text == (
         "name: mail\n"
         "data:\n"
-        "  root: .\n"
-        "  train: ../data/mail/train.csv\n"
-        "  validation: {from: train, fraction: 0.1}\n"
-        "  test: {from: train, fraction: 0.1}\n"
+        "  root: .                                  # data paths are relative to it\n"
+        "  train: ../data/mail/train.csv            # 32 rows\n"
+        "  validation: {from: train, fraction: 0.1} # the default, a stratified sample of train: 4 rows\n"
+        "  test: {from: train, fraction: 0.1}       # the default, a stratified sample of train: 4 rows\n"
         "heads:\n"
+        "  # 2 labels, one per text. Texts: a 20, b 20\n"
         "  label: {column: label}\n"
+        "  # 3 labels, any number per text. Texts: none 20, x 20, y 10 "
+        "(add `none: none` if none means that no label applies)\n"
+        "  flags: {column: flags, kind: multi_label}\n"
+        "# teacher: {encoder: distilbert/distilbert-base-uncased} (the default)\n"
+        "# column 'price' is not used: numbers\n"
     )
+    round_trip = YAML()
+    round_trip.width = 1000
+    round_trip.dump(round_trip.load(text), stream := io.StringIO())
+    assert stream.getvalue() == text
 
 
 def test_a_teacher(tmp_path: Path) -> None:
@@ -185,11 +201,53 @@ def test_a_teacher(tmp_path: Path) -> None:
     assert recipe.teacher.encoder == "package:minilm" and recipe.student.start is None
 
 
+def test_labels_that_yaml_could_misread(tmp_path: Path) -> None:
+    labels = [
+        "yes",
+        "No",
+        "null",
+        "1e-4",
+        "a: b",
+        "# c",
+        "'",
+        '"',
+        "\u0085x",
+        "two\nlines",
+        "\x01",
+        "ü",
+        "😀",
+        "<<",
+    ]
+    labels += [f"more {i}" for i in range(9)]
+    rows = [{"text": f"text {i}", "label": labels[i % len(labels)]} for i in range(1200)]
+    rows.append({"text": "last", "label": "rare\n# x: y"})
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe, _, notes = proposed(tmp_path / "a.jsonl")
+    assert recipe.heads["label"].labels == tuple(sorted(label.strip() for label in labels))
+    assert notes == ["head 'label': rows of these labels, one text each, are dropped: rare # x: y"]
+
+
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    rows = [f"{i},text {i},{'ab'[i % 2]}" for i in range(40)]  # as pandas writes an index
+    recipe, heads, _ = proposed(write(tmp_path / "a.csv", ",text,label", rows))
+    assert (recipe.data.id, heads) == ("", {"label": {"column": "label"}})
+    (tmp_path / "labels").mkdir()
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(40)]
+    _, heads, _ = proposed(write(tmp_path / "labels" / "a.csv", "text,", rows))
+    assert heads == {"head": {"column": ""}}
+
+
+def test_a_folder_with_several_train_files(tmp_path: Path) -> None:
+    for name in ("more_train.csv", "train.csv"):
+        write(tmp_path / name, "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
+    assert "  train: train.csv " in propose(tmp_path, root=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
         ("text\na\nb\n", "a.csv: no column looks like labels"),
-        ("x,y\n1,2\n3,4\n", "a.csv: no column looks like text, .* the columns there are: 'x', 'y'"),
+        ("x,y\n1,2\n3,4\n", "a.csv: no column looks like text, .* the columns are: 'x', 'y'"),
         ("text,label\n", "a.csv: no column looks like text"),
     ],
 )

@@ -1,6 +1,7 @@
 import codecs
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ def read(root: Path, source: Any, *columns: str, **options: Any) -> list[Row]:
     return list(opened.rows(columns or opened.columns))
 
 
-def fault(root: Path, source: Any, *columns: str, **options: Any) -> str:
+def error(root: Path, source: Any, *columns: str, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         read(root, source, *columns, **options)
     return str(caught.value)
 
 
-def test_csv_cells_stay_as_they_stand(tmp_path: Path) -> None:
+def test_csv_cells_stay_strings(tmp_path: Path) -> None:
     words = ["NA", "None", "null", "nan", "", "1.0", "007", "true", " a ", "#N/A"]
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t,{word}\n" for word in words))
     assert [row.cells[0] for row in read(tmp_path, "a.csv", "label")] == words
@@ -42,13 +43,15 @@ def test_csv_lines_count_breaks_in_cells_and_blank_lines(tmp_path: Path) -> None
     ]
 
 
-def test_columns_come_in_the_order_asked_for_and_twice_if_asked(tmp_path: Path) -> None:
+def test_columns_are_in_the_requested_order_and_may_repeat(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("a\tb\tc\n1\t2,2\t3\n")
     assert read(tmp_path, "a.tsv", "c", "b", "c")[0].cells == ("3", "2,2", "3")
+    pq.write_table(pa.table({"a": ["1"], "b": ["2"], "c": ["3"]}), tmp_path / "a.parquet")
+    assert read(tmp_path, "a.parquet", "c", "b", "c")[0].cells == ("3", "2", "3")
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
-def test_a_csv_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
+def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
     content = f'text{mark}label\n"one{mark} two, three"{mark}a\nfour, five{mark}b\n'
     (tmp_path / "a.csv").write_bytes(codecs.BOM_UTF8 + content.encode())
     assert read(tmp_path, "a.csv") == [
@@ -56,19 +59,34 @@ def test_a_csv_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, mark: str) ->
         Row("a.csv", 3, ("four, five", "b")),
     ]
     (tmp_path / "a.csv").write_text(f"text{mark}label\nhello{mark}a{mark}b\n")
-    assert fault(tmp_path, "a.csv").startswith(
-        f"a.csv:2: 3 cells, expected 2 (quote a cell that holds {mark!r}"
+    assert error(tmp_path, "a.csv").startswith(
+        f"a.csv:2: 3 cells, expected 2 (quote a cell that contains {mark!r}"
     )
 
 
-def test_commas_part_a_header_that_holds_them(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,a;b;c\nhello; you,x\n")
-    assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("hello; you", "x"))]
+def test_a_comma_in_the_header_is_the_separator(tmp_path: Path) -> None:
+    for header in ("text,a;b;c", 'text,a;"b'):
+        (tmp_path / "a.csv").write_text(f"{header}\nhello; you,x\n")
+        assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("hello; you", "x"))]
+
+
+@pytest.mark.parametrize("line", ["sep=|\n", '"sep=|"\r\n', "\ufeffSEP=|\n"])
+def test_the_line_by_which_excel_names_the_separator(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.csv").write_text(line + "text|label\na, b|c\nd\n", encoding="utf-8")
+    rows = open_source("a.csv", tmp_path).rows(["text", "label"])
+    assert next(rows) == Row("a.csv", 3, ("a, b", "c"))
+    with pytest.raises(DataError, match=r"^a\.csv:4: 1 cells, expected 2"):
+        next(rows)
+
+
+def test_a_column_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",text,label\n0,a,b\n")
+    assert read(tmp_path, "a.csv") == [Row("a.csv", 2, ("0", "a", "b"))]
 
 
 def test_cells_of_many_kibibytes_and_nul_bytes_are_kept(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"x" * 300_000 + b",a\nnul\0here,b\n")
-    assert [len(row.cells[0]) for row in read(tmp_path, "a.csv")] == [300_000, 8]
+    assert [row.cells for row in read(tmp_path, "a.csv")] == [("x" * 300_000, "a"), ("nul\0here", "b")]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -106,18 +124,19 @@ def test_bytes_that_are_not_utf8_become_marks_in_their_row(tmp_path: Path, endin
         ('text,label\n"a\nb",c\nd, e, f\n', 4, "3 cells, expected 2"),
         ('text,label\na,b\n"c,d\ne,f\n', 3, "cells"),
         ('text\na\n"b\nc\n', 3, "never closed"),
-        ("text,text\na,b\n", 1, "two columns have one name"),
+        ('text,label\na,"b', 2, "never closed"),
+        ("text,text\na,b\n", 1, "two columns have the name 'text'"),
     ],
 )
 def test_malformed_csv_names_the_line(tmp_path: Path, content: str, line: int, what: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    message = fault(tmp_path, "a.csv")
+    message = error(tmp_path, "a.csv")
     assert message.startswith(f"a.csv:{line}: ") and what in message and "\n" not in message
 
 
 def test_ragged_row_far_down_a_csv(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n" + "a,b\n" * 25_000 + "a,b,c\n" + "a,b\n" * 10)
-    assert fault(tmp_path, "a.csv").startswith("a.csv:25002: 3 cells")
+    assert error(tmp_path, "a.csv").startswith("a.csv:25002: 3 cells")
 
 
 def test_jsonl_keeps_types_and_lines(tmp_path: Path) -> None:
@@ -131,18 +150,23 @@ def test_jsonl_keeps_types_and_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_that_first_appear_late_in_a_jsonl_file_are_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 3000 + '{"text": "b", "urgent": "yes"}\n')
+    assert read(tmp_path, "a.jsonl", "urgent")[-1].cells == ("yes",)
+
+
 def test_dates_in_json_stay_strings(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"text": "2020-01-01"}\n{"text": "2020-01-02"}\n')
     assert [row.cells for row in read(tmp_path, "a.json")] == [("2020-01-01",), ("2020-01-02",)]
 
 
-@pytest.mark.parametrize("line", ["{broken", "[1, 2]", '"word"'])
+@pytest.mark.parametrize("line", ["{broken", "[1, 2]", '"word"', "[" * 100_000])
 def test_malformed_json_names_the_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + line + "\n")
-    assert fault(tmp_path, "a.jsonl").startswith("a.jsonl:2: is no JSON object")
+    assert error(tmp_path, "a.jsonl").startswith("a.jsonl:2: is not a JSON object")
 
 
-def test_txt_is_one_text_a_line(tmp_path: Path) -> None:
+def test_txt_has_one_text_per_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\r\n\r\ntwo, \xe2\x80\xa8too\r\n")
     assert read(tmp_path, "a.txt", "body", text="body") == [
         Row("a.txt", 1, ("one",)),
@@ -150,7 +174,7 @@ def test_txt_is_one_text_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_folder_of_txt_files_is_one_class_a_file(tmp_path: Path) -> None:
+def test_folder_of_txt_files_has_one_class_per_file(tmp_path: Path) -> None:
     (tmp_path / "mail").mkdir()
     (tmp_path / "mail/spam.txt").write_text("buy\n\nnow\n")
     (tmp_path / "mail/ham.txt").write_text("hello\n")
@@ -190,8 +214,8 @@ def test_saved_data_set_and_its_splits(tmp_path: Path) -> None:
     assert read(tmp_path, "one", role="test")[0].cells == ("train",)
     assert read(tmp_path, "many", role="test")[0].cells == ("test",)
     assert read(tmp_path, "many#extra", role="test") == [Row("many#extra", "row 1", ("extra",))]
-    assert "no split 'extr' (did you mean 'extra'?)" in fault(tmp_path, "many#extr")
-    assert "no split 'unlabeled'" in fault(tmp_path, "many", role="unlabeled")
+    assert "no split 'extr' (did you mean 'extra'?)" in error(tmp_path, "many#extr")
+    assert "no split 'unlabeled'" in error(tmp_path, "many", role="unlabeled")
 
 
 def test_hub_data_is_streamed_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +236,7 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    message = fault(tmp_path, Hub(hub="org/data"))
+    message = error(tmp_path, Hub(hub="org/data"))
     assert message.startswith("hub org/data: hub unreachable") and "ConnectionError: no route" in message
 
 
@@ -232,7 +256,7 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("train.csv#test", "train.csv#test: no such file"),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
+def test_sources_that_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
     (tmp_path / "train.csv").write_text("text\na\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "blank.txt").write_text("\ufeff\n \n")
@@ -244,12 +268,18 @@ def test_what_cannot_be_read(tmp_path: Path, source: str, what: str) -> None:
         read(tmp_path, source)
 
 
-def test_missing_columns_are_told_at_once_with_those_there_are(tmp_path: Path) -> None:
+def test_all_missing_columns_are_reported_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,intent\na,b\n")
-    assert fault(tmp_path, "a.csv", "txt", "domain").splitlines() == [
-        "a.csv: no column 'txt' (did you mean 'text'?), the columns there are: 'text', 'intent'",
-        "a.csv: no column 'domain', the columns there are: 'text', 'intent'",
+    assert error(tmp_path, "a.csv", "txt", "domain").splitlines() == [
+        "a.csv: no column 'txt' (did you mean 'text'?), the columns are: 'text', 'intent'",
+        "a.csv: no column 'domain', the columns are: 'text', 'intent'",
     ]
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "pipe.jsonl"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert error(tmp_path, name).startswith(f"{name}: is not a regular file")
 
 
 def test_header_without_rows(tmp_path: Path) -> None:
@@ -279,7 +309,7 @@ def test_reading_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest
 def test_rows_are_streamed(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n" + "a,b\n" * 60_000 + "ragged\n")
     rows = open_source("a.csv", tmp_path).rows(["text"])
-    assert [next(rows).place for _ in range(3)] == [2, 3, 4]  # the fault at the end is not read yet
+    assert [next(rows).place for _ in range(3)] == [2, 3, 4]  # the ragged row at the end is not read yet
 
 
 def test_fingerprint_follows_content_and_split(tmp_path: Path) -> None:

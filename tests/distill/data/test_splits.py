@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from distill.data.splits import Faults, Labels, Text, heads_of, keep_once, stratified, tally
+from distill.data.splits import Labels, RowIssues, Text, count_labels, make_heads, remove_leaks, stratified
 from distill.recipe.data_section import HeadRecipe
 from distill.recipe.load import parse_recipe
 
@@ -78,8 +78,8 @@ def test_a_text_of_two_splits_stays_in_test_then_validation() -> None:
         "validation": [text(w, "validation") for w in ("b", "c", "e", "e")],
         "test": [text(w, "test") for w in ("c", "f", "f")],
     }
-    leaked = Faults()
-    keep_once(splits, leaked)
+    leaked = RowIssues()
+    remove_leaks(splits, leaked)
     assert {s: [t.text for t in items] for s, items in splits.items()} == {
         "train": ["a", "d"],
         "validation": ["b", "e", "e"],
@@ -92,21 +92,23 @@ def test_a_text_of_two_splits_stays_in_test_then_validation() -> None:
     }
 
 
-def test_faults_keep_the_first_ten_and_short_excerpts(capsys: pytest.CaptureFixture[str]) -> None:
-    faults = Faults()
+def test_the_first_ten_rows_of_a_kind_are_listed_with_short_excerpts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    issues = RowIssues()
     for i in range(12):
-        faults.add("empty text", "a.csv", i, "x" * 200)
-    faults.add("other", "b.csv", "row 3", "half \ud800")
-    entry = faults.kinds["empty text"]
+        issues.add("empty text", "a.csv", i, "x" * 200)
+    issues.add("other", "b.csv", "row 3", "half \ud800")
+    entry = issues.kinds["empty text"]
     assert entry["count"] == 12 and [f["line"] for f in entry["first"]] == list(range(10))
     assert len(entry["first"][0]["excerpt"]) == 80
-    faults.tell("dropped")
+    issues.log("dropped")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[0].startswith("data: dropped 12 row(s): empty text; first a.csv:0: ")
     assert lines[1] == "data: dropped 1 row(s): other; first b.csv:row 3: 'half ?'"
 
 
-def faults_of(
+def errors_of(
     train: list[tuple[str, ...] | None], test: list[tuple[str, ...] | None], **head: object
 ) -> list[str]:
     recipe = parse_recipe({"name": "r", "data": {"train": "t"}, "heads": {"h": {"column": "c", **head}}})
@@ -115,29 +117,29 @@ def faults_of(
         name: [Text(f"{name} {i}", (labels,), f"{name}.csv", i + 2) for i, labels in enumerate(rows)]
         for name, rows in {"train": train, "validation": test, "test": test}.items()
     }
-    return heads_of(recipe, splits, tally(recipe, splits))[1]
+    return make_heads(recipe, splits, count_labels(recipe, splits))[1]
 
 
-def test_label_faults() -> None:
+def test_label_errors() -> None:
     a, b, c = ("a",), ("b",), ("c",)
-    assert faults_of([a, a, b, b, None], [a, None]) == []
-    assert "h': one class in train, 'a'" in faults_of([a, a], [a])[0]
-    assert "'b' has 1 text(s) in train" in faults_of([a, a, b], [a])[0]
-    assert "head 'h': no text of test is labelled" in "".join(faults_of([a, a, b, b], [None]))
-    assert "head 'h': no text of train is labelled" in "".join(faults_of([None], [a]))
-    only = faults_of([a, a, b, b], [c])
-    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' stands in test but not")
-    assert "'c' has 0 text(s)" in faults_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
-    assert "listed twice" in faults_of([a, a, b, b], [a], labels=["a", "b", "a"])[0]
-    assert "data.test: no rows are left" in "".join(faults_of([a, a, b, b], []))
+    assert errors_of([a, a, b, b, None], [a, None]) == []
+    assert "h': one class in train, 'a'" in errors_of([a, a], [a])[0]
+    assert "'b' has 1 text(s) in train" in errors_of([a, a, b], [a])[0]
+    assert "head 'h': no text of test is labelled" in "".join(errors_of([a, a, b, b], [None]))
+    assert "head 'h': no text of train is labelled" in "".join(errors_of([None], [a]))
+    only = errors_of([a, a, b, b], [c])
+    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' is in test but not")
+    assert "'c' has 0 text(s)" in errors_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
+    assert "listed twice" in errors_of([a, a, b, b], [a], labels=["a", "b", "a"])[0]
+    assert "data.test: no rows are left" in "".join(errors_of([a, a, b, b], []))
 
 
-def test_label_faults_of_multi_label_heads() -> None:
+def test_label_errors_of_multi_label_heads() -> None:
     a, ab, none = ("a",), ("a", "b"), ()
     multi = {"kind": "multi_label"}
-    assert faults_of([a, ab, ab, none], [a], **multi) == []
-    assert "'b' has 1 text(s)" in faults_of([a, ab], [a], **multi)[0]
-    assert "its one label always applies" in faults_of([a, a], [a], **multi)[0]
-    assert "its one label never applies" in faults_of([none, none], [none], labels=["a"], **multi)[0]
-    assert faults_of([a, a, none], [a], **multi) == []
-    assert faults_of([a, a], [a], labels=["b", "a"], **multi) == []  # never and always, of two
+    assert errors_of([a, ab, ab, none], [a], **multi) == []
+    assert "'b' has 1 text(s)" in errors_of([a, ab], [a], **multi)[0]
+    assert "its one label always applies" in errors_of([a, a], [a], **multi)[0]
+    assert "its one label never applies" in errors_of([none, none], [none], labels=["a"], **multi)[0]
+    assert errors_of([a, a, none], [a], **multi) == []
+    assert errors_of([a, a], [a], labels=["b", "a"], **multi) == []  # never and always, of two

@@ -57,7 +57,7 @@ def test_truncation_keeps_the_ends(tiny_tokenizer: Any) -> None:
     assert tokens.ids[:8].tolist() == [ends[0], *[parcel] * 6, ends[1]]
 
 
-def test_the_tokenizer_given_is_left_as_it_was(tiny_tokenizer: Any) -> None:
+def test_the_tokenizer_is_not_changed(tiny_tokenizer: Any) -> None:
     TextTokenizer(tiny_tokenizer, 8)
     assert len(tiny_tokenizer("parcel " * 20)["input_ids"]) == 22
 
@@ -92,7 +92,7 @@ def test_an_epoch_holds_every_row_once(size: int) -> None:
     assert len(batches) == -(-1037 // size)
 
 
-def test_an_epoch_follows_from_seed_and_number() -> None:
+def test_an_epoch_depends_on_seed_and_number() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         return np.concatenate(shuffled_batches(lengths(), 16, seed, epoch)).tolist()
 
@@ -102,17 +102,17 @@ def test_an_epoch_follows_from_seed_and_number() -> None:
     assert order(0, 0) != order(1, 0)
 
 
-def test_batches_hold_texts_of_like_length() -> None:
+def test_batches_have_texts_of_similar_length() -> None:
     n = lengths(10_000)
 
     def padded(batches: list[np.ndarray]) -> int:
         return sum(len(rows) * int(n[rows].max()) for rows in batches)
 
     naive = np.random.default_rng(0).permutation(len(n)).reshape(-1, 20)
-    found = shuffled_batches(n, 20, 0, 0)
-    assert padded(found) < 1.05 * n.sum() < 0.7 * padded(list(naive))
-    # and no pass from short to long: the batches are shuffled
-    means = [n[rows].mean() for rows in found]
+    batches = shuffled_batches(n, 20, 0, 0)
+    assert padded(batches) < 1.05 * n.sum() < 0.7 * padded(list(naive))
+    # the batches are shuffled, not sorted from short to long
+    means = [n[rows].mean() for rows in batches]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
 
 
@@ -127,7 +127,7 @@ def test_inference_batches_stay_within_their_tokens(tokens: int) -> None:
     assert longest == sorted(longest, reverse=True)
 
 
-def test_long_texts_are_handed_over_a_few_at_a_time(
+def test_long_texts_are_tokenised_in_slices(
     tiny_tokenizer: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = TextTokenizer(tiny_tokenizer, 16)(texts)
@@ -137,7 +137,7 @@ def test_long_texts_are_handed_over_a_few_at_a_time(
     assert [len(some) for some in _slices(["a" * 60, "b" * 40, "c", "d" * 500, "e"])] == [2, 1, 1, 1]
 
 
-def test_what_the_vocabulary_cannot_spell(tiny_tokenizer: Any) -> None:
+def test_the_share_of_unknown_tokens(tiny_tokenizer: Any) -> None:
     encode = TextTokenizer(tiny_tokenizer, 16)
     assert encode.unknown_share(encode(["parcel", "parcel 包"])) == pytest.approx(1 / 3)
     assert encode.unknown_share(encode([])) == 0

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-import yaml
 
 from distill.models.checkpoints import usual_start, weights_named
-from distill.recipe.load import load_recipe
+from distill.recipe.load import dump_yaml, load_recipe
 from students import pretrained_files as start_folder
 from teachers.checkpoints import EncoderError, file_sha256
 
@@ -21,7 +20,7 @@ def recipe(tmp_path, tiny_encoder_folder):
     def read(**sections):
         settings = {"name": "r", "data": {"train": "t.csv"}, "heads": {"a": {"column": "a"}}}
         path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(settings | {"teacher": {"encoder": str(teacher)}} | sections), "utf-8")
+        path.write_text(dump_yaml(settings | {"teacher": {"encoder": str(teacher)}} | sections), "utf-8")
         return load_recipe(path)
 
     return read
