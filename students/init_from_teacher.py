@@ -97,7 +97,7 @@ def encoder_from_teacher(
         pad: Token id of padding.
         factorized: Refuse a student for which the words cannot learn as a projection of the teacher's, which
             they do where the teacher's are wider.
-        rates: `dropout` and `attention_dropout`.
+        rates: `dropout`.
 
     Raises:
         ValueError: It cannot be started, or not factorised.

@@ -46,7 +46,7 @@ def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates:
         teacher: Encoder whose words are projected.
         positions: Number of positions; those beyond the start's come of the teacher's, projected.
         pad: Token id of padding.
-        rates: `dropout` and `attention_dropout`.
+        rates: `dropout`.
 
     Raises:
         ValueError: The start is not whole, or the teacher's width not that of the encoder it was taught by.

@@ -39,7 +39,6 @@ def build_encoder(
     positions: int,
     pad: int,
     dropout: float = 0.0,
-    attention_dropout: float = 0.0,
 ) -> Any:
     """An encoder with random weights (a transformers model with `.config`).
 
@@ -49,7 +48,6 @@ def build_encoder(
         positions: Number of positions, at least the longest text in tokens.
         pad: Token id of padding.
         dropout: Of hidden states.
-        attention_dropout: Of attention weights.
     """
     from transformers import BertConfig, BertModel
 
@@ -61,7 +59,7 @@ def build_encoder(
         intermediate_size=4 * shape.hidden,
         max_position_embeddings=positions,
         hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=attention_dropout,
+        attention_probs_dropout_prob=0.0,
         pad_token_id=pad,
         attn_implementation="eager",
     )

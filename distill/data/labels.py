@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from distill.data.sources import MARK, DataError, Row
 from distill.recipe.data_section import HeadRecipe
 
+MAX_TEXT_BYTES = 1_000_000
 SURROGATE = re.compile("[\ud800-\udfff]")
 YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
@@ -29,19 +30,19 @@ class InvalidCell(Exception):
         self.kind, self.excerpt = kind, excerpt
 
 
-def text_of(cell: object, limit: int) -> str:
+def text_of(cell: object) -> str:
     """The text of a cell, stripped.
 
     Raises:
-        InvalidCell: The text is missing, not decodable, or longer than `limit` bytes in UTF-8.
+        InvalidCell: The text is missing, not decodable, or longer than MAX_TEXT_BYTES in UTF-8.
     """
     if isinstance(cell, (list, dict)):
         raise InvalidCell("text is a list or an object", repr(cell))
     text = "" if _missing(cell) else str(cell).strip()
     if not text:
         raise InvalidCell("empty text", "")
-    if len(_decoded(text).encode()) > limit:
-        raise InvalidCell("text over max_text_bytes", text)
+    if len(_decoded(text).encode()) > MAX_TEXT_BYTES:
+        raise InvalidCell("text over 1 MB", text)
     return text
 
 

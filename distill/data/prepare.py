@@ -150,7 +150,7 @@ def _labelled(recipe: Recipe, dropped: RowIssues) -> dict[str, list[Text]]:
         for row in opened.rows(columns):
             total += 1
             try:
-                text = text_of(row.cells[0], data.max_text_bytes)
+                text = text_of(row.cells[0])
                 cells = iter(row.cells[start:])
                 labels = tuple(read(cells, row) for read in readers)
                 if data.id is not None and (name := label_of(row.cells[1])):
@@ -192,7 +192,7 @@ def unlabelled(
         for row in opened.rows([data.text]):
             total += 1
             try:
-                text = text_of(row.cells[0], data.max_text_bytes)
+                text = text_of(row.cells[0])
             except InvalidCell as error:
                 dropped.add(error.kind, row.file, row.place, error.excerpt)
                 continue

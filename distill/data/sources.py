@@ -35,7 +35,7 @@ SEPARATORS = {".csv": ",;\t", ".tsv": "\t"}  # spreadsheets of many countries wr
 EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n\0])"?[\r\n]*', re.IGNORECASE)
 
 codecs.register_error("tinyheads.mark", lambda error: (MARK, getattr(error, "end", 0)))
-csv.field_size_limit(2**31 - 1)  # the default is 128 KiB, less than `max_text_bytes`
+csv.field_size_limit(2**31 - 1)  # the default is 128 KiB, less than the longest text
 
 
 class DataError(Exception):

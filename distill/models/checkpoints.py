@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.recipe.schema import Job, Recipe, Small
+from distill.recipe.schema import Job, Recipe, SmallEncoder
 from students.pretrained_files import is_start, shipped_start, start_identity
 from students.shapes import SIZES, Shape
 from teachers.checkpoints import EncoderError, file_sha256, identity, weights_sha256
@@ -29,7 +29,7 @@ def weights_named(recipe: Job) -> dict[str, list[str]]:
     return named
 
 
-def shape_of(settings: Small) -> Shape:
+def shape_of(settings: SmallEncoder) -> Shape:
     """The shape asked for, by name or by numbers."""
     if settings.layers and settings.hidden and settings.attention_heads:
         return Shape(settings.layers, settings.hidden, settings.attention_heads)

@@ -1,4 +1,4 @@
-"""The recipe's half that tells of data and copies, and what both are made of: sections, faults, digests."""
+"""The recipe's sections on data, heads and augmented texts, and what all sections are made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 
 class RecipeError(Exception):
-    """Faults in a recipe, one a line: `file: key: what is wrong, got VALUE (what to do)`."""
+    """Errors of a recipe, one a line: `file: key: what is wrong, got VALUE (what to do)`."""
 
     exit_code = 2
 
@@ -40,7 +40,7 @@ class Fraction(Part):
 
 
 def _form(value: Any) -> str:
-    """Which form of a source is meant, so that its faults are told of that form alone."""
+    """Which form of a source a value has, so that its errors are those of that form alone."""
     if isinstance(value, Part):
         return type(value).__name__
     return "Hub" if isinstance(value, Mapping) else "str"
@@ -54,39 +54,47 @@ _Str = Annotated[str, Tag("str")]
 _Hub = Annotated[Hub, Tag("Hub")]
 Source = Annotated[_Str | _Hub, Discriminator(_form)]
 SplitSource = Annotated[_Str | _Hub | Annotated[Fraction, Tag("Fraction")], Discriminator(_split_form)]
+TENTH = Fraction.model_validate({"from": "train", "fraction": 0.1})
+SPLIT = "a source, or `{from: train, fraction: F}`: a stratified, seeded part of train"
 
 
 class Texts(Part):
-    """Where texts are; paths are relative to `root`, by default the recipe's folder."""
+    """Where texts are."""
 
-    root: str = "."
-    text: str = "text"
-    unlabeled: tuple[Source, ...] = ()
-    licence: str | None = None  # of the data; printed in the model card
-    max_bad_rows: float = Field(0.01, ge=0, le=1)  # share of rows dropped before the run stops
-    max_text_bytes: int = Field(1_000_000, gt=0)
+    root: str = Field(".", description="folder that paths are relative to; default: the recipe's folder")
+    text: str = Field("text", description="column of the text")
+    unlabeled: tuple[Source, ...] = Field((), description="sources of texts without labels")
+    licence: str | None = Field(None, description="licence of the data, for the model card")
+    max_bad_rows: float = Field(
+        0.01, ge=0, le=1, description="share of invalid rows that are dropped before the run stops"
+    )
 
 
 class Data(Texts):
     """Where labelled and unlabelled texts are."""
 
-    id: str | None = None
-    train: Source
-    validation: SplitSource = Fraction.model_validate({"from": "train", "fraction": 0.1})
-    test: SplitSource = Fraction.model_validate({"from": "train", "fraction": 0.1})
+    id: str | None = Field(None, description="column of unique ids; rows with a repeated id are invalid")
+    train: Source = Field(description="a file, a folder, or `{hub: NAME, config: ..., split: ...}`")
+    validation: SplitSource = Field(TENTH, description=SPLIT)
+    test: SplitSource = Field(TENTH, description=SPLIT)
 
 
 class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
-    column: str | None = None
-    columns: tuple[str, ...] | None = Field(None, min_length=1)
-    kind: Literal["single_label", "multi_label"] = "single_label"
-    separator: str = "|"
-    none: str | None = None  # the cell that means: labelled, and no label applies
-    # the allowed labels in order; by default those of train
-    labels: tuple[str, ...] | None = Field(None, min_length=1)
-    weight: float = Field(1.0, gt=0)
+    column: str | None = Field(None, description="column of the labels")
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="0/1 columns, one a label, of a multi_label head"
+    )
+    kind: Literal["single_label", "multi_label"] = Field(
+        "single_label", description="one label a text, or any number"
+    )
+    separator: str = Field("|", description="what separates several labels in a cell")
+    none: str | None = Field(None, description="the cell that means: labelled, and no label applies")
+    labels: tuple[str, ...] | None = Field(
+        None, min_length=1, description="the allowed labels in order; default: those of train"
+    )
+    weight: float = Field(1.0, gt=0, description="weight of the head in the loss")
 
     @model_validator(mode="before")
     @classmethod
@@ -107,35 +115,23 @@ class HeadRecipe(Part):
 
 
 class Augment(Part):
-    """Copies of each training text for the teacher to label, and what they are made by."""
+    """Augmented texts, which the teacher labels."""
 
-    copies: int | None = Field(None, ge=0)  # of a text; by default as `defaults` finds from the texts
-    # sources, each with its weight in the draw; 0 switches one off
-    noise: float = Field(1.0, ge=0)
-    neighbours: float = Field(1.0, ge=0)
-    mix: float = Field(0.5, ge=0)
-    # of neighbours
-    near_words: float = Field(0.3, ge=0, le=0.5)  # share of words that become a near one, on average
-    nearest: int = Field(15, gt=0)  # near words a word
-    # of noise; shares of words
-    mask: float = Field(0.1, ge=0, le=1)  # word becomes the tokenizer's mask token
-    drop: float = Field(0.05, ge=0, le=1)  # word is left out
-    replace: float = Field(0.1, ge=0, le=1)  # word becomes a random word of the training texts
-    span: float = Field(0.25, ge=0, le=1)  # share of the copies that are cut to a span
+    copies: int | None = Field(
+        None, ge=0, description="augmented texts per training text; default: set from the texts' tokens"
+    )
+    mask: float = Field(0.1, ge=0, le=1, description="share of words replaced by the mask token")
+    drop: float = Field(0.05, ge=0, le=1, description="share of words removed")
+    replace: float = Field(
+        0.1, ge=0, le=1, description="share of words replaced by words of the training texts"
+    )
+    span: float = Field(0.25, ge=0, le=1, description="share of augmented texts that are cut to a span")
 
     @model_validator(mode="after")
     def _shares(self) -> Augment:
         if self.mask + self.drop + self.replace > 1:
             raise ValueError("`mask`, `drop` and `replace` are shares of the same words: at most 1 in all")
         return self
-
-
-class GentleAugment(Augment):
-    """Copies that stay plain text."""
-
-    copies: int | None = Field(1, ge=0)
-    noise: float = Field(0.0, ge=0)
-    mix: float = Field(0.0, ge=0)
 
 
 def digest_of(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""The recipe: every setting of a job with its default and range, stated once.
+"""The recipe: every setting of a job with its default, range and meaning, stated once.
 
-Frozen models without behaviour; `recipe_file` reads them from YAML. Nothing here reads data or
-imports torch; names of encoders and files are checked where they are opened. Where data lies, and the
-labels of heads, are told in `recipe_data`.
+Frozen models without behaviour. Nothing here reads data or imports torch; names of encoders and files are
+checked where they are opened. The sections on data and heads are in `data_section`. docs/recipe.md is
+generated from the descriptions.
 """
 
 from __future__ import annotations
@@ -13,76 +13,94 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
-from distill.recipe.data_section import Augment, Data, GentleAugment, HeadRecipe, Part, Texts, digest_of, near
+from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts, digest_of, near
 
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+SHAPE = Field(None, gt=0, description="shape of the student, in place of `size`; give all three")
 
 
 class Training(Part):
-    """What teacher and student training have in common."""
+    """What the training of teacher and student has in common."""
 
-    pooling: Literal["cls", "mean"] = "mean"
-    # of fresh weights, order and dropout; by default the recipe's, on which splits and copies depend too
-    seed: int | None = Field(None, ge=0, lt=2**32)
-    dropout: float = Field(0.1, ge=0, lt=1)  # hidden layers and heads
-    attention_dropout: float = Field(0.0, ge=0, lt=1)  # costs a third of a CPU step; see docs
-    epochs: int | None = Field(None, gt=0)  # by default as `defaults` finds from the texts
-    lr: float | None = Field(None, gt=0)
-    head_lr: float | None = Field(None, gt=0)  # of the heads alone; a teacher's by `defaults`, else lr
-    batch_size: int = Field(32, gt=0)  # texts a step and process, before accumulation
-    accumulate: int = Field(1, gt=0)  # batches a step
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
-    clip: float = Field(1.0, gt=0)  # largest gradient norm
-    metric: str | None = None  # HEAD.METRIC that picks the epoch; by default the mean
-    patience: int | None = Field(None, gt=0)  # epochs without a better metric before stopping
-    checkpoint_every: int = Field(500, gt=0)  # steps
-    # what learns: encoder, heads, or names of heads
-    train: tuple[str, ...] = Field(("encoder", "heads"), min_length=1)
+    pooling: Literal["cls", "mean"] = Field("mean", description="pooling of the last hidden states")
+    seed: int | None = Field(
+        None, ge=0, lt=2**32, description="seed of new weights, order and dropout; default: the recipe's seed"
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of hidden states and heads")
+    epochs: int | None = Field(None, gt=0, description="default: set from the number and length of the texts")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; default: set from the width")
+    batch_size: int = Field(32, gt=0, description="texts per batch and process")
+    accumulate: int = Field(1, gt=0, description="batches per step")
+    weight_decay: float = Field(0.01, ge=0, description="of weight matrices")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    metric: str | None = Field(
+        None, description="HEAD.METRIC that compares epochs; default: the mean of the heads' first metrics"
+    )
+    train: tuple[str, ...] = Field(
+        ("encoder", "heads"), min_length=1, description="what is trained: encoder, heads, names of heads"
+    )
 
 
-class Imitated(Part):
+class TeacherEncoder(Part):
     """An encoder and how it is read."""
 
-    encoder: str = "distilbert/distilbert-base-uncased"  # hub id[@revision] | folder | package:NAME
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of its weights file
-    layers: int | None = Field(None, gt=0)  # keep the first so many
-    pooling: Literal["cls", "mean"] = "mean"
+    encoder: str = Field(
+        "distilbert/distilbert-base-uncased", description="hub id[@revision], folder, or package:NAME"
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="expected digest of the weights file"
+    )
+    layers: int | None = Field(None, gt=0, description="keep only the first layers")
+    pooling: Literal["cls", "mean"] = Field("mean", description="pooling of the last hidden states")
 
 
-class Teacher(Training, Imitated):
-    """The model worth imitating; by default the published configuration."""
+class Teacher(Training, TeacherEncoder):
+    """The large model that writes soft labels; the defaults are the published configuration."""
 
-    max_length: int | None = Field(None, gt=2)  # tokens read of a text; by default as `defaults` finds
-    # networks of earlier runs instead, as they are (RUN/stages/fit_teacher or fit_student): one is an
-    # assistant, the mean of several an ensemble
-    networks: tuple[str, ...] = ()
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout of attention weights; costs a third of a CPU step"
+    )
+    head_lr: float | None = Field(
+        None, gt=0, description="peak learning rate of the heads; default: 30 times `lr`"
+    )
+    max_length: int | None = Field(
+        None,
+        gt=2,
+        description="tokens read of a text; default: 128, 256 or 512, from the lengths of the texts",
+    )
+    networks: tuple[str, ...] = Field(
+        (),
+        description="networks of earlier runs as the teacher (RUN/stages/fit_teacher or fit_student): one is an "
+        "assistant, several are an ensemble",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:
-        # a recipe that a run wrote down says everything, also what it left as it is
-        told = [
+        # the recipe that a run writes holds every setting, also those left at their default
+        changed = [
             name
             for name in sorted(self.model_fields_set - {"networks", "max_length"})
             if getattr(self, name) != type(self).model_fields[name].default
         ]
-        if self.networks and told:
-            raise ValueError(f"`networks` are taken as they are; leave out {', '.join(told)}")
+        if self.networks and changed:
+            raise ValueError(f"`networks` are used as they are; leave out {', '.join(changed)}")
         return self
 
 
-class Small(Training):
-    """The shape of a student, and how it learns."""
+class SmallEncoder(Training):
+    """The shape of a student, and its training."""
 
-    size: Literal["tiny", "mini", "small", "medium"] | None = None  # default tiny
-    layers: int | None = Field(None, gt=0)
-    hidden: int | None = Field(None, gt=0)
-    attention_heads: int | None = Field(None, gt=0)
-    batch_size: int = Field(128, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    size: Literal["tiny", "mini", "small", "medium"] | None = Field(
+        None, description="shape of the BERT miniatures (Turc et al. 2019); default: tiny"
+    )
+    layers: int | None = SHAPE
+    hidden: int | None = SHAPE
+    attention_heads: int | None = SHAPE
+    batch_size: int = Field(128, gt=0, description="texts per batch and process")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of hidden states and heads")
 
     @model_validator(mode="after")
-    def _whole_shape(self) -> Small:
+    def _whole_shape(self) -> SmallEncoder:
         numbers = [self.layers, self.hidden, self.attention_heads]
         if any(numbers) and not all(numbers):
             raise ValueError("give all of `layers`, `hidden`, `attention_heads`, or none of them")
@@ -93,15 +111,22 @@ class Small(Training):
         return self
 
 
-class Student(Small):
-    """The model small enough to serve."""
+class Student(SmallEncoder):
+    """The small model that is served."""
 
-    encoder: str | None = None  # any encoder instead: its shape, and its weights as the start
-    # checkpoint | general start | teacher | random; by default the shipped general start for the teacher it
-    # was taught by, the BERT miniature of `size` for one from the hub, and `teacher` for any other
-    start: str | None = None
-    # word pieces: so many that the transfer set needs most; by default full, all of the start's
-    vocabulary: Literal["full"] | Annotated[int, Field(ge=1)] | None = None
+    encoder: str | None = Field(
+        None, description="any encoder instead, with its shape and weights: hub id, folder, or package:NAME"
+    )
+    start: str | None = Field(
+        None,
+        description="initialisation: teacher, random, a checkpoint, or the folder of a pretrained student; "
+        "default: the pretrained student that is shipped for the teacher, else the BERT miniature of `size` for "
+        "a teacher from the hub, else teacher",
+    )
+    vocabulary: Literal["full"] | Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="number of word pieces to keep, those that the transfer set needs most; default: full",
+    )
 
     @field_validator("vocabulary", mode="before")
     @classmethod
@@ -114,75 +139,88 @@ class Student(Small):
     def _one_start(self) -> Student:
         for name in ("size", "hidden", "start"):
             if self.encoder and getattr(self, name) is not None:
-                what = "start" if name == "start" else "shape"
+                what = "initialisation" if name == "start" else "shape"
                 raise ValueError(f"`encoder` and `{name}` both give the {what}; keep one")
         return self
 
 
 class Distillation(Part):
-    """`(1 - soft_weight) * hard + soft_weight * distillation` for each head."""
+    """The loss of each head: `(1 - soft_weight) * hard + soft_weight * distillation`."""
 
-    # loss and temperature as `defaults` finds for each head; equations and sources in `losses`
-    loss: Literal["kl", "mse", "standardized"] | None = None
-    temperature: float | None = Field(None, gt=0)
-    soft_weight: float = Field(0.9, ge=0, le=1)
+    loss: Literal["kl", "mse", "standardized"] | None = Field(
+        None, description="default: standardized for single_label heads of ten labels and more, else kl"
+    )
+    temperature: float | None = Field(None, gt=0, description="default: 2 for standardized, else 1")
+    soft_weight: float = Field(0.9, ge=0, le=1, description="share of the distillation loss")
 
 
 class Match(Part):
-    """What the student matches inside the teacher's encoder: the weight of each loss, 0 for off."""
+    """Feature matching between the encoders of student and teacher."""
 
-    # equations and sources in `matching`
-    hidden: float = Field(0.0, ge=0)  # each layer's output, through a learnt projection
-    # the teacher's layer for each of the student's, from 1; by default evenly spaced, the last for the last
-    layers: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    hidden: float = Field(0.0, ge=0, description="weight of the loss between hidden states; 0 is off")
+    layers: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
+        None, description="the teacher's layer for each of the student's, from 1; default: evenly spaced"
+    )
 
 
 class Export(Part):
-    """The artefact."""
+    """The ONNX files of the bundle."""
 
-    quantize: Literal["int8", "none"] = "int8"
-    # tokens the student reads, in training and in service; by default as many as its teacher
-    max_length: int | None = Field(None, gt=2)
+    quantize: Literal["int8", "none"] = Field("int8", description="form of the served model")
+    max_length: int | None = Field(
+        None, gt=2, description="tokens the student reads of a text; default: as many as its teacher"
+    )
 
 
 class Gates(Part):
-    """What a bundle must hold to be written."""
+    """What a bundle must satisfy to be published."""
 
-    parity: float = Field(1e-3, gt=0)  # largest difference of a logit, torch against ONNX fp32
-    int8_drop: float = Field(0.005, ge=0, le=1)  # largest loss of a head's first metric by int8
-    int8_changed: float = Field(0.03, ge=0, le=1)  # largest share of a head's decisions that int8 changes
-    int8_log_loss: float = Field(0.02, ge=0)  # largest rise of a head's log loss by int8
-    allow: tuple[str, ...] = ()  # heads that may fail those of int8; the manifest then says so
+    parity: float = Field(1e-3, gt=0, description="largest difference of a logit, torch against ONNX fp32")
+    int8_drop: float = Field(0.005, ge=0, le=1, description="largest loss of a head's first metric by int8")
+    int8_changed: float = Field(
+        0.03, ge=0, le=1, description="largest share of a head's decisions changed by int8"
+    )
+    int8_log_loss: float = Field(0.02, ge=0, description="largest rise of a head's log loss by int8")
+    allow: tuple[str, ...] = Field(
+        (), description="heads that may fail the int8 gates; the manifest then lists them"
+    )
 
 
 class Job(Part):
-    """What distilling and pretraining have in common."""
+    """What distillation and pretraining have in common."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0, lt=2**32)  # numpy takes no larger one
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of the bundle"
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of splits, augmented texts and training"
+    )  # numpy takes no larger one
     data: Texts
-    teacher: Imitated
-    student: Small
+    teacher: TeacherEncoder
+    student: SmallEncoder
     augment: Augment
     match: Match = Match()
-    precision: Literal["auto", "bf16", "fp16", "no"] = "auto"  # auto: bf16 where it is fast
-    device: Literal["auto", "cpu"] = "auto"
-    trackers: tuple[str, ...] = ("tensorboard",)
+    precision: Literal["auto", "bf16", "fp16", "no"] = Field(
+        "auto", description="of training; auto: bf16 where the device is fast in it"
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU if there is one")
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="experiment trackers of accelerate")
+    checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints")
 
 
 class Pretraining(Job):
-    """A general start for students, taught on plain text by an encoder as it is (`distill pretrain`)."""
+    """A pretrained student, taught on plain text by an encoder as it is (`distill pretrain`)."""
 
-    teacher: Imitated = Imitated()
-    student: Small = Small()
-    augment: GentleAugment = GentleAugment()
-    max_length: int = Field(128, gt=2)  # tokens read, and positions of the start
+    teacher: TeacherEncoder = TeacherEncoder()
+    student: SmallEncoder = SmallEncoder()
+    augment: Augment = Augment(copies=1)
+    max_length: int = Field(128, gt=2, description="tokens read of a text, and positions of the student")
 
     @model_validator(mode="after")
-    def _sound(self) -> Pretraining:
+    def _no_heads(self) -> Pretraining:
         for key in ("metric", "train"):
-            if getattr(self.student, key) != Small.model_fields[key].default:
-                raise ValueError(f"student.{key}: a start is taught no heads (leave it out)")
+            if getattr(self.student, key) != SmallEncoder.model_fields[key].default:
+                raise ValueError(f"student.{key}: a pretrained student has no heads (leave it out)")
         if not self.data.unlabeled:
             raise ValueError("data.unlabeled: is required")
         return self
@@ -206,18 +244,18 @@ class Recipe(Job):
         for name in heads:
             if not HEAD_NAME.match(name) or name in ("encoder", "heads", "text"):
                 raise ValueError(
-                    f"head name {name!r}: letters, digits and _ only, a letter first, "
+                    f"head name {name!r}: expected letters, digits and _ only, a letter first, "
                     "and none of 'encoder', 'heads', 'text'"
                 )
         return heads
 
     @model_validator(mode="after")
-    def _encoder_learns(self) -> Recipe:
+    def _can_match(self) -> Recipe:
         if self.match.hidden and "encoder" not in self.student.train:
-            raise ValueError("match: shapes the student's encoder, which is frozen (add it to student.train)")
+            raise ValueError("match: the student's encoder is frozen (add encoder to student.train)")
         if self.match.hidden and isinstance(self.student.vocabulary, int):
             raise ValueError(
-                "match: student and teacher must read the same tokens (leave out it or student.vocabulary)"
+                "match: student and teacher must read the same tokens (leave out match or student.vocabulary)"
             )
         return self
 
@@ -239,7 +277,7 @@ class Recipe(Job):
         return self
 
     def digest(self) -> str:
-        """The sha256 of what the recipe asks for, whatever machine or folder it runs in."""
-        settings = self.model_dump(mode="json", exclude={"device": True, "trackers": True})
+        """The sha256 of the settings, whatever machine or folder the recipe runs in."""
+        settings = self.model_dump(mode="json", exclude={"device", "trackers", "checkpoint_every"})
         settings["data"].pop("root")
         return digest_of([settings, list(self.heads)])  # the order of heads is that of logits

@@ -50,7 +50,14 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         lr=defaults.student_lr(network.config.hidden_size, learnt=student.trained_layers),
     )
     job = TrainingJob(
-        "student", training, validation, settings, seed, folder / "scratch", run.recipe.distillation
+        "student",
+        training,
+        validation,
+        settings,
+        seed,
+        folder / "scratch",
+        run.recipe.distillation,
+        run.recipe.checkpoint_every,
     )
     metrics |= train(run, network, job, matching)
     fold(network.encoder)

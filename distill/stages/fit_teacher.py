@@ -50,13 +50,16 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     training, validation = (labelled(run, split, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
-    settings = with_defaults(
-        settings,
-        epochs=defaults.teacher_epochs(len(training.texts), batch),
-        lr=lr,
-        head_lr=defaults.teacher_head_lr(lr),
+    job = TrainingJob(
+        "teacher",
+        training,
+        validation,
+        with_defaults(settings, epochs=defaults.teacher_epochs(len(training.texts), batch), lr=lr),
+        seed,
+        folder / "scratch",
+        checkpoint_every=run.recipe.checkpoint_every,
+        head_lr=settings.head_lr or defaults.teacher_head_lr(lr),
     )
-    job = TrainingJob("teacher", training, validation, settings, seed, folder / "scratch")
     metrics = train(run, network, job)
     if run.accelerator.is_main_process:
         save_classifier(network, tokenizer, folder)

@@ -104,7 +104,6 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
             pad=int(tokenizer.pad_token_id or 0),
             factorized=True,
             dropout=settings.dropout,
-            attention_dropout=settings.attention_dropout,
         )
     except ValueError as error:
         raise RecipeError(str(error)) from None
@@ -120,7 +119,16 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
         epochs=defaults.start_epochs(int(training.texts.lengths.sum())),
         lr=defaults.student_lr(shape.hidden, learnt=False),
     )
-    job = TrainingJob("student", training, validation, settings, seed, folder / "scratch", MSE)
+    job = TrainingJob(
+        "student",
+        training,
+        validation,
+        settings,
+        seed,
+        folder / "scratch",
+        MSE,
+        run.recipe.checkpoint_every,
+    )
     metrics = train(run, network, job, matching)
     if run.accelerator.is_main_process:
         written, start = folder / "start", run.folder / "start"

@@ -54,10 +54,9 @@ def initial_student(run: Run[Recipe], positions: int) -> InitialStudent:
         RecipeError: The recipe's settings do not fit each other or the teacher.
     """
     student, shape = run.recipe.student, shape_of(run.recipe.student)
-    rates: dict[str, Any] = {"dropout": student.dropout, "attention_dropout": student.attention_dropout}
     start = student.encoder or student.start or usual_start(run.recipe)
     if student.encoder or not (is_start(start) or start in ("teacher", "random")):
-        encoder, tokenizer = load_encoder(start, **rates)
+        encoder, tokenizer = load_encoder(start, dropout=student.dropout, attention_dropout=0.0)
         config = encoder.config
         loaded = Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
         if student.encoder is None and loaded != shape:
@@ -68,7 +67,11 @@ def initial_student(run: Run[Recipe], positions: int) -> InitialStudent:
         return InitialStudent(encoder, tokenizer, f"checkpoint: {start}", trained_layers=True)
     network, tokenizer = artifacts.teacher_network(run)
     teacher, pad = network.encoder, int(tokenizer.pad_token_id or 0)
-    fresh: dict[str, Any] = {"positions": network.usable_length(positions), "pad": pad, **rates}
+    fresh: dict[str, Any] = {
+        "positions": network.usable_length(positions),
+        "pad": pad,
+        "dropout": student.dropout,
+    }
     try:
         if start == "random":
             words = teacher.get_input_embeddings().num_embeddings

@@ -18,7 +18,6 @@ from distill.data.tokens import chunks
 from distill.recipe import defaults
 from distill.run import Run
 from distill.stages import artifacts
-from teachers.neighbours import nearest_words
 from teachers.soft_labels import text_digests
 
 
@@ -30,17 +29,8 @@ def write_transfer_set(run: Run[Any], folder: Path) -> None:
     if count is None:
         encode = network.text_encoder(tokenizer, artifacts.max_length(run))
         count = defaults.copies(sum(int(encode(some).lengths.sum()) for some in chunks(texts)))
-    near = (
-        nearest_words(network.encoder, tokenizer, settings.nearest) if count and settings.neighbours else {}
-    )
-    augmenter = Augmenter(
-        settings,
-        run.recipe.seed,
-        mask_token=tokenizer.mask_token or "",
-        words=[sys.intern(w) for t in texts for w in words_of(t)] if count and settings.noise else (),
-        texts=texts,
-        near=near,
-    )
+    words = [sys.intern(word) for text in texts for word in words_of(text)] if count else []
+    augmenter = Augmenter(settings, run.recipe.seed, mask_token=tokenizer.mask_token or "", words=words)
     augmented = _augmented(run, texts, augmenter, count) if count else iter(())
     write_texts(folder / "transfer", ({"text": text} for text in _each_once(run, texts, augmented)))
 
@@ -48,7 +38,7 @@ def write_transfer_set(run: Run[Any], folder: Path) -> None:
 def _augmented(run: Run[Any], texts: list[str], augmenter: Augmenter, count: int) -> Iterator[str]:
     with run.progress(len(texts), "augment", "text") as bar:
         for text in texts:
-            yield from augmenter.copies(text, count)
+            yield from augmenter.augmented(text, count)
             bar.update()
 
 

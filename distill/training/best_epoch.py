@@ -1,4 +1,4 @@
-"""Which epoch's weights a training keeps, and when it stops early."""
+"""Which epoch's weights a training keeps."""
 
 from __future__ import annotations
 
@@ -26,17 +26,12 @@ def end_epoch(state: TrainingState, metrics: Mapping[str, float], metric: str, t
     score = _score(metrics, metric)
     improves = score > state.best
     if improves:
-        state.best, state.improved_epoch = score, epoch
+        state.best = score
     best = state.best[0]
     error = math.sqrt(best * (1 - best) / texts) if texts and 0 <= best <= 1 else 0.0
     if improves or score[0] > best - error:
         state.kept_epoch = epoch
     return state.kept_epoch == epoch
-
-
-def stops_early(state: TrainingState, patience: int | None) -> bool:
-    """Whether `patience` epochs have passed without an improvement."""
-    return patience is not None and len(state.history) - state.improved_epoch >= patience
 
 
 def _score(metrics: Mapping[str, float], metric: str) -> list[float]:

@@ -27,14 +27,12 @@ class TrainingState:
         step: The number of steps done.
         history: The validation metrics of each finished epoch.
         best: What epochs are compared by, of the best epoch; larger is better. Empty before the first.
-        improved_epoch: The epoch, from 1, in which `best` last rose.
         kept_epoch: The epoch, from 1, whose weights are kept.
     """
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
-    improved_epoch: int = 0
     kept_epoch: int = 0
 
 

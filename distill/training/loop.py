@@ -25,7 +25,7 @@ from distill.evaluation.metrics import without_nan
 from distill.models.base import Array, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
-from distill.training.best_epoch import end_epoch, stops_early
+from distill.training.best_epoch import end_epoch
 from distill.training.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -38,6 +38,7 @@ from distill.training.losses import total_loss
 from distill.training.optimizer import learning_rate_share, make_optimizer
 
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
+MAX_GRADIENT_NORM = 1.0
 
 Event = Literal["step", "weights", "checkpoint"]
 Hook = Callable[[Event, TrainingState], None]
@@ -78,6 +79,8 @@ class TrainingJob:
         seed: Of the order of texts and of dropout.
         folder: Of checkpoints; made if missing. A training that stopped there continues.
         distillation: Loss, temperature and weight where `train.soft` is given.
+        checkpoint_every: Steps between checkpoints.
+        head_lr: The peak learning rate of the heads; by default `lr`.
     """
 
     name: str
@@ -87,6 +90,8 @@ class TrainingJob:
     seed: int
     folder: Path
     distillation: Distillation | None = None
+    checkpoint_every: int = 500
+    head_lr: float | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -135,7 +140,7 @@ def fit(
     job.folder.mkdir(exist_ok=True)
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
-    optimizer = make_optimizer(learner, settings, accelerator.device)
+    optimizer = make_optimizer(learner, settings, accelerator.device, job.head_lr)
     state = (
         load_checkpoint(job.checkpoint, learner, optimizer) if job.checkpoint.exists() else TrainingState()
     )
@@ -152,7 +157,7 @@ def fit(
     with tqdm(
         total=steps, initial=state.step, desc=job.name, unit="step", disable=not main, mininterval=1.0
     ) as bar:
-        while state.step < steps and not stops_early(state, settings.patience):
+        while state.step < steps:
             hook("step", state)
             step = state.step
             epoch, index = divmod(step, steps_an_epoch)
@@ -164,12 +169,12 @@ def fit(
             first = (index * world + accelerator.process_index) * settings.accumulate
             rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
             log.add(*_backward(model, job, network, rows, accelerator))
-            accelerator.clip_grad_norm_(learner.parameters(), settings.clip)
+            accelerator.clip_grad_norm_(learner.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             epoch_ends = index == steps_an_epoch - 1
-            saves = epoch_ends or state.step % settings.checkpoint_every == 0
+            saves = epoch_ends or state.step % job.checkpoint_every == 0
             if epoch_ends or step % LOG_EVERY == LOG_EVERY - 1:
                 log.write(state.step, optimizer.param_groups[0]["lr"], bar)
             elif saves:

@@ -9,13 +9,21 @@ from distill.recipe.schema import Training
 from distill.training.feature_matching import Learner
 
 
-def make_optimizer(learner: Learner, settings: Training, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(
+    learner: Learner, settings: Training, device: torch.device, head_lr: float | None = None
+) -> torch.optim.AdamW:
     """AdamW without weight decay on biases, norms and embeddings; fused, which is 10 times faster on a CPU.
 
     Each group of parameters holds its peak learning rate as `peak`.
+
+    Args:
+        learner: Whose parameters.
+        settings: Peak learning rate and weight decay.
+        device: Of the parameters.
+        head_lr: The peak learning rate of the heads; by default that of all.
     """
     network = learner.network
-    of_heads = {p: settings.head_lr or settings.lr for h in network.heads for p in network.head_parameters(h)}
+    of_heads = {p: head_lr or settings.lr for h in network.heads for p in network.head_parameters(h)}
     groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad:

@@ -33,6 +33,7 @@ REDOES = [
     ("data.licence", "MIT", "bundle"),
     ("device", "cpu", None),
     ("trackers", [], None),
+    ("checkpoint_every", 9, None),
 ]
 
 
@@ -134,4 +135,4 @@ def test_stages_come_with_every_setting(data: dict[str, Any]) -> None:
     """Each section of the recipe is an input of some stage, but for where and how a run is watched."""
     inputs = set(stage_inputs(parse_recipe(data)))
     used = {name for stage in STAGES for name in stage.inputs}
-    assert inputs - used == {"device", "trackers", "export"} and used <= inputs
+    assert inputs - used == {"device", "trackers", "export", "checkpoint_every"} and used <= inputs

@@ -32,7 +32,7 @@ def toy_recipe(teacher: Path) -> dict:
             "intent": {"column": "intent"},
             "flags": {"column": "flags", "kind": "multi_label", "none": "none"},
         },
-        "teacher": {"encoder": str(teacher), "epochs": 10, "lr": 5e-3, "checkpoint_every": 7},
+        "teacher": {"encoder": str(teacher), "epochs": 10, "lr": 5e-3},
         "augment": {"copies": 2},
         "student": {
             **shape,
@@ -40,11 +40,11 @@ def toy_recipe(teacher: Path) -> dict:
             "lr": 1e-2,
             "batch_size": 32,
             "dropout": 0.1,
-            "checkpoint_every": 7,
         },
         "export": {"max_length": 32},
         "gates": {"int8_drop": 0.05},
         "precision": "no",
+        "checkpoint_every": 7,
         "trackers": [],
     }
 

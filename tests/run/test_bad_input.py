@@ -144,7 +144,7 @@ def test_hub_unreachable(edited, capfd, tmp_path, monkeypatch):
 
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(edited, capfd, tmp_path):
     run = ["run", edited, "--out", tmp_path / "run"]
-    line = complaint(capfd, *run, "--set", "teacher.lr=1e30", "--set", "teacher.clip=1e30")
+    line = complaint(capfd, *run, "--set", "teacher.lr=1e36")
     assert "teacher: the loss is nan at step" in line or "teacher: the loss is inf at step" in line
 
 
@@ -152,7 +152,7 @@ def test_disk_full(edited, capfd, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr("distill.stages.train.save_network", full)
+    monkeypatch.setattr("distill.stages.fit_teacher.save_classifier", full)
     run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.epochs=1"]
     assert "is full" in complaint(capfd, *run)
     assert not (tmp_path / "run" / "stages" / "fit_teacher" / "stage.json").exists()

@@ -16,9 +16,10 @@ def recipe(job):
         "name": "start",
         "data": {"unlabeled": ["train.csv"]},
         "teacher": {"encoder": settings["teacher"]["encoder"]},
-        "student": {"layers": 1, "hidden": 16, "attention_heads": 2, "epochs": 4, "checkpoint_every": 7},
+        "student": {"layers": 1, "hidden": 16, "attention_heads": 2, "epochs": 4},
         "max_length": 32,
         "precision": "no",
+        "checkpoint_every": 7,
         "trackers": [],
     }
     path = job.parent / "pretrain.yaml"
@@ -100,7 +101,7 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
         ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected 100 at least"),
         ("data.unlabeled=[none.txt]", "none.txt"),
         ("student.start=random", "student.start: unknown key"),
-        ("student.metric=cosine", "a start is taught no heads"),
+        ("student.metric=cosine", "a pretrained student has no heads"),
         ("teacher.epochs=3", "teacher.epochs: unknown key"),
         ("student.hidden=32", "the student is 32 wide, the teacher"),
         ("heads={}", "heads: unknown key"),

@@ -61,13 +61,13 @@ def test_config_says_what_was_built() -> None:
 def test_dropout() -> None:
     silent = {m.p for m in small().modules() if isinstance(m, torch.nn.Dropout)}
     assert silent == {0.0}
-    encoder = small(dropout=0.2, attention_dropout=0.3)
+    encoder = small(dropout=0.2)
     found = {
         name.endswith(("self.dropout", "attention.dropout")): module.p
         for name, module in encoder.named_modules()
         if isinstance(module, torch.nn.Dropout)
     }
-    assert found == {False: 0.2, True: 0.3}
+    assert found == {False: 0.2, True: 0.0}
 
 
 def test_reads_every_length() -> None:

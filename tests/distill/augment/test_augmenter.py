@@ -1,27 +1,22 @@
-import re
 from collections import Counter
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from distill.augment.augmenter import Augmenter, _parted, joined, words_of
+from distill.augment.augmenter import Augmenter, join_words, words_of
 from distill.recipe.data_section import Augment
 
 TEXT = "where is the red parcel that i have been waiting for since monday"
 WORDS = ["money", "back", "money", "shop"]
-OTHERS = ["one two three four five", "six seven"]
-NEAR = {"parcel": ["box", "packet"], "monday": ["tuesday"]}
 NONE = {"mask": 0.0, "drop": 0.0, "replace": 0.0, "span": 0.0}
 
 
 def copies(
     text: str = TEXT, seed: int = 0, copies: int = 0, mask_token: str = "[MASK]", **settings: Any
 ) -> list[str]:
-    """Noised copies; other sources by their share in `settings`."""
-    recipe = Augment(**{"neighbours": 0.0, "mix": 0.0, **settings})
-    augmenter = Augmenter(recipe, seed, mask_token=mask_token, words=WORDS, texts=OTHERS, near=NEAR)
-    return list(augmenter.copies(text, copies))
+    augmenter = Augmenter(Augment(**settings), seed, mask_token=mask_token, words=WORDS)
+    return list(augmenter.augmented(text, copies))
 
 
 def test_copies_follow_from_seed_text_and_number() -> None:
@@ -60,8 +55,8 @@ def test_words_are_replaced_by_words_of_the_training_texts_as_often_as_they_stan
 
 
 def test_nothing_is_replaced_without_words() -> None:
-    settings = Augment(neighbours=0, mix=0, **{**NONE, "replace": 1.0})
-    assert list(Augmenter(settings, 0).copies(TEXT, 9)) == []
+    settings = Augment(**{**NONE, "replace": 1.0})
+    assert list(Augmenter(settings, 0).augmented(TEXT, 9)) == []
 
 
 def test_a_span_is_cut_from_the_text() -> None:
@@ -88,51 +83,12 @@ def test_an_empty_text_has_no_copies() -> None:
     assert copies("", copies=5) == [] and copies("   ", copies=5) == []
 
 
-def test_words_become_near_ones_between_their_punctuation() -> None:
-    found = copies("The (Parcel), since MONDAY!", copies=400, noise=0.0, neighbours=1.0, near_words=0.5)
-    assert set(found) == {
-        "The (box), since MONDAY!",
-        "The (packet), since MONDAY!",
-        "The (Parcel), since tuesday!",
-        "The (box), since tuesday!",
-        "The (packet), since tuesday!",
-    }
-
-
-def test_the_share_of_near_words_is_that_asked_for_on_average() -> None:
-    text = " ".join(["parcel"] * 40)
-    found = copies(text, copies=300, noise=0.0, neighbours=1.0, near_words=0.2)
-    shares = [sum(word != "parcel" for word in copy.split()) / 40 for copy in found]
-    assert sum(shares) / 300 == pytest.approx(0.2, abs=0.02)
-    assert min(shares) < 0.05 and max(shares) > 0.3  # some close, some far
-
-
-def test_texts_are_mixed() -> None:
-    for copy in copies(copies=50, noise=0.0, mix=1.0):
-        words = copy.split()
-        mine = [word for word in words if word in TEXT.split()]
-        theirs = [word for word in words if word not in TEXT.split()]
-        assert " ".join(mine) == " ".join(TEXT.split()[: len(mine)]) and mine
-        assert any(" ".join(theirs) in other for other in OTHERS) and len(theirs) >= 2
-        assert words in (mine + theirs, theirs + mine)
-
-
-def test_sources_are_drawn_by_their_shares() -> None:
-    found = copies(copies=900, mask=1.0, drop=0.0, replace=0.0, span=0.0, noise=2.0, mix=1.0)
-    noised = sum(set(copy.split()) == {"[MASK]"} for copy in found)
-    assert noised / len(found) == pytest.approx(2 / 3, abs=0.05)
-
-
-def test_all_sources_off_make_no_copies() -> None:
-    assert copies(copies=5, noise=0.0) == []
-
-
 UNSPACED = ["我想退款、因为包裹一直没有到。", "荷物がまだ届いていません", "ขอเงินคืนหน่อยครับ"]
 
 
 @pytest.mark.parametrize("text", UNSPACED)
 def test_texts_without_spaces_have_words(text: str) -> None:
-    assert len(words_of(text)) > 8 and joined(words_of(text)) == text
+    assert len(words_of(text)) > 8 and join_words(words_of(text)) == text
     found = copies(text, copies=50)
     assert len(set(found)) > 30
     assert not any(f"{a} {b}" in copy for copy in found for a, b in pairwise(words_of(text)))
@@ -140,15 +96,9 @@ def test_texts_without_spaces_have_words(text: str) -> None:
 
 def test_texts_with_spaces_keep_them() -> None:
     for text in (TEXT, "übrigens: où est-il?", "посылка не пришла", "안녕 하세요"):
-        assert words_of(text) == text.split() and joined(text.split()) == text
+        assert words_of(text) == text.split() and join_words(text.split()) == text
 
 
 def test_copies_are_of_the_beginning_of_a_long_text() -> None:
     text = " ".join(map(str, range(5000)))
-    assert max(len(copy.split()) for copy in copies(text, copies=20, mix=1.0)) <= 2 * 512
-
-
-@pytest.mark.parametrize("word", ["", "...", "a", "'tis!", "e.g.", "_x_", "(don't)", "¡año!"])
-def test_a_word_between_its_punctuation(word: str) -> None:
-    match = re.match(r"(\W*)(.*?)(\W*)\Z", word, re.DOTALL)
-    assert match is not None and _parted(word) == match.groups()
+    assert max(len(copy.split()) for copy in copies(text, copies=20)) <= 512

@@ -241,7 +241,7 @@ def test_invalid_rows_are_counted_and_listed(room: Workspace, capsys: pytest.Cap
         '{"id": 3, "text": null, "label": "a", "x": 1}',
         '{"id": 4, "text": "caf@", "label": "a", "x": 1}',
         '{"id": 5, "text": "half \\ud800", "label": "a", "x": 1}',
-        '{"id": 6, "text": "' + "é" * 60 + '", "label": "a", "x": 1}',
+        '{"id": 6, "text": "' + "é" * 600_000 + '", "label": "a", "x": 1}',
         '{"id": 1, "text": "again", "label": "a", "x": 1}',
         '{"id": 7, "text": "unknown", "label": "z", "x": 1}',
         '{"id": 8, "text": "two", "label": "a", "x": 2}',
@@ -258,11 +258,11 @@ def test_invalid_rows_are_counted_and_listed(room: Workspace, capsys: pytest.Cap
         room.write(f"{split}.jsonl", *map(json.dumps, rows))
     heads = {"label": {"column": "label", "labels": ["a", "b"]}, "x": {"columns": ["x"]}}
     data = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
-    counts = room.prepare(heads, id="id", max_text_bytes=100, max_bad_rows=0.9, **data)
+    counts = room.prepare(heads, id="id", max_bad_rows=0.9, **data)
     expected = {
         "empty text": [2, 3],
         "undecodable bytes": [4, 5, 12],
-        "text over max_text_bytes": [6],
+        "text over 1 MB": [6],
         "duplicate id": [7],
         "label not in the recipe's list": [8],
         "value not 0 or 1": [9],

@@ -34,12 +34,12 @@ def test_words_and_numbers(tmp_path: Path) -> None:
     text = BASE + (
         "precision: no\n"
         "teacher: {lr: 1e-4, weight_decay: .5, epochs: 7}\n"
-        "student: {lr: 2E-3, dropout: 0, clip: 1e1}\n"
+        "student: {lr: 2E-3, dropout: 0, weight_decay: 1e1}\n"
     )
     recipe = load_recipe(written(tmp_path, text))
     assert recipe.precision == "no"
     assert (recipe.teacher.lr, recipe.teacher.weight_decay, recipe.teacher.epochs) == (1e-4, 0.5, 7)
-    assert (recipe.student.lr, recipe.student.dropout, recipe.student.clip) == (2e-3, 0, 10)
+    assert (recipe.student.lr, recipe.student.dropout, recipe.student.weight_decay) == (2e-3, 0, 10)
 
 
 def test_words_that_are_booleans_in_yaml_1_1(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_defaults_are_the_published_configuration() -> None:
     teacher, student = recipe.teacher, recipe.student
     assert teacher.encoder == "distilbert/distilbert-base-uncased"
     assert teacher.batch_size == 32
-    assert (teacher.dropout, teacher.weight_decay, teacher.warmup, teacher.clip) == (0.1, 0.01, 0.1, 1.0)
+    assert (teacher.dropout, teacher.weight_decay, teacher.warmup) == (0.1, 0.01, 0.1)
     # size and start unsaid: BERT-tiny, google/bert_uncased_L-2_H-128_A-2 (the rooms know the shapes)
     assert (student.size, student.encoder, student.start) == (None, None, None)
     assert student.batch_size == 128
@@ -151,7 +151,7 @@ def test_what_is_required() -> None:
         ("teacher__warmup", 1.0, "teacher.warmup: must be < 1"),
         ("teacher__epochs", 0, "teacher.epochs: must be > 0"),
         ("teacher__epochs", 2.5, "teacher.epochs: "),
-        ("teacher__patience", 0, "teacher.patience: must be > 0"),
+        ("checkpoint_every", 0, "checkpoint_every: must be > 0"),
         ("teacher__pooling", "max", "teacher.pooling: must be one of 'cls' or 'mean'"),
         ("teacher__sha256", "abc", "teacher.sha256: "),
         ("teacher__max_length", 2, "teacher.max_length: must be > 2"),

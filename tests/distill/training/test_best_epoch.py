@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.training.best_epoch import end_epoch, stops_early
+from distill.training.best_epoch import end_epoch
 from distill.training.checkpoint import TrainingState
 
 
@@ -47,12 +47,3 @@ def test_where_the_metric_tells_nothing_the_log_loss_does(same: float) -> None:
 @pytest.mark.parametrize("metric", ["head.log_loss", "head.ece"])
 def test_what_is_no_share_is_compared_exactly(metric: str) -> None:
     assert kept([0.5, 0.2, 0.2001], 400, metric, [0.5, 0.2, 0.2001]) == 2
-
-
-def test_patience_counts_from_the_best_epoch() -> None:
-    state = TrainingState()
-    for score in (0.8, 0.79, 0.79):
-        assert not stops_early(state, 2)
-        end_epoch(state, {"mean": score}, "mean", 400)
-    assert (state.kept_epoch, stops_early(state, 2), stops_early(state, 3)) == (3, True, False)
-    assert not stops_early(state, None)
