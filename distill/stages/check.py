@@ -22,7 +22,7 @@ from distill.stages.calibrate import calibrations
 from distill.stages.fit_student import student_logits
 from distill.stages.fit_teacher import teacher_logits
 from export.bundle.files import read_bundle
-from export.graph.gates import Toll, check_int8, check_parity
+from export.graph.gates import Int8Degradation, check_int8, check_parity
 from export.runtime.classifier import Classifier
 
 SHIPPED = ("validation", "test")
@@ -113,11 +113,11 @@ def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> d
     return metrics.quality(head, logits, labels, temperature=fitted.temperature, thresholds=fitted.thresholds)
 
 
-def _toll(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> Toll:
+def _toll(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> Int8Degradation:
     """What int8 costs a head, judged as users get it: calibrated, over its thresholds."""
     before, after = (_quality(head, logits, labels, fitted) for logits in (fp32, int8))
     said = [metrics.decisions(head, x, fitted.thresholds, fitted.temperature) for x in (fp32, int8)]
-    return Toll(
+    return Int8Degradation(
         head.first_metric,
         before[head.first_metric],
         after[head.first_metric],

@@ -142,7 +142,7 @@ def test_a_pipe_is_not_waited_for(copied: Path, name: str):
     (copied / name).unlink()
     os.mkfifo(copied / name)
     for read in (read_bundle, Classifier.load):
-        with pytest.raises(BundleError, match=f"{name}: cannot be read: it is no file"):
+        with pytest.raises(BundleError, match=f"{name}: cannot be read: it is not a file"):
             read(copied)
 
 
@@ -290,7 +290,7 @@ def test_a_failure_leaves_the_older_bundle(
     with pytest.raises(BundleError, match="must be JSON"):
         write_bundle(copied, replace(manifest, details={"quality": object()}), contents)
     check()
-    with pytest.raises(BundleError, match="manifest's own"):
+    with pytest.raises(BundleError, match="are keys of the manifest"):
         write_bundle(copied, replace(manifest, details={"files": {}}), contents)
     check()
 

@@ -277,8 +277,8 @@ def test_files_that_do_not_fit_the_manifest(
         ({FP32: b""}, "model.onnx: onnxruntime cannot load it"),
         ({FP32: graph(outputs=("a", "logits_flags"))}, r"no output \['logits_intent'\]"),
         ({FP32: graph(three)}, "model.onnx: inputs must be of"),
-        ({FP32: graph(rows=15)}, "refuses 12 tokens, ids <= 15"),
-        ({FP32: graph(split=(2, 3))}, "model.onnx: logits must be"),
+        ({FP32: graph(rows=15)}, "rejects 12 tokens, ids <= 15"),
+        ({FP32: graph(split=(2, 3))}, "model.onnx: logits must have shapes"),
         ({TOKENIZER: b"{}"}, "tokenizer.json: not a tokenizer"),
     ]:
         write_bundle(tmp_path / "b", manifest, {**contents, **changed})

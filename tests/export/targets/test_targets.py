@@ -18,16 +18,18 @@ from distill.cli.main import main
 from export.bundle.files import read_bundle, write_bundle
 from export.bundle.manifest import FP32, INT8, BundleError
 from export.targets.registry import export_bundle
-from export.targets.writer import MARK, TargetError, check_names, copy_shipped, place
+from export.targets.writer import RECORD, TargetError, check_names, copy_templates, write_export
 
 
 def test_an_export_says_what_it_wrote(exportable, tmp_path):
     said = export_bundle(exportable, "triton", tmp_path / "out")
     found = {p.relative_to(tmp_path / "out").as_posix(): p.stat().st_size for p in files(tmp_path / "out")}
     assert said["target"] == "triton" and said["variant"] == "int8" and said["bundle"] == "tiny"
-    assert said["files"] == {name: size for name, size in found.items() if name != MARK}
+    assert said["files"] == {name: size for name, size in found.items() if name != RECORD}
     assert said["bytes"] == sum(said["files"].values())
-    assert json.loads((tmp_path / "out" / MARK).read_text()) == {k: v for k, v in said.items() if k != "out"}
+    assert json.loads((tmp_path / "out" / RECORD).read_text()) == {
+        k: v for k, v in said.items() if k != "out"
+    }
 
 
 def test_the_folder_is_by_default_beside_the_bundle(exportable, tmp_path):
@@ -42,7 +44,7 @@ def test_the_folder_is_by_default_beside_the_bundle(exportable, tmp_path):
     [
         ("tritton", None, None, "unknown target 'tritton'.*did you mean 'triton'"),
         ("triton", "int9", None, "unknown variant 'int9'.*did you mean 'int8'"),
-        ("triton", None, "x", "--transformers-js is of --target transformers-js alone"),
+        ("triton", None, "x", "--transformers-js: needs --target transformers-js, got 'triton'"),
     ],
 )
 def test_what_is_unknown_is_refused(exportable, tmp_path, target, variant, library, expected):
@@ -63,7 +65,7 @@ def test_a_changed_bundle_is_refused(exportable, tmp_path):
 def test_a_folder_of_another_kind_is_left_alone(exportable, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(TargetError, match="is no earlier export"):
+    with pytest.raises(TargetError, match="is not an earlier export"):
         export_bundle(exportable, "triton", tmp_path / "out")
     assert [path.name for path in files(tmp_path)] == ["mine.txt"]
     for inside in (exportable, exportable / "triton"):
@@ -97,7 +99,7 @@ def test_an_earlier_export_is_replaced_and_a_failure_leaves_it(exportable, tmp_p
         raise TargetError("no")
 
     with pytest.raises(TargetError, match="no"):
-        place(out, fails, {})
+        write_export(out, fails, {})
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
 
 
@@ -108,7 +110,7 @@ def test_what_a_killed_export_left_is_swept_up(exportable, tmp_path):
     pid = gone.stdout.strip()
     (tmp_path / f".out.tmp-{pid}").mkdir()
     (tmp_path / f".out.old-{pid}").mkdir()
-    (tmp_path / f".out.old-{pid}" / MARK).write_text('{"format": "tinyheads-export"}')
+    (tmp_path / f".out.old-{pid}" / RECORD).write_text('{"format": "tinyheads-export"}')
     (tmp_path / f".out.tmp-{os.getppid()}").mkdir()
     export_bundle(exportable, "triton", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.tmp-{os.getppid()}", "out"]
@@ -118,9 +120,9 @@ def test_what_pip_compiled_is_not_copied(tmp_path, monkeypatch):
     shipped = tmp_path / "templates" / "x"
     (shipped / "__pycache__").mkdir(parents=True)
     (shipped / "example.py").write_text("1")
-    monkeypatch.setattr("export.targets.writer.files", lambda _: tmp_path)
+    monkeypatch.setattr("export.targets.writer.TEMPLATES", tmp_path / "templates")
     (tmp_path / "out").mkdir()
-    copy_shipped("x", tmp_path / "out")
+    copy_templates("x", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["example.py"]
 
 

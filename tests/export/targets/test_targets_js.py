@@ -86,7 +86,7 @@ def test_a_library_that_is_none_is_refused(exportable, tmp_path):
     package = tmp_path / "node_modules" / "@huggingface" / "transformers"
     package.mkdir(parents=True)
     out = tmp_path / "out"
-    with pytest.raises(TargetError, match="is not of the npm package @huggingface/transformers"):
+    with pytest.raises(TargetError, match="is not the npm package @huggingface/transformers"):
         export_bundle(exportable, "transformers-js", out, library=package)
     about = {"name": "@huggingface/transformers", "version": "3.8.1"}
     (package / "package.json").write_text(json.dumps(about))
