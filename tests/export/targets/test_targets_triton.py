@@ -64,8 +64,8 @@ def test_the_client_answers_as_the_classifier(repository, exportable, texts):
     classifier = Classifier.load(exportable, variant=variant, threads=1)
     client = module(repository / "client.py")
     with serving(repository / "tiny") as url:
-        found = [client.ask([text], url)[0] for text in texts]
-        together = client.ask(texts[:8], url)
+        found = [client.classify([text], url)[0] for text in texts]
+        together = client.classify(texts[:8], url)
     expected = [classifier(text) for text in texts]
     assert [shape(answer) for answer in found] == [shape(answer) for answer in expected]
     assert [answer["intent"]["score"] for answer in found] == pytest.approx(
