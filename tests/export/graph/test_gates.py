@@ -37,7 +37,7 @@ def test_measures_the_largest_difference() -> None:
     assert measured["heads"]["flags"]["max_difference"] == 0.0
 
 
-def test_counts_other_decisions() -> None:
+def test_counts_changed_labels() -> None:
     reference = {"intent": np.array([[1.0, 0.9], [0.0, 1.0], [2.0, 1.95]], np.float32)}
     found = {"intent": np.array([[0.9, 1.0], [0.0, 1.0], [1.9, 1.95]], np.float32)}
     assert check_parity(reference, found, 0.2)["heads"]["intent"]["other_labels"] == 2
@@ -53,7 +53,7 @@ def test_difference_over_the_tolerance() -> None:
     )
 
 
-def test_the_other_form_is_named() -> None:
+def test_the_error_names_the_form() -> None:
     found = logits()
     found["intent"][0, 0] += 1
     message = refusal(logits(), found, 1e-3, "fp32, one text a batch")
@@ -82,12 +82,12 @@ def test_not_finite(value: float, text: str, side: str) -> None:
             form["intent"][6, 2] = value
     with np.errstate(invalid="ignore"):
         message = refusal(reference, found, 1e9)
-    # infinity less infinity is not a number either
+    # infinity minus infinity is NaN
     assert f"head 'intent' of fp32 differs by {'nan' if side == 'both' else text} " in message
     assert "on text 6 of 8" in message
 
 
-def test_a_nan_goes_before_a_large_difference() -> None:
+def test_nan_exceeds_any_difference() -> None:
     found = logits()
     found["intent"][1, 0], found["intent"][3, 0] = 1e6, np.nan
     assert "differs by nan" in refusal(logits(), found)
@@ -141,7 +141,7 @@ def test_every_gate_a_head_fails_is_a_line() -> None:
     ]
 
 
-def test_only_a_head_that_is_named_may_fail() -> None:
+def test_only_allowed_heads_may_fail() -> None:
     degradations = {"intent": degradation(int8=0.9), "flags": degradation(changed=0.2)}
     with pytest.raises(GateError, match="head 'flags' changes") as caught:
         check_int8(degradations, **LIMITS, allow=["intent"])

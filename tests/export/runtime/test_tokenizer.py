@@ -1,4 +1,4 @@
-"""Token ids are those of tokenizer.json, whatever the text and whatever was asked before."""
+"""Token ids equal those of tokenizer.json for any text and any state of the cache."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ words = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(text=st.one_of(st.text(max_size=60), near, words.map(" ".join)))
-def test_every_text(pair: tuple[CachedTokenizer, Tokenizer], text: str) -> None:
+def test_token_ids_match_the_tokenizer(pair: tuple[CachedTokenizer, Tokenizer], text: str) -> None:
     found, tokenizer = pair
     assert found([text]) == [tokenizer.encode(text).ids]
 
 
-def test_long_texts_are_cut_and_long_words_unknown(pair: tuple[CachedTokenizer, Tokenizer]) -> None:
+def test_long_texts_are_truncated_and_long_words_unknown(pair: tuple[CachedTokenizer, Tokenizer]) -> None:
     found, tokenizer = pair
     texts = [
         "where " * 1000,
@@ -104,7 +104,7 @@ def test_long_texts_are_cut_and_long_words_unknown(pair: tuple[CachedTokenizer, 
     assert not any(len(word) > 40 for word in found._words or ())
 
 
-def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_ids, "_CACHE_SIZE", 8)
     path = bert(tmp_path)
     found, tokenizer = CachedTokenizer(path, MAX_LENGTH), reference(path)
@@ -116,7 +116,7 @@ def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(found._words or ()) <= 8 + 4
 
 
-def test_an_added_word_is_found_in_the_raw_text_alone(tmp_path: Path) -> None:
+def test_added_tokens_match_only_the_raw_text(tmp_path: Path) -> None:
     path = bert(tmp_path)
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.add_special_tokens(["acmebot"])
@@ -127,7 +127,7 @@ def test_an_added_word_is_found_in_the_raw_text_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["normalizer", "pieces", "added", "processor"])
-def test_another_kind_of_tokenizer_reads_whole_texts(tmp_path: Path, change: str) -> None:
+def test_other_tokenizers_process_whole_texts(tmp_path: Path, change: str) -> None:
     path = bert(tmp_path)
     tokenizer = Tokenizer.from_file(str(path))
     if change == "normalizer":
