@@ -61,7 +61,7 @@ def test_the_teacher_is_not_trained_again(finished, pruned):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (["student.vocabulary=3"], "student.vocabulary: 3 pieces hold less than"),
+        (["student.vocabulary=3"], "student.vocabulary: must be >= "),
         (["student.vocabulary=half"], "must be a number of word pieces, or full, got 'half'"),
         (["student.vocabulary=99999"], "student.vocabulary: 99999 pieces, the tokenizer has"),
         (["student.vocabulary=50", "match.hidden=1"], "leave out it or student.vocabulary"),
