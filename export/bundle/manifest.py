@@ -75,10 +75,11 @@ class Head:
         _check_types(data, _HEAD, f"{where}: heads")
         head = cls(**{"temperature": 1.0, **{key: data[key] for key in _KNOWN & data.keys()}})
         where, count = f"{where}: head {head.name!r}", len(head.labels)
-        require(head.name != "", where, "must have a name")
-        require(head.kind in (SINGLE_LABEL, MULTI_LABEL), where, f"unknown kind {head.kind!r}")
+        require(head.name != "", where, "name: must not be empty")
+        kinds = (SINGLE_LABEL, MULTI_LABEL)
+        require(head.kind in kinds, where, f"kind: must be one of {kinds}, got {head.kind!r}")
         valid = count > 0 and all(isinstance(label, str) for label in head.labels)
-        require(valid and len(set(head.labels)) == count, where, "labels must be unique strings")
+        require(valid and len(set(head.labels)) == count, where, "labels: must be unique strings")
         valid = _is_number(head.temperature) and head.temperature > 0
         require(valid, where, f"temperature: must be > 0, got {short(head.temperature)}")
         if head.thresholds is not None:
@@ -162,9 +163,10 @@ class Manifest:
             _check_types(record, _RECORD, f"{where}: {file}")
         for file in (TOKENIZER, *own["variants"].values()):
             valid = isinstance(file, str) and file in own["files"]
-            require(valid, where, f"{short(file)} is needed and not among the files")
+            require(valid, where, f"files: must contain {short(file)}")
         default, variants = own["default_variant"], own["variants"]
-        require(default in variants, where, f"{default!r} must be one of {sorted(variants)}")
+        problem = f"default_variant: must be one of {sorted(variants)}, got {default!r}"
+        require(default in variants, where, problem)
         return cls(**own, details=rest)
 
 

@@ -164,4 +164,4 @@ def open_graph(path: Path, operators: str | None = None) -> Any:
             str(path), options, ["CPUExecutionProvider"], disabled_optimizers=_SLOW_OPTIMIZERS
         )
     except Exception as error:  # the exceptions of onnxruntime have no common base class
-        raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+        raise BundleError(f"{path}: onnxruntime cannot load it: {error} {_AGAIN}") from error

@@ -129,7 +129,7 @@ class _Columns:
     def _constant(self, name: str, value: NDArray[np.generic], axis: int) -> str:
         if value.ndim == 0 or value.shape[axis] == 1:
             return name  # broadcast over the columns
-        if value.ndim < -axis or value.shape[axis] < self.end:
+        if value.shape[axis] < self.end:
             raise _UnsupportedGraphError
         new = f"{name}_{self.start}_{self.end}"
         if self.model.get_initializer(new) is None:

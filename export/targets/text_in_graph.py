@@ -76,9 +76,9 @@ def with_tokenizer(model: ModelProto, tokenizer: Tokenizer, manifest: Manifest, 
     for head in manifest.heads:
         outputs += _add_answer(builder, head)
     outputs.append(info(IDS, TensorProto.INT64, ["batch", "length"]))
-    tensors_of_text = [info(INPUT, TensorProto.STRING, ["batch"])]
+    text = info(INPUT, TensorProto.STRING, ["batch"])
     initializers = [*graph.initializer, *builder.initializers()]
-    graph.CopyFrom(helper.make_graph(builder.nodes, graph.name, tensors_of_text, outputs, initializers))
+    graph.CopyFrom(helper.make_graph(builder.nodes, graph.name, [text], outputs, initializers))
     if all(opset.domain != DOMAIN for opset in whole.opset_import):
         whole.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return whole
