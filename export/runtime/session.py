@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ALL_LOGITS = (
     "all_logits"  # optional output: the logits of all heads, concatenated in the order of the manifest
 )
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-REQUIRED_INPUTS = INPUTS[:2]  # token types are optional
+INPUTS = IDS, MASK, TOKEN_TYPES = ("input_ids", "attention_mask", "token_type_ids")
+REQUIRED_INPUTS = IDS, MASK
 # with this fusion, onnxruntime's layer norm takes three times as long (1.31.1, batches of one)
 _SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
 _AGAIN = "(export it again)"
@@ -126,8 +126,10 @@ class Session:
             tokens = np.full(is_token.shape, self._pad, np.int64)
             tokens[is_token] = np.fromiter(chain.from_iterable(ids), np.int64, sum(lengths))
             mask = is_token.astype(np.int64)
-        tensors = dict(zip(INPUTS, (tokens, mask, np.zeros_like(tokens)), strict=True))
-        return {name: tensors[name] for name in self._inputs}
+        feed = {IDS: tokens, MASK: mask}
+        if TOKEN_TYPES in self._inputs:
+            feed[TOKEN_TYPES] = np.zeros_like(tokens)
+        return feed
 
 
 def run_separately(path: Path, manifest: Manifest, ids: Ids) -> NDArray[np.float32]:

@@ -22,14 +22,13 @@ from export.graph.builder import GraphBuilder
 from export.graph.gates import GateError
 from export.runtime.postprocess import columns
 from export.runtime.probabilities import probabilities
-from export.runtime.session import INPUTS, open_graph, run_separately
+from export.runtime.session import IDS, INPUTS, open_graph, run_separately
 from export.runtime.tokenizer import open_tokenizer
 from export.targets.text_ops import DOMAIN, add_tokenizer
 from export.targets.wordpiece_tables import wordpiece_tables
 from export.targets.writer import check_names, copy_templates, render
 
 INPUT = "text"
-IDS = INPUTS[0]
 GRAPH = "model.onnx"
 TOLERANCE = 0.02  # of a probability; int8 rounding changes the third digit
 
