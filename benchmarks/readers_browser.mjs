@@ -39,9 +39,9 @@ try {
     return found;
   }, texts);
   await page.fill("#text", texts.at(-1) ?? "");
-  await page.waitForFunction(() => document.getElementById("said").textContent !== "");
+  await page.waitForFunction(() => document.getElementById("status").textContent !== "");
   await page.waitForTimeout(1000);
-  const shown = await page.textContent("#said");
+  const shown = await page.textContent("#status");
   if (picture) await page.screenshot({ path: picture, fullPage: true });
   console.log(JSON.stringify({ answers, shown, outside, faults }));
 } finally {

@@ -1,7 +1,7 @@
-"""The artefact: a bundle on disk and the classifier that serves it, without torch.
+"""Bundles, and the classifier that serves them without torch.
 
-Importing this package needs numpy, onnxruntime and tokenizers. The workshop modules, which make a
-bundle (to_onnx, quantize, parity), need the `train` extra and are imported by their full name.
+Importing this package needs numpy, onnxruntime and tokenizers. Modules that create bundles (`export.graph`)
+need the `train` extra and are imported by their full names.
 """
 
 from export.bundle.manifest import BundleError

@@ -1,1 +1,1 @@
-"""What is small enough to serve: sizes, encoders of that size, and how they start."""
+"""Student encoders: their sizes and their initialisation."""

@@ -1,7 +1,8 @@
-"""A general start: a student's layers and projection, taught on plain text once and kept for later jobs.
+"""Saves and loads pretrained students: layers and projection, distilled on unlabelled text for later runs.
 
-It holds no table of words: that is the teacher's, projected (`factorized`), so a start is a megabyte, and
-fits every teacher that was fine-tuned from the encoder it was taught by.
+A pretrained student has no word embeddings of its own. They are a projection of the teacher's
+(`factorized_embeddings`), so its file has one megabyte, and it fits every teacher that was fine-tuned from
+the same encoder.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from students.pretrained_files import ABOUT, WEIGHTS, read_about
 
 
 def save_start(folder: Path, encoder: Any, about: dict[str, Any]) -> None:
-    """Write a factorised bert encoder into an existing folder, its weights in float16.
+    """Write a BERT encoder with factorised embeddings to an existing folder, in float16.
 
     Args:
-        folder: To write into.
-        encoder: As it learnt, not folded.
-        about: JSON values to keep beside the shape.
+        folder: Folder to write to.
+        encoder: Encoder with factorised embeddings.
+        about: JSON values to store with the shape.
     """
     config = encoder.config
     shape = {
@@ -39,39 +40,39 @@ def save_start(folder: Path, encoder: Any, about: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates: Any) -> Any:
-    """A factorised bert encoder that begins where `save_start` left one.
+    """A BERT encoder with factorised embeddings, initialised from a pretrained student.
 
     Args:
-        folder: Of the start.
-        teacher: Encoder whose words are projected.
-        positions: Number of positions; those beyond the start's come of the teacher's, projected.
+        folder: Folder of the pretrained student.
+        teacher: Encoder whose word embeddings are projected.
+        positions: Number of positions; those that the pretrained student lacks are projected from the
+            teacher's.
         pad: Token id of padding.
         rates: `dropout`.
 
     Raises:
-        ValueError: The start is not whole, or the teacher's width not that of the encoder it was taught by.
+        ValueError: A file is incomplete, or the widths of the teacher and of the pretraining teacher differ.
     """
     shape, about = read_about(folder)
     try:
         weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
         projection = weights["embeddings.word_embeddings.projection"]
-        taught = weights["embeddings.position_embeddings.weight"][:positions]
+        pretrained = weights["embeddings.position_embeddings.weight"][:positions]
     except (SafetensorError, KeyError):
-        raise ValueError(f"student.start: {folder / WEIGHTS}: is not whole (pretrain it anew)") from None
+        raise ValueError(f"student.start: {folder / WEIGHTS}: is incomplete (pretrain it again)") from None
     width = teacher.get_input_embeddings().weight.shape[1]
     if len(projection) != width:
         raise ValueError(
-            f"student.start: {folder} was taught by {about.get('teacher')}, whose words are "
-            f"{len(projection)} wide, the teacher's are {width} "
-            "(pretrain one for this teacher, or use start: teacher)"
+            f"student.start: {folder}: embeddings of its teacher {about.get('teacher')!r} have width "
+            f"{len(projection)}, expected {width} (pretrain one for this teacher, or use start: teacher)"
         )
     encoder, _ = encoder_from_teacher(shape, teacher, positions=positions, pad=pad, factorized=True, **rates)
     table = encoder.embeddings.position_embeddings.weight.detach().clone()
-    table[: len(taught)] = taught
+    table[: len(pretrained)] = pretrained
     try:
         encoder.load_state_dict(weights | {"embeddings.position_embeddings.weight": table})
     except RuntimeError:
         raise ValueError(
-            f"student.start: {folder}: its weights are not of its shape (pretrain it anew)"
+            f"student.start: {folder}: its weights do not match its shape (pretrain it again)"
         ) from None
     return encoder

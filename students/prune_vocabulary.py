@@ -1,7 +1,7 @@
-"""A smaller vocabulary: the word pieces that the texts need, and what any text may need.
+"""Prunes a WordPiece vocabulary to the pieces that the texts use, and those that cover any text.
 
-Word embeddings are nine tenths of a tiny student. WordPiece spells a word that it lacks with smaller
-pieces, down to letters, so a piece that no text needs can go (Abdaoui et al. 2020, arXiv:2010.05609).
+Word embeddings are nine tenths of the weights of a tiny student. WordPiece covers a missing word with smaller
+pieces, down to letters, so unused pieces can be removed (Abdaoui et al. 2020, arXiv:2010.05609).
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ from torch import nn
 
 from students.factorized_embeddings import FactorizedEmbedding
 
-SIGN = re.compile(f"[{re.escape(string.punctuation)}]")
-# each alone and as the continuation of a word
-SAFE = [*string.ascii_letters, *string.digits, *string.punctuation]
+PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+# kept both as a word and as the continuation of a word
+ALWAYS_KEPT = [*string.ascii_letters, *string.digits, *string.punctuation]
 
 
 def needed_pieces(tokenizer: Any, counts: NDArray[Any], size: int) -> list[int]:
-    """The ids of the pieces to keep, ascending, at most `size`.
+    """The ids of the pieces to keep, in ascending order, at most `size`.
 
-    Special tokens and every ASCII letter, digit and sign first, then the pieces that the texts use, by how
-    often they do; what room is left goes to the first pieces of the vocabulary, which are the commonest.
+    Special tokens, ASCII letters, digits and punctuation come first, then the pieces that the texts use, by
+    frequency, then the first pieces of the vocabulary, which are the most frequent in general.
 
     Args:
-        tokenizer: A fast tokenizer of WordPiece.
-        counts: How often the texts use each piece, `[pieces]`.
-        size: Of the vocabulary to be.
+        tokenizer: A fast WordPiece tokenizer.
+        counts: Number of occurrences of each piece in the texts, `[pieces]`.
+        size: Size of the pruned vocabulary.
 
     Raises:
-        ValueError: It is not WordPiece, or `size` holds not even what any text may need.
+        ValueError: The tokenizer is not WordPiece, or `size` is smaller than the number of pieces that are
+            always kept or larger than the vocabulary.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if (kind := state["model"]["type"]) != "WordPiece":
-        problem = f"the tokenizer is {kind}, only WordPiece can be made smaller (use full)"
+        problem = f"the tokenizer is {kind!r}, only WordPiece can be pruned (use full)"
         raise ValueError(f"student.vocabulary: {problem}")
     pieces: dict[str, int] = state["model"]["vocab"]
     prefix = state["model"]["continuing_subword_prefix"]
     kept = {token["id"] for token in state["added_tokens"]}
     kept |= {pieces[p] for p in (state["model"]["unk_token"],) if p in pieces}
     bare = {i: piece.removeprefix(prefix) for piece, i in pieces.items()}
-    # a sign is a piece by itself, so [unused1] and its like come up in no text that these do not tell of
-    known = kept | {i for i, piece in bare.items() if len(piece) == 1 or counts[i] or not SIGN.search(piece)}
-    kept |= {pieces[p] for sign in SAFE for p in (sign, prefix + sign) if p in pieces}
+    # WordPiece splits at punctuation, so pieces such as [unused1] never occur in a text
+    possible = {i for i, p in bare.items() if len(p) == 1 or counts[i] or not PUNCTUATION.search(p)} | kept
+    kept |= {pieces[p] for piece in ALWAYS_KEPT for p in (piece, prefix + piece) if p in pieces}
     if size > len(pieces):
         raise ValueError(f"student.vocabulary: {size} pieces, the tokenizer has {len(pieces)} (use full)")
     if size < len(kept):
-        problem = f"{size} pieces hold less than the {len(kept)} that any text may need"
-        what = "special tokens, ASCII letters, digits and signs"
-        raise ValueError(f"student.vocabulary: {problem} ({what}; ask for more)")
+        always = "the pieces that are always kept: special tokens, ASCII letters, digits and punctuation"
+        raise ValueError(f"student.vocabulary: must be >= {len(kept)}, {always}, got {size} (choose more)")
     by_use = np.argsort(-np.asarray(counts), kind="stable").tolist()
-    return sorted([*kept, *(i for i in by_use if i in known and i not in kept)][:size])
+    return sorted([*kept, *(i for i in by_use if i in possible and i not in kept)][:size])
 
 
 def prune_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
-    """The tokenizer with the kept pieces alone, numbered anew in their order."""
+    """A copy of the tokenizer with only the kept pieces, renumbered in their order."""
     from transformers import AutoTokenizer
 
     number = {old: new for new, old in enumerate(kept)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizer.save_pretrained(folder)
-        for file in folder.glob("vocab*"):  # tokenizer.json says it all
+        for file in folder.glob("vocab*"):  # redundant with tokenizer.json
             file.unlink()
         path = folder / "tokenizer.json"
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -90,22 +90,22 @@ def prune_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
 
 
 def _renumber(processor: Any, number: dict[int, int]) -> None:
-    """Set the ids of the special tokens in the JSON of a post-processor, in place."""
+    """Renumber the special tokens in the JSON of a post-processor, in place."""
     if processor is None:
         return
-    for side in ("cls", "sep"):  # bert's and roberta's
+    for side in ("cls", "sep"):  # BertProcessing, RobertaProcessing
         if side in processor:
             token, old = processor[side]
             processor[side] = [token, number[old]]
-    for special in processor.get("special_tokens", {}).values():  # a template's
+    for special in processor.get("special_tokens", {}).values():  # TemplateProcessing
         special["ids"] = [number[old] for old in special["ids"]]
-    for one in processor.get("processors", ()):  # a sequence's
-        _renumber(one, number)
+    for inner in processor.get("processors", ()):  # Sequence
+        _renumber(inner, number)
 
 
 @torch.no_grad()
 def prune_encoder(encoder: Any, kept: Sequence[int]) -> None:
-    """Leave an encoder, in place, the rows of the kept pieces in its word embeddings."""
+    """Reduce the word embeddings of an encoder, in place, to the rows of the kept pieces."""
     old, rows = encoder.get_input_embeddings(), torch.tensor(kept)
     new: nn.Module
     if isinstance(old, FactorizedEmbedding):

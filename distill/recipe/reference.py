@@ -1,4 +1,4 @@
-"""docs/recipe.md: a table of every setting, made from the schema. `python -m distill.recipe.reference` prints it."""
+"""Makes docs/recipe.md, a table of every setting, from the schema: `python -m distill.recipe.reference`."""
 
 from __future__ import annotations
 

@@ -66,12 +66,12 @@ class Teacher(Training, TeacherEncoder):
     max_length: int | None = Field(
         None,
         gt=2,
-        description="tokens read of a text; default: 128, 256 or 512, from the lengths of the texts",
+        description="tokens read of a text; default: 128, 256 or 512, from their lengths",
     )
     networks: tuple[str, ...] = Field(
         (),
-        description="networks of earlier runs as the teacher (RUN/stages/fit_teacher or fit_student): one is an "
-        "assistant, several are an ensemble",
+        description="networks of earlier runs as the teacher (RUN/stages/fit_teacher or fit_student): one is "
+        "an assistant, several are an ensemble",
     )
 
     @model_validator(mode="after")
@@ -120,12 +120,12 @@ class Student(SmallEncoder):
     start: str | None = Field(
         None,
         description="initialisation: teacher, random, a checkpoint, or the folder of a pretrained student; "
-        "default: the pretrained student that is shipped for the teacher, else the BERT miniature of `size` for "
-        "a teacher from the hub, else teacher",
+        "default: the pretrained student that is shipped for the teacher, else the BERT miniature of `size` "
+        "for a teacher from the hub, else teacher",
     )
     vocabulary: Literal["full"] | Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="number of word pieces to keep, those that the transfer set needs most; default: full",
+        description="number of word pieces to keep, the most used ones; default: full",
     )
 
     @field_validator("vocabulary", mode="before")

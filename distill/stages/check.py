@@ -19,7 +19,7 @@ from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from export.bundle.files import read_bundle
-from export.graph.gates import Toll, check_int8, check_parity
+from export.graph.gates import Int8Degradation, check_int8, check_parity
 from export.runtime.classifier import Classifier
 
 SPLITS = ("validation", "test")
@@ -113,11 +113,13 @@ def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> d
     return metrics.quality(head, logits, labels, temperature=fitted.temperature, thresholds=fitted.thresholds)
 
 
-def _int8_degradation(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> Toll:
+def _int8_degradation(
+    head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration
+) -> Int8Degradation:
     """What int8 changes of a head, measured as users get it: calibrated, over its thresholds."""
     before, after = (_quality(head, logits, labels, fitted) for logits in (fp32, int8))
     decisions = [metrics.decisions(head, x, fitted.thresholds, fitted.temperature) for x in (fp32, int8)]
-    return Toll(
+    return Int8Degradation(
         head.first_metric,
         before[head.first_metric],
         after[head.first_metric],

@@ -1,1 +1,1 @@
-"""The files of a bundle. Torch-free."""
+"""Reads and writes the files of a bundle. Torch-free."""

@@ -1,4 +1,4 @@
-"""A folder that appears under its name by rename, whole or not at all."""
+"""Writes folders atomically: they appear under their name by rename, complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def resolved(path: str | Path) -> Path:
-    """The path without links. Raises: OSError, links in a circle, with the path in it."""
+def resolve(path: str | Path) -> Path:
+    """The absolute path with links resolved.
+
+    Raises:
+        OSError: The links form a cycle.
+    """
     try:
         return Path(path).resolve()
-    except RuntimeError:  # of Python before 3.13
+    except RuntimeError:  # Python before 3.13
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 @contextmanager
-def written_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to fill; it takes its name and place at the end.
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder next to `folder` that replaces it when the block ends.
 
-    When anything fails what was there stays. What killed processes left beside it is swept up.
+    If the block fails, `folder` stays as it was. Leftovers of killed processes are removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    _remove_leftovers(folder)
     temporary, old = (folder.with_name(f".{folder.name}.{x}-{os.getpid()}") for x in ("tmp", "old"))
     try:
         temporary.mkdir()
@@ -41,11 +45,11 @@ def written_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what killed processes left beside `folder`; a folder they had set aside returns."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left next to `folder`, or restore the folder that they had renamed."""
     for leftover in list(folder.parent.glob(".*-*")):
         stem, _, pid = leftover.name.rpartition("-")
-        if stem not in (f".{folder.name}.tmp", f".{folder.name}.old") or _alive(pid):
+        if stem not in (f".{folder.name}.tmp", f".{folder.name}.old") or _is_running(pid):
             continue
         if stem.endswith(".old") and not folder.exists():
             leftover.rename(folder)  # killed between the two renames
@@ -53,8 +57,8 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _alive(pid: str) -> bool:
-    """Whether another process of this id runs. On Windows always: os.kill would end it there."""
+def _is_running(pid: str) -> bool:
+    """Whether another process has this id. Always true on Windows, where os.kill would end it."""
     if not pid.isdecimal() or os.name == "nt":
         return True
     try:

@@ -1,7 +1,7 @@
-"""What a bundle says of itself: its heads, its files, and how logits become answers.
+"""The manifest of a bundle: its heads, its files, and the calibration of its logits.
 
-`manifest.json` holds the size and sha256 of every other file and a digest of itself. What is read of it is
-checked to the last key: whoever holds a `Manifest` need not ask again.
+`manifest.json` holds the size and sha256 of every other file, and a digest of itself. Every key is checked
+when the file is read, so code that holds a `Manifest` need not check it again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from reprlib import repr as short
@@ -33,13 +33,15 @@ AGAIN = "(copy or build the bundle again)"
 
 
 class BundleError(Exception):
-    """What is wrong with which file of a bundle, what was expected, what to do."""
+    """A bundle is missing, changed or invalid; the message names the file and the remedy."""
+
+    exit_code = 2
 
     exit_code = 2
 
 
 class FileRecord(TypedDict):
-    """A file's sha256, hexadecimal, and its size in bytes."""
+    """The sha256 (hexadecimal) and the size of a file."""
 
     sha256: str
     bytes: int
@@ -47,10 +49,15 @@ class FileRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Head:
-    """One question: its labels in the order of the logits, and how logits become answers.
+    """A classification head: its labels in the order of its logits, and its calibration.
 
-    `output` names the ONNX output. `temperature` is the calibration temperature that divides the
-    logits; `thresholds` are probabilities, one a label, of a multi_label head (None: 0.5 each).
+    Attributes:
+        name: Name of the head.
+        kind: `single_label` or `multi_label`.
+        labels: Unique labels in the order of the logits.
+        output: Name of the ONNX output.
+        temperature: Calibration temperature, which divides the logits.
+        thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
     """
 
     name: str
@@ -62,21 +69,26 @@ class Head:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Head:
-        """A head from its JSON object. Raises: BundleError, beginning with `where`."""
+        """A head from its JSON object.
+
+        Raises:
+            BundleError: The object is invalid; the message begins with `where`.
+        """
         _check_types(data, _HEAD, f"{where}: heads")
         head = cls(**{"temperature": 1.0, **{key: data[key] for key in _KNOWN & data.keys()}})
         where, count = f"{where}: head {head.name!r}", len(head.labels)
-        require(head.name != "", where, "must have a name")
-        require(head.kind in (SINGLE_LABEL, MULTI_LABEL), where, f"unknown kind {head.kind!r}")
-        fine = count > 0 and all(isinstance(label, str) for label in head.labels)
-        require(fine and len(set(head.labels)) == count, where, "labels must be unique strings")
-        fine = _is_number(head.temperature) and head.temperature > 0
-        require(fine, where, f"temperature: must be > 0, got {short(head.temperature)}")
+        require(head.name != "", where, "name: must not be empty")
+        kinds = (SINGLE_LABEL, MULTI_LABEL)
+        require(head.kind in kinds, where, f"kind: must be one of {kinds}, got {head.kind!r}")
+        valid = count > 0 and all(isinstance(label, str) for label in head.labels)
+        require(valid and len(set(head.labels)) == count, where, "labels: must be unique strings")
+        valid = _is_number(head.temperature) and head.temperature > 0
+        require(valid, where, f"temperature: must be > 0, got {short(head.temperature)}")
         if head.thresholds is not None:
-            fine = head.kind == MULTI_LABEL and isinstance(head.thresholds, list)
-            fine = fine and len(head.thresholds) == count and all(map(_is_number, head.thresholds))
+            valid = head.kind == MULTI_LABEL and isinstance(head.thresholds, list)
+            valid = valid and len(head.thresholds) == count and all(map(_is_number, head.thresholds))
             problem = f"thresholds: must be {count} numbers of a multi_label head"
-            require(fine, where, f"{problem}, got {short(head.thresholds)}")
+            require(valid, where, f"{problem}, got {short(head.thresholds)}")
             head = replace(head, thresholds=tuple(head.thresholds))
         return replace(head, labels=tuple(head.labels))
 
@@ -86,9 +98,17 @@ _KNOWN = Head.__dataclass_fields__.keys()
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds. `details` is free JSON (quality, parity, versions, recipe digest).
+    """The contents of a bundle.
 
-    `variants` maps a name to an ONNX file; `max_length` is in tokens, special ones included.
+    Attributes:
+        name: Name of the bundle.
+        heads: Heads in the order of the logits.
+        max_length: Maximum number of tokens of a text, special tokens included.
+        pad_token_id: Token id of padding.
+        variants: Path of the ONNX file of each variant.
+        default_variant: Variant that is loaded by default.
+        files: Record of each file by its path.
+        details: Any JSON, such as quality, parity, versions, and the digest of the recipe.
     """
 
     name: str
@@ -101,15 +121,15 @@ class Manifest:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of manifest.json: details at its top level, its own digest last.
+        """The JSON object of manifest.json: the details at its top level, its digest last.
 
         Raises:
-            BundleError: details are not JSON, or use a key that the manifest itself uses.
+            BundleError: The details are not JSON, or use a key of the manifest.
         """
         own: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(self)}
         details = own.pop("details")
         clash = sorted(details.keys() & {*_VERSION, *_FIELDS})
-        require(not clash, MANIFEST, f"details: {clash} are the manifest's own (rename them)")
+        require(not clash, MANIFEST, f"details: {clash} are keys of the manifest (rename them)")
         try:
             text = json.dumps({**own, **details}, ensure_ascii=False, allow_nan=False)
             document: dict[str, Any] = json.loads(text.encode())
@@ -119,7 +139,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Any, where: str = MANIFEST) -> Manifest:
-        """A manifest from its JSON object. Raises: BundleError, beginning with `where`."""
+        """A manifest from its JSON object.
+
+        Raises:
+            BundleError: The object is invalid; the message begins with `where`.
+        """
         _check_types(data, _VERSION, where)
         version = data["format_version"]
         problem = f"format_version {version}, expected {FORMAT_VERSION}"
@@ -131,49 +155,59 @@ class Manifest:
         own = {key: rest.pop(key) for key in _FIELDS}
         del rest["format_version"]
         own["heads"] = heads = tuple(Head.from_json(head, where) for head in own["heads"])
-        for what in ("name", "output"):
-            fine = 0 < len(heads) == len({getattr(head, what) for head in heads})
-            require(fine, where, f"heads: must be one or more, each with its own {what}")
-        fine = own["max_length"] > 0 and own["pad_token_id"] >= 0
-        require(fine, where, "must have max_length > 0 and pad_token_id >= 0")
+        for unique in ("name", "output"):
+            valid = 0 < len(heads) == len({getattr(head, unique) for head in heads})
+            require(valid, where, f"heads: must be one or more, each with its own {unique}")
+        valid = own["max_length"] > 0 and own["pad_token_id"] >= 0
+        require(valid, where, "must have max_length > 0 and pad_token_id >= 0")
         for file, record in own["files"].items():
             check_name(file, where)
             _check_types(record, _RECORD, f"{where}: {file}")
         for file in (TOKENIZER, *own["variants"].values()):
-            fine = isinstance(file, str) and file in own["files"]
-            require(fine, where, f"{short(file)} is needed and not among the files")
+            valid = isinstance(file, str) and file in own["files"]
+            require(valid, where, f"files: must contain {short(file)}")
         default, variants = own["default_variant"], own["variants"]
-        require(default in variants, where, f"{default!r} must be one of {sorted(variants)}")
+        problem = f"default_variant: must be one of {sorted(variants)}, got {default!r}"
+        require(default in variants, where, problem)
         return cls(**own, details=rest)
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    """The sha256 of a JSON object, whatever its spacing and the order of its keys."""
+    """The sha256 of a JSON object, independent of white space and the order of keys."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_name(name: str, where: str) -> None:
-    """Raises BundleError unless `name` is a plain relative posix path."""
+    """Raise BundleError unless `name` is a normalised relative POSIX path."""
     path, windows = PurePosixPath(name), PureWindowsPath(name)
-    fine = str(path) == name and ".." not in path.parts and not path.is_absolute()
-    fine = fine and "\\" not in name and not windows.drive and name not in (".", MANIFEST)
-    require(fine, where, f"files: {name!r} must be a relative path in the bundle, not {MANIFEST}")
+    valid = str(path) == name and ".." not in path.parts and not path.is_absolute()
+    valid = valid and "\\" not in name and not windows.drive and name not in (".", MANIFEST)
+    require(valid, where, f"files: {name!r} must be a relative path in the bundle, not {MANIFEST}")
 
 
 def _check_types(data: Any, expected: Mapping[str, type], where: str) -> None:
-    """Raises BundleError unless `data` is an object with these keys, each of its type."""
+    """Raise BundleError unless `data` is an object with these keys, each of its type."""
     require(isinstance(data, dict), where, f"must be an object, got {short(data)}")
     for key, kind in expected.items():
         problem = f"{key}: must be of type {kind.__name__}, got {short(data.get(key))}"
-        require(type(data.get(key)) is kind, where, problem)  # a bool is no int here
+        require(type(data.get(key)) is kind, where, problem)  # a bool is not an int here
 
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def require(fine: bool, where: str, problem: str) -> None:
-    """Raises BundleError unless it is fine."""
-    if not fine:
+def require(valid: bool, where: str, problem: str) -> None:
+    """Raise BundleError unless `valid`."""
+    if not valid:
         raise BundleError(f"{where}: {problem}")
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """An error message for an unknown name, with the known names and the nearest of them."""
+    from difflib import get_close_matches  # only errors need the import
+
+    near = get_close_matches(str(name), known := [*known], 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {what} {name!r}, expected one of {known}{hint}"

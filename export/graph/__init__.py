@@ -1,1 +1,1 @@
-"""From a network to ONNX, int8, and the gates that compare them."""
+"""Creates ONNX graphs from trained networks. Needs the `train` extra."""

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graph.builder import GraphBuilder
-from export.runtime.session import ALL_LOGITS, REQUIRED_INPUTS
+from export.runtime.session import ALL_LOGITS, IDS, MASK, REQUIRED_INPUTS
 
 OPSET = 17  # the first with LayerNormalization
 PRODUCER = "tinyheads"
-IDS, MASK = REQUIRED_INPUTS
 MASKED = 1e9  # subtracted from the attention scores of padding
 FEW = 4  # up to this number, attention heads are computed one by one
 

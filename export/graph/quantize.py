@@ -57,10 +57,10 @@ def quantize_int8(source: Path, target: Path) -> None:
 
 
 def _equalize_tables(model: OnnxModel) -> None:
-    """Scale the columns of tables whose rows are added to a maximum of 1, and multiply the sum instead.
+    """Scale the columns of summed embedding tables to a maximum of 1, and multiply the sum by the scale.
 
-    Each table is quantised with one scale, which a single large column, such as that of the first position,
-    would otherwise determine.
+    Each table is quantised with one scale. Without this step, a single outlying column, such as one of the
+    first position, would determine it.
     """
     readers = Counter(name for node in model.nodes() if node.op_type != "Shape" for name in node.input)
     tables = {

@@ -1,1 +1,1 @@
-"""A bundle loaded and asked, torch-free."""
+"""Loads a bundle and classifies texts. Torch-free."""

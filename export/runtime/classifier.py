@@ -1,8 +1,7 @@
-"""The classifier: texts in, labels and scores of every head out, on a CPU and without torch.
+"""Classifies texts with a bundle, on a CPU and without torch.
 
-It tokenises, batches texts of like length, runs onnxruntime and turns logits into answers with the
-calibration of the manifest. Threads may share one classifier. The integrity of the files is left to
-the bundle.
+The classifier tokenises texts, batches texts of similar length, runs onnxruntime, and converts logits to
+labels with the calibration of the manifest. Threads may share one classifier.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from export.bundle.files import opened_bundle
-from export.bundle.manifest import TOKENIZER, Head
+from export.bundle.manifest import TOKENIZER, Head, unknown
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
 from export.runtime.session import Session
-from export.runtime.tokenizer import TokenIds
+from export.runtime.tokenizer import CachedTokenizer
 
-_WINDOW = 32  # batches tokenised and sorted at a time: a million texts need no more memory
+_WINDOW = 32  # batches that are tokenised and sorted together; it bounds the memory
 
 
 class Classifier:
-    """A loaded bundle: called with a text it gives one dict, with texts a list of dicts.
+    """A loaded bundle. Calling it with a text returns a dict, with a list of texts a list of dicts.
 
-    `predict_HEAD(texts)` answers one head alone, with the options of the call.
+    `predict_HEAD(texts)` returns the answers of one head and takes the same options.
 
     Attributes:
-        heads: the names of the heads, in the order of the manifest.
-        manifest: what the bundle says of itself.
-        variant: the ONNX file that answers, such as int8.
-        threads: how many batches are computed at once within one call.
+        heads: Names of the heads, in the order of the manifest.
+        manifest: The manifest of the bundle.
+        variant: Name of the loaded ONNX file, such as int8.
+        threads: Number of batches of one call that run at the same time.
     """
 
     def __init__(self, folder: str | Path, variant: str | None, threads: int | None) -> None:
@@ -46,10 +45,10 @@ class Classifier:
         with opened_bundle(folder) as self.manifest:
             self.variant = self.manifest.default_variant if variant is None else variant
             if self.variant not in self.manifest.variants:
-                raise ValueError(_unknown("variant", self.variant, [*self.manifest.variants]))
-            self._token_ids = TokenIds(Path(folder, TOKENIZER), self.manifest.max_length)
+                raise ValueError(unknown("variant", self.variant, self.manifest.variants))
+            self._token_ids = CachedTokenizer(Path(folder, TOKENIZER), self.manifest.max_length)
             path = Path(folder, self.manifest.variants[self.variant])
-            self._session = Session(path, self.manifest, self._token_ids.last, self.threads)
+            self._session = Session(path, self.manifest, self._token_ids.max_id, self.threads)
         self._heads = {head.name: head for head in self.manifest.heads}
         self.heads = tuple(self._heads)
         self._answers, self._columns = Answers(self.manifest.heads), columns(self.manifest.heads)
@@ -58,16 +57,21 @@ class Classifier:
     def load(
         cls, folder: str | Path, *, variant: str | None = None, threads: int | None = None
     ) -> Classifier:
-        """The classifier of the bundle at `folder`; threads are by default the cores, at most 4.
+        """Load the bundle in a folder.
+
+        Args:
+            folder: Folder of the bundle.
+            variant: int8 or fp32; by default the default variant of the bundle.
+            threads: Number of batches that run at the same time; by default the number of cores, at most 4.
 
         Raises:
-            BundleError: a file is missing, changed, or does not fit the manifest.
-            ValueError: an unknown variant, or fewer than one thread.
+            BundleError: A file is missing, changed, or does not match the manifest.
+            ValueError: The variant is unknown, or there is less than one thread.
         """
         return cls(folder, variant, threads)
 
     # fmt: off
-    @overload  # a str is a Sequence[str] too; the first that matches is meant
+    @overload  # a str is also a Sequence[str]; the first match applies
     def __call__(  # type: ignore[overload-overlap]
         self, texts: str, *, heads: Sequence[str] | None = None, top_k: int | None = None,
         scores: bool = False, batch_size: int = 32,
@@ -82,28 +86,41 @@ class Classifier:
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         # fmt: on
-        """The answer of each head asked for to each text, texts and heads in the order given.
+        """The answers `{head: answer}` to each text, in the order of the texts and the requested heads.
 
-        A single_label head answers {"label", "score"}, a multi_label head with a list of those at
-        or over their thresholds, best first. `scores` lists all labels, `top_k` the k best.
-        Raises: ValueError, which text, head or option is wrong.
+        The answer of a single_label head is {"label", "score"}. That of a multi_label head is a list of the
+        labels that reach their thresholds, best first.
+
+        Args:
+            texts: A text or a list of texts.
+            heads: Names of the heads to return; by default all.
+            top_k: Return a list of the k best labels instead.
+            scores: Return a list of all labels instead.
+            batch_size: Number of texts that run together.
+
+        Raises:
+            ValueError: A text, head or option is invalid.
         """
         checked, chosen = _check_texts(texts), self._choose(heads)
         if top_k is not None:
             _check_count("top_k", top_k)
-        answers, where = self._answers, None
+        answers, selected = self._answers, None
         if heads is not None:
             answers = Answers(chosen)
-            where = np.r_[tuple(self._columns[head.name] for head in chosen)]
+            selected = np.r_[tuple(self._columns[head.name] for head in chosen)]
         results: list[dict[str, Any]] = []
         for logits in self._windows(checked, batch_size):
-            results += answers(logits if where is None else logits[:, where], top_k, scores)
+            results += answers(logits if selected is None else logits[:, selected], top_k, scores)
         return results[0] if isinstance(texts, str) else results
 
     def logits(
         self, texts: str | Sequence[str], heads: Sequence[str] | None = None, batch_size: int = 32
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """The raw logits of each head, float32 [texts, labels]. Raises: ValueError, as a call."""
+        """The uncalibrated logits of each head, float32 `[texts, labels]`.
+
+        Raises:
+            ValueError: A text or head is invalid.
+        """
         chosen = self._choose(heads)
         width = sum(len(head.labels) for head in self.manifest.heads)
         windows = self._windows(_check_texts(texts), batch_size)
@@ -111,19 +128,27 @@ class Classifier:
         return {head.name: whole[:, self._columns[head.name]] for head in chosen}
 
     def probabilities(self, logits: Floats, head: str) -> npt.NDArray[np.float64]:
-        """The calibrated probabilities [texts, labels] of a head. Raises: ValueError, its name."""
+        """The calibrated probabilities `[texts, labels]` of a head.
+
+        Raises:
+            ValueError: The head is unknown.
+        """
         return probabilities(logits, self._head(head))
 
     def labels(self, head: str) -> tuple[str, ...]:
-        """The labels of a head in the order of its logits. Raises: ValueError, its name."""
+        """The labels of a head in the order of its logits.
+
+        Raises:
+            ValueError: The head is unknown.
+        """
         return self._head(head).labels
 
     def tokens(self, texts: str | Sequence[str]) -> list[int]:
-        """The number of tokens of each text, special ones included, as the network sees it."""
+        """The number of tokens of each text after truncation, special tokens included."""
         return [len(ids) for ids in self._token_ids(_check_texts(texts))]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        heads = self.__dict__.get("heads", ())  # absent while copy or pickle probe a bare instance
+        heads = self.__dict__.get("heads", ())  # copy and pickle look up attributes before __init__
         head = name.removeprefix("predict_")
         if head != name and head in heads:
             return partial(self._predict, head)
@@ -133,16 +158,16 @@ class Classifier:
         return [*super().__dir__(), *(f"predict_{head}" for head in self.heads)]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
-        # a session cannot be copied: a copy, or another process, loads the bundle again
+        # sessions cannot be copied, so a copy loads the bundle again
         return type(self), (self._folder, self.variant, self.threads)
 
     def _predict(self, head: str, texts: str | Sequence[str], **options: Any) -> Any:
-        found: Any = self(texts, heads=[head], **options)
-        return found[head] if isinstance(texts, str) else [answer[head] for answer in found]
+        answers: Any = self(texts, heads=[head], **options)
+        return answers[head] if isinstance(texts, str) else [answer[head] for answer in answers]
 
     def _head(self, name: str) -> Head:
         if name not in self.heads:
-            raise ValueError(_unknown("head", name, self.heads))
+            raise ValueError(unknown("head", name, self.heads))
         return self._heads[name]
 
     def _choose(self, names: Sequence[str] | None) -> Sequence[Head]:
@@ -152,13 +177,13 @@ class Classifier:
             raise ValueError(f"heads: must be a list of names, got {names!r}")
         chosen = list(dict.fromkeys(map(self._head, names)))
         if not chosen:
-            raise ValueError("heads: must name at least one head, got none (None asks all)")
+            raise ValueError("heads: must name at least one head, got none (None selects all)")
         return chosen
 
     def _windows(self, texts: list[str], batch_size: int) -> Iterator[Floats]:
-        """The logits of all heads, window by window, each [texts, labels] in order of texts."""
+        """The logits `[texts, labels of all heads]` of consecutive windows of texts."""
         _check_count("batch_size", batch_size)
-        if 0 < len(texts) <= batch_size:  # the short way of a single text
+        if 0 < len(texts) <= batch_size:  # the fast path of a single text
             return iter([self._session.run(self._token_ids(texts))])
         size = batch_size * _WINDOW
         parts = (texts[start : start + size] for start in range(0, len(texts), size))
@@ -166,7 +191,7 @@ class Classifier:
 
 
 def _check_texts(texts: object) -> list[str]:
-    """The texts as a list. Raises: ValueError, which is not a text that UTF-8 can hold."""
+    """The texts as a list. Raises ValueError unless all are str that UTF-8 can encode."""
     if isinstance(texts, str):
         listed = [texts]
     elif isinstance(texts, (bytes, bytearray, Mapping, Set)) or not isinstance(texts, Iterable):
@@ -188,11 +213,3 @@ def _check_texts(texts: object) -> list[str]:
 def _check_count(option: str, value: object) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{option}: must be a whole number >= 1, got {value!r}")
-
-
-def _unknown(what: str, name: object, known: Sequence[str]) -> str:
-    from difflib import get_close_matches  # who makes no mistake starts sooner without
-
-    near = get_close_matches(str(name), known, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {what} {name!r}, expected one of {[*known]}{hint}"

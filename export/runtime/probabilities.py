@@ -1,4 +1,4 @@
-"""Logits into probabilities, by the calibration of their head."""
+"""Computes calibrated probabilities from logits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def softmax(logits: Floats) -> npt.NDArray[np.float64]:
     """The softmax over the last axis, computed in float64."""
     wide = np.asarray(logits, np.float64)
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
+    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def sigmoid(logits: Floats) -> npt.NDArray[np.float64]:
-    """The logistic function of each element, computed in float64, without overflow."""
+    """The logistic function of each element, computed in float64 without overflow."""
     wide = np.asarray(logits, np.float64)
     power = np.exp(-np.abs(wide))
     return np.where(wide >= 0, 1 / (1 + power), power / (1 + power))
 
 
 def probabilities(logits: Floats, head: Head) -> npt.NDArray[np.float64]:
-    """The calibrated probabilities [texts, labels]: softmax or sigmoid of logits / temperature."""
+    """The calibrated probabilities `[texts, labels]`: softmax or sigmoid of logits / temperature."""
     scaled = np.asarray(logits, np.float64) / head.temperature
     return softmax(scaled) if head.kind == SINGLE_LABEL else sigmoid(scaled)

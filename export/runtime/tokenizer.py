@@ -1,8 +1,7 @@
-"""Texts into token ids, exactly as the bundle's tokenizer.json says, a word looked up instead of computed.
+"""Tokenises texts as the tokenizer.json of a bundle does, with a cache of words.
 
-A BERT tokenizer parts a text at white space and punctuation before anything else looks at it, so a word's
-ids never depend on its neighbours: each is asked of the tokenizer once and remembered. A tokenizer of any
-other kind gets whole texts.
+A BERT tokenizer first splits a text at white space and punctuation. Word ids do not depend on context, so
+they are cached. Other tokenizers process whole texts.
 """
 
 from __future__ import annotations
@@ -20,92 +19,98 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from export.bundle.manifest import BundleError
 
-_REMEMBERED = 32_768  # words; about 8 MB
-_LONGEST = 40  # characters of a word that is worth it
+_CACHE_SIZE = 32_768  # words; about 8 MB
+_MAX_CACHED = 40  # characters of a cached word
 _WORDS = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # dropped, so the letters around them join
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)  # the tokenizer removes these and joins their neighbours
 _CHUNKS = re.compile(r"[^ \t\n\r]+")
 
 
-class TokenIds:
-    """The token ids of texts, special tokens included, at most `max_length` of them a text.
+class CachedTokenizer:
+    """The token ids of texts, special tokens included, truncated to `max_length` tokens.
+
+    Args:
+        path: The tokenizer.json.
+        max_length: Maximum number of tokens of a text.
 
     Attributes:
-        last: the largest token id.
+        max_id: Largest token id.
+
+    Raises:
+        BundleError: The file is not a tokenizer, or `max_length` leaves no room for words.
     """
 
     def __init__(self, path: Path, max_length: int) -> None:
-        """Read tokenizer.json. Raises: BundleError, which names the file."""
         self._tokenizer = open_tokenizer(path, max_length)
-        self.last = int(self._tokenizer.get_vocab_size()) - 1
+        self.max_id = int(self._tokenizer.get_vocab_size()) - 1
         self._words: dict[str, list[int]] | None = None
         self._process = os.getpid()
-        if not _parts_at_words(self._tokenizer):
+        if not _splits_into_words(self._tokenizer):
             return
         probe = self._tokenizer.encode("a")
-        where = [*probe.special_tokens_mask].index(0)
-        self._before, self._after = probe.ids[:where], probe.ids[where + 1 :]
+        word = [*probe.special_tokens_mask].index(0)
+        self._before, self._after = probe.ids[:word], probe.ids[word + 1 :]
         self._end = max_length - len(self._after)
-        self._lower = bool(self._tokenizer.normalizer.lowercase)
+        self._lowercase = bool(self._tokenizer.normalizer.lowercase)
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
-        # what is lowered before it is asked must not become one of them
-        ignore = re.IGNORECASE if self._lower else 0
-        self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)", ignore)
+        # ignore case where lowercasing could turn a word into an added token
+        flags = re.IGNORECASE if self._lowercase else 0
+        self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)", flags)
         self._words = {}
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text."""
+        """The token ids of each text."""
         if self._words is not None:
-            return [self._of(text) for text in texts]
+            return [self._encode(text, self._words) for text in texts]
         if self._process == os.getpid():
-            return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts))]
-        # a fork has none of the tokenizer's threads, and a batch would wait for them for ever
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        # a forked process has none of the tokenizer's threads, for which a batch would wait forever
         return [self._tokenizer.encode(text).ids for text in texts]
 
-    def _of(self, text: str) -> list[int]:
-        if self._added.search(text):  # words that are found before the text is parted
+    def _encode(self, text: str, cache: dict[str, list[int]]) -> list[int]:
+        if self._added.search(text):  # the tokenizer finds added tokens before it splits the text
             return list(self._tokenizer.encode(text).ids)
-        words, end = self._words, self._end
-        assert words is not None
         ids = [*self._before]
-        for word in self._parted(text):
-            found = words.get(word)
-            ids += self._asked(word, words) if found is None else found
-            if len(ids) >= end:
+        for word in self._split(text):
+            cached = cache.get(word)
+            ids += self._encode_word(word, cache) if cached is None else cached
+            if len(ids) >= self._end:
                 break
-        return [*ids[:end], *self._after]
+        return [*ids[: self._end], *self._after]
 
-    def _parted(self, text: str) -> Iterable[str]:
-        """What of the text can be read by itself: words, or all between two white spaces."""
+    def _split(self, text: str) -> Iterable[str]:
+        """The parts of a text that can be tokenised separately: words, or chunks between white space."""
         if text.isascii() and not _CONTROL.search(text):
-            text = text.lower() if self._lower else text
-            # the most of a text that is longer is cut off, so it is not parted all at once
-            return _WORDS.findall(text) if len(text) < 4096 else map(_matched, _WORDS.finditer(text))
+            text = text.lower() if self._lowercase else text
+            # most of a long text is truncated, so it is split lazily
+            return _WORDS.findall(text) if len(text) < 4096 else map(re.Match.group, _WORDS.finditer(text))
         return chain.from_iterable(
-            _WORDS.findall(chunk.lower() if self._lower else chunk)
+            _WORDS.findall(chunk.lower() if self._lowercase else chunk)
             if chunk.isascii() and not _CONTROL.search(chunk)
             else (chunk,)
-            for chunk in map(_matched, _CHUNKS.finditer(text))
+            for chunk in map(re.Match.group, _CHUNKS.finditer(text))
         )
 
-    def _asked(self, word: str, words: dict[str, list[int]]) -> list[int]:
+    def _encode_word(self, word: str, cache: dict[str, list[int]]) -> list[int]:
         ids: list[int] = self._tokenizer.encode(word, add_special_tokens=False).ids
-        if len(word) <= _LONGEST:
-            if len(words) >= _REMEMBERED:
-                words.clear()
-            words[word] = ids
+        if len(word) <= _MAX_CACHED:
+            if len(cache) >= _CACHE_SIZE:
+                cache.clear()
+            cache[word] = ids
         return ids
 
 
-def _matched(found: re.Match[str]) -> str:
-    return found[0]
-
-
 def open_tokenizer(path: Path, max_length: int) -> Tokenizer:
-    """The tokenizer of tokenizer.json, set to truncate and not to pad. Raises: BundleError."""
+    """The tokenizer of a tokenizer.json, which truncates to `max_length` tokens and does not pad.
+
+    Raises:
+        BundleError: The file is not a tokenizer, or `max_length` leaves no room for words.
+    """
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
+    except Exception as error:  # tokenizers raises plain Exception
         raise BundleError(f"{path}: not a tokenizer: {error} (build the bundle again)") from error
     special = tokenizer.num_special_tokens_to_add(False)
     if max_length <= special:  # tokenizers would then not truncate at all
@@ -116,18 +121,15 @@ def open_tokenizer(path: Path, max_length: int) -> Tokenizer:
     return tokenizer
 
 
-def _parts_at_words(tokenizer: Tokenizer) -> bool:
-    """Whether it is of BERT's kind: each word by itself, and no added token looks past the raw text."""
-    kinds = (
-        (tokenizer.normalizer, BertNormalizer),
-        (tokenizer.pre_tokenizer, BertPreTokenizer),
-        (tokenizer.model, WordPiece),
-    )
+def _splits_into_words(tokenizer: Tokenizer) -> bool:
+    """Whether words are tokenised independently and added tokens are matched verbatim, as by BERT."""
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)
+    kinds = (BertNormalizer, BertPreTokenizer, WordPiece)
     added = tokenizer.get_added_tokens_decoder().values()
-    if not all(isinstance(*pair) for pair in kinds) or any(token.normalized for token in added):
+    if not all(map(isinstance, parts, kinds)) or any(token.normalized for token in added):
         return False
     one, two = (tokenizer.encode(text) for text in ("a", "a a"))
-    # what a post-processor puts around the words, it puts around any number of them
-    where = [*one.special_tokens_mask, 0].index(0)
-    word = one.ids[where : where + 1]
-    return bool(word) and two.ids == [*one.ids[:where], *word, *word, *one.ids[where + 1 :]]
+    # the post-processor must add the same tokens around any number of words
+    start = [*one.special_tokens_mask, 0].index(0)
+    word = one.ids[start : start + 1]
+    return bool(word) and two.ids == [*one.ids[:start], *word, *word, *one.ids[start + 1 :]]

@@ -1,1 +1,1 @@
-"""A bundle as other readers want it: transformers.js, Triton, text-embeddings-inference, raw strings."""
+"""Exports bundles for other runtimes: transformers.js, Triton, text-embeddings-inference, raw strings."""

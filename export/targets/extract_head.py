@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-# operators that compute a product -> positions of the inputs whose last axis is that of the output
+# positions of the inputs that share their last axis with the product
 PRODUCTS = {
     "MatMul": (1,),
     "Gemm": (1, 2),
@@ -22,8 +22,8 @@ PRODUCTS = {
     "DynamicQuantizeMatMul": (1, 2, 3, 4),
     "MatMulIntegerToFloat": (1, 3, 5, 6),
 }
-PREFIX = "head/"
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Cast", "Identity")
+PREFIX = "head/"
 
 
 class _UnsupportedGraphError(Exception):
@@ -45,7 +45,7 @@ def extract_head(model: ModelProto, output: str, name: str, scale: float) -> tup
     whole = _copy(model)
     whole.prune_graph([output], allow_remove_graph_inputs=False)
     whole.clean_shape_infer()
-    value = whole.model.graph.output.pop()
+    description = whole.model.graph.output.pop()
     whole.add_prefix_to_names(PREFIX)  # so that no other tensor is called `name`
     extracted, source = whole, PREFIX + output
     narrowed = _copy(whole.model)
@@ -54,8 +54,8 @@ def extract_head(model: ModelProto, output: str, name: str, scale: float) -> tup
         extracted = narrowed
     extracted.add_initializer(numpy_helper.from_array(np.array(scale, np.float32), "calibration"))
     extracted.add_node(helper.make_node("Mul", [source, "calibration"], [name], "calibrated"))
-    value.name = name
-    extracted.model.graph.output.append(value)
+    description.name = name
+    extracted.model.graph.output.append(description)
     extracted.prune_graph(allow_remove_graph_inputs=False)
     return extracted.model, extracted is narrowed
 
@@ -129,7 +129,7 @@ class _Columns:
     def _constant(self, name: str, value: NDArray[np.generic], axis: int) -> str:
         if value.ndim == 0 or value.shape[axis] == 1:
             return name  # broadcast over the columns
-        if value.ndim < -axis or value.shape[axis] < self.end:
+        if value.shape[axis] < self.end:
             raise _UnsupportedGraphError
         new = f"{name}_{self.start}_{self.end}"
         if self.model.get_initializer(new) is None:

@@ -1,14 +1,15 @@
-"""Folders for text-embeddings-inference, one a head: it serves one output, and it is named `logits`.
+"""Exports each head as a folder for text-embeddings-inference.
 
-The graph is cut to the head and its calibration temperature is folded in, since the server knows of
-neither. What is written is compared with the bundle's own graph before it is kept.
+The server supports one output, named `logits`, and no calibration. So the graph is reduced to one head, and
+its calibration temperature becomes part of the graph. The logits of each folder are compared with those of
+the bundle.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -16,16 +17,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.bundle.manifest import SINGLE_LABEL, TOKENIZER, Head, Manifest
+from export.bundle.manifest import TOKENIZER, Head, Manifest
 from export.graph.gates import GateError
-from export.runtime.session import open_graph, run_graph
+from export.runtime.postprocess import columns
+from export.runtime.session import run_separately
 from export.runtime.tokenizer import open_tokenizer
 from export.targets.extract_head import extract_head
-from export.targets.writer import TargetError, check_names
+from export.targets.writer import TargetError, check_names, render, write_json
 
 OUTPUT = "logits"
-TOLERANCE = 1e-4
-# transformers' own names for what the server asks for; it takes no model that lacks them
+GRAPH = "onnx/model.onnx"  # the only name that the server loads
+TOLERANCE = 1e-4  # of the largest logit of a text, or of 1 if that is larger
+# keys of config.json that the server requires, and other names of them in transformers
 SIZES = {"hidden_size": ("dim", "d_model", "n_embd"), "num_hidden_layers": ("n_layers", "n_layer")}
 CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "mpnet": "MPNet"}
 CLASSES |= {"xlm-roberta": "XLMRoberta", "electra": "Electra", "camembert": "Camembert", "albert": "Albert"}
@@ -35,36 +38,45 @@ PROBE = ["where is my parcel?", "Cancel it, thanks!", "a", "", "refund my order 
 def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[str, Any]:
     """Write HEAD/{config.json, tokenizer.json, tokenizer_config.json, onnx/model.onnx} for every head.
 
+    Returns:
+        For each head, whether its last product was reduced (`narrowed`) and the largest difference of a
+        logit.
+
     Raises:
-        TargetError: A head's name that cannot name a folder, or a config.json without what is needed.
-        GateError: The cut graph's logits are not the bundle's.
+        TargetError: A head's name cannot name a folder, or config.json lacks a required key.
+        GateError: The logits differ from those of the bundle.
     """
-    settings = _settings(bundle)
-    model = onnx.load(bundle / manifest.variants[variant])
-    said: dict[str, Any] = {}
+    config = _config(bundle) | {"pad_token_id": manifest.pad_token_id}
     check_names("head", [head.name for head in manifest.heads])
-    for head in manifest.heads:
-        place = folder / head.name
-        (place / "onnx").mkdir(parents=True)
+    source = bundle / manifest.variants[variant]
+    model = onnx.load(source)
+    tokenizer = open_tokenizer(bundle / TOKENIZER, manifest.max_length)
+    ids = [tokenizer.encode(text).ids for text in PROBE]
+    reference, details = run_separately(source, manifest, ids), {}
+    for head, part in zip(manifest.heads, columns(manifest.heads).values(), strict=True):
+        target = folder / head.name
+        (target / GRAPH).parent.mkdir(parents=True)
         graph, narrowed = extract_head(model, head.output, OUTPUT, 1 / head.temperature)
         onnx.checker.check_model(graph)
-        onnx.save(graph, place / "onnx" / "model.onnx")  # the only name that the server looks for
-        config = {**settings, **labels(head), "pad_token_id": manifest.pad_token_id}
-        _write_json(place / "config.json", config)
-        _write_json(place / "sentence_bert_config.json", {"max_seq_length": manifest.max_length})
+        onnx.save(graph, target / GRAPH)
+        write_json(target / "config.json", {**config, **_labels(head)})
+        write_json(target / "sentence_bert_config.json", {"max_seq_length": manifest.max_length})
         for file in (TOKENIZER, "tokenizer_config.json"):
             if (bundle / file).is_file():
-                shutil.copyfile(bundle / file, place / file)
-        said[head.name] = {"narrowed": narrowed}
-    for name, gap in _gaps(bundle, manifest, variant, folder).items():
-        said[name] |= {"max_difference": gap}
-    for head in manifest.heads:
-        (folder / head.name / "README.md").write_text(_readme(manifest, head), encoding="utf-8")
-    return {"heads": said}
+                shutil.copyfile(bundle / file, target / file)
+        (target / "README.md").write_text(_readme(manifest, head), encoding="utf-8")
+        expected = reference[:, part] / head.temperature
+        found = run_separately(target / GRAPH, replace(manifest, heads=(replace(head, output=OUTPUT),)), ids)
+        differences = np.abs(expected - found).max(-1)
+        for text, difference, logits in zip(PROBE, differences, expected, strict=True):
+            if not difference <= TOLERANCE * max(1, np.abs(logits).max()):
+                raise GateError(f"tei: head {head.name!r} differs by {difference:.1e} on {short(text)}")
+        details[head.name] = {"narrowed": narrowed, "max_difference": float(differences.max())}
+    return {"heads": details}
 
 
-def labels(head: Head) -> dict[str, Any]:
-    """What config.json says of a head: its labels in the order of the logits, and its kind."""
+def _labels(head: Head) -> dict[str, Any]:
+    """The labels and the kind of a head, as keys of config.json."""
     return {
         "id2label": {str(i): label for i, label in enumerate(head.labels)},
         "label2id": {label: i for i, label in enumerate(head.labels)},
@@ -72,62 +84,31 @@ def labels(head: Head) -> dict[str, Any]:
     }
 
 
-def _settings(bundle: Path) -> dict[str, Any]:
-    """The bundle's config.json, with the names that the server asks for."""
+def _config(bundle: Path) -> dict[str, Any]:
+    """The config.json of the bundle, with the keys that the server requires."""
     path = bundle / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TargetError(f"{path}: must be JSON: {error} (build the bundle again)") from error
-    for name, others in SIZES.items():
-        found = [config.pop(other) for other in others if other in config]
-        if name not in config and not found:
-            raise TargetError(f"{path}: has no {name}, which the server asks for (build the bundle again)")
-        config.setdefault(name, *found)
-    kind = str(config.get("model_type", ""))
-    if not kind or "max_position_embeddings" not in config:
-        raise TargetError(
-            f"{path}: must have model_type and max_position_embeddings (build the bundle again)"
-        )
+    for name, aliases in SIZES.items():
+        values = [config.pop(alias) for alias in aliases if alias in config]
+        config.setdefault(name, *values[:1])
+    missing = [name for name in (*SIZES, "model_type", "max_position_embeddings") if not config.get(name)]
+    if missing:
+        raise TargetError(f"{path}: has no {missing[0]}, which the server requires (build the bundle again)")
+    kind = str(config["model_type"])
     family = CLASSES.get(kind, kind.replace("-", " ").title().replace(" ", ""))
     return {**config, "architectures": [f"{family}ForSequenceClassification"]}
 
 
-def _gaps(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[str, float]:
-    """The largest difference of a calibrated logit, a head, on texts of many lengths."""
-    tokenizer, pad = open_tokenizer(bundle / TOKENIZER, manifest.max_length), manifest.pad_token_id
-    whole = open_graph(bundle / manifest.variants[variant])
-    inputs = [node.name for node in whole.get_inputs()]
-    gaps: dict[str, float] = {}
-    for head in manifest.heads:
-        alone = open_graph(folder / head.name / "onnx" / "model.onnx")
-        for text in PROBE:
-            ids = [tokenizer.encode(text).ids]
-            (expected,) = run_graph(whole, [head.output], inputs, ids, pad)
-            (found,) = run_graph(alone, [OUTPUT], inputs, ids, pad)
-            expected = expected / head.temperature
-            gap = float(np.abs(expected - found).max())
-            gaps[head.name] = max(gap, gaps.get(head.name, 0.0))
-            if not gap <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-                raise GateError(
-                    f"tei: head {head.name!r} cut from the graph differs by {gap:.1e} on {short(text)}"
-                )
-    return gaps
-
-
 def _readme(manifest: Manifest, head: Head) -> str:
-    page = files("export.targets") / "templates" / "tei"
-    note = "single_label.md" if head.kind == SINGLE_LABEL else "multi_label.md"
     thresholds = dict(zip(head.labels, head.thresholds or (0.5,) * len(head.labels), strict=True))
-    text = (page / "README.md").read_text(encoding="utf-8") + (page / note).read_text(encoding="utf-8")
-    return (
-        text.replace("{{head}}", head.name)
-        .replace("{{bundle}}", manifest.name)
-        .replace("{{temperature}}", f"{head.temperature:g}")
-        .replace("{{max_length}}", str(manifest.max_length))
-        .replace("{{thresholds}}", json.dumps(thresholds, ensure_ascii=False))
-    )
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    values = {
+        "head": head.name,
+        "bundle": manifest.name,
+        "temperature": f"{head.temperature:g}",
+        "max_length": manifest.max_length,
+        "thresholds": json.dumps(thresholds, ensure_ascii=False),
+    }
+    return render("tei/README.md", **values) + render(f"tei/{head.kind}.md", **values)

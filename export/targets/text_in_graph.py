@@ -1,7 +1,7 @@
-"""One ONNX file that takes raw strings: the tokenizer, the network and the calibration in one graph.
+"""Exports a bundle as one ONNX file from strings to labels: tokenizer, network and calibration.
 
-It runs wherever onnxruntime and onnxruntime-extensions do, in any language. Before it is kept it answers a
-set of texts beside the bundle's own tokenizer and graph, and is refused where an ordinary one differs.
+The file runs wherever onnxruntime and onnxruntime-extensions do, in any language. Its token ids and
+probabilities are compared with those of the bundle on a set of texts.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from tokenizers import Tokenizer
 
 from export.bundle.manifest import MANIFEST, SINGLE_LABEL, TOKENIZER, Head, Manifest
+from export.graph.builder import GraphBuilder
 from export.graph.gates import GateError
+from export.runtime.postprocess import columns
 from export.runtime.probabilities import probabilities
-from export.runtime.session import open_graph, run_graph
+from export.runtime.session import IDS, INPUTS, open_graph, run_separately
 from export.runtime.tokenizer import open_tokenizer
-from export.targets.text_ops import DOMAIN, TextNodes, read_text
-from export.targets.wordpiece_tables import spelling_of
-from export.targets.writer import check_names, copy_shipped
+from export.targets.text_ops import DOMAIN, add_tokenizer
+from export.targets.wordpiece_tables import wordpiece_tables
+from export.targets.writer import check_names, copy_templates, render
 
 INPUT = "text"
 GRAPH = "model.onnx"
-TOLERANCE = 0.02  # of a probability: where int8 rounds an activation the other way, the third digit moves
+TOLERANCE = 0.02  # of a probability; int8 rounding changes the third digit
 
 
 def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[str, Any]:
@@ -37,89 +38,81 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
 
     Raises:
         TargetError: The tokenizer is not BERT's WordPiece, or a head's name cannot name an output.
-        GateError: An ordinary text is read or answered otherwise than by the bundle.
+        GateError: The token ids or probabilities of an ordinary text differ from those of the bundle.
     """
     operators()
     tokenizer = open_tokenizer(bundle / TOKENIZER, manifest.max_length)
     model = onnx.load(bundle / manifest.variants[variant])
-    whole = with_text(model, tokenizer, manifest, str(bundle))
+    whole = with_tokenizer(model, tokenizer, manifest, str(bundle))
     onnx.checker.check_model(whole)
     onnx.save(whole, folder / GRAPH)
     shutil.copyfile(bundle / MANIFEST, folder / MANIFEST)
-    copy_shipped("text-in-graph", folder)
+    copy_templates("text-in-graph", folder)
     return {"parity": check(bundle, manifest, variant, folder / GRAPH, tokenizer)}
 
 
-def with_text(model: ModelProto, tokenizer: Tokenizer, manifest: Manifest, where: str) -> ModelProto:
-    """A copy of a graph that takes `text`, string [batch], in place of token ids.
+def with_tokenizer(model: ModelProto, tokenizer: Tokenizer, manifest: Manifest, where: str) -> ModelProto:
+    """A copy of a graph that takes `text`, string `[batch]`, instead of token ids.
 
-    Its outputs are the heads' logits, `probabilities_HEAD`, and of a single_label head `label_HEAD` (string
-    [batch]), of a multi_label one `applies_HEAD` (bool [batch, labels]); and `input_ids`, as it read them.
+    The outputs are the logits of the heads; `probabilities_HEAD`; `label_HEAD`, string `[batch]`, of a
+    single_label head; `applies_HEAD`, bool `[batch, labels]`, of a multi_label head; and the token ids,
+    `input_ids`.
 
     Raises:
-        TargetError: The tokenizer is not BERT's WordPiece; beginning with `where`.
+        TargetError: The tokenizer is not BERT's WordPiece; the message begins with `where`.
     """
-    found = ModelProto()
-    found.CopyFrom(model)
-    graph, nodes = found.graph, TextNodes()
-    spelling = spelling_of(tokenizer, where)
-    ids, mask = read_text(nodes, INPUT, spelling, manifest.max_length, manifest.pad_token_id)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    (inputs["token_type_ids"],) = nodes.add("Sub", mask, mask)
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    graph, builder, info = whole.graph, GraphBuilder("text/"), helper.make_tensor_value_info
+    tables = wordpiece_tables(tokenizer, where)
+    ids, mask = add_tokenizer(builder, INPUT, tables, manifest.max_length, manifest.pad_token_id)
+    tensors = dict(zip(INPUTS, (ids, mask, builder.node("Sub", mask, mask)), strict=True))
     for value in graph.input:
-        nodes.nodes.append(helper.make_node("Identity", [inputs[value.name]], [value.name]))
-    wanted = {head.output for head in manifest.heads}
-    kept = [value for value in graph.output if value.name in wanted]
-    inner = [*graph.node]
-    nodes.nodes += inner
+        builder.node("Identity", tensors[value.name], name=value.name)
+    builder.nodes += graph.node
+    heads = {head.output for head in manifest.heads}
+    outputs = [value for value in graph.output if value.name in heads]
     for head in manifest.heads:
-        kept += _answer(nodes, head)
-    kept.append(helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"]))
-    del graph.input[:], graph.output[:], graph.node[:], graph.value_info[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.STRING, ["batch"]))
-    graph.output.extend(kept)
-    graph.node.extend(nodes.nodes)
-    graph.initializer.extend(nodes.constants)
-    if all(each.domain != DOMAIN for each in found.opset_import):
-        found.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return found
+        outputs += _add_answer(builder, head)
+    outputs.append(info(IDS, TensorProto.INT64, ["batch", "length"]))
+    text = info(INPUT, TensorProto.STRING, ["batch"])
+    initializers = [*graph.initializer, *builder.initializers()]
+    graph.CopyFrom(helper.make_graph(builder.nodes, graph.name, [text], outputs, initializers))
+    if all(opset.domain != DOMAIN for opset in whole.opset_import):
+        whole.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return whole
 
 
-def _answer(nodes: TextNodes, head: Head) -> list[Any]:
-    """Adds the head's calibrated probabilities and its answer; returns their descriptions."""
+def _add_answer(builder: GraphBuilder, head: Head) -> list[ValueInfoProto]:
+    """Add the calibrated probabilities and the answer of a head; returns these outputs."""
     check_names("head", [head.name])
-    name, single = head.name, head.kind == SINGLE_LABEL
     info, width = helper.make_tensor_value_info, len(head.labels)
-    shares = f"probabilities_{name}"
-    scale = nodes.constant(np.array([1 / head.temperature], np.float32))
-    (scaled,) = nodes.add("Mul", head.output, scale)
-    (found,) = nodes.add("Softmax", scaled, axis=-1) if single else nodes.add("Sigmoid", scaled)
-    nodes.nodes.append(helper.make_node("Identity", [found], [shares]))
-    described = [info(shares, TensorProto.FLOAT, ["batch", width])]
-    if single:
-        (best,) = nodes.add("ArgMax", head.output, axis=-1, keepdims=0)
-        (label,) = nodes.add("Gather", nodes.constant(list(head.labels)), best)
-        nodes.nodes.append(helper.make_node("Identity", [label], [f"label_{name}"]))
-        return [*described, info(f"label_{name}", TensorProto.STRING, ["batch"])]
-    least = np.array(head.thresholds or (0.5,) * width, np.float32)
-    (below,) = nodes.add("Less", found, nodes.constant(least))
-    (over,) = nodes.add("Not", below)
-    nodes.nodes.append(helper.make_node("Identity", [over], [f"applies_{name}"]))
-    return [*described, info(f"applies_{name}", TensorProto.BOOL, ["batch", width])]
+    scores, label, applies = (f"{kind}_{head.name}" for kind in ("probabilities", "label", "applies"))
+    scale = builder.constant(np.array([1 / head.temperature], np.float32))
+    scaled = builder.node("Mul", head.output, scale)
+    described = [info(scores, TensorProto.FLOAT, ["batch", width])]
+    if head.kind == SINGLE_LABEL:
+        builder.node("Softmax", scaled, name=scores, axis=-1)
+        best = builder.node("ArgMax", head.output, axis=-1, keepdims=0)
+        builder.node("Gather", builder.constant(np.array(head.labels, object)), best, name=label)
+        return [*described, info(label, TensorProto.STRING, ["batch"])]
+    builder.node("Sigmoid", scaled, name=scores)
+    thresholds = builder.constant(np.array(head.thresholds or (0.5,) * width, np.float32))
+    builder.node("Not", builder.node("Less", scores, thresholds), name=applies)
+    return [*described, info(applies, TensorProto.BOOL, ["batch", width])]
 
 
 def operators() -> str:
-    """The library of operators that the graph needs, of the installed onnxruntime-extensions.
+    """The path of the operator library of the installed onnxruntime-extensions.
 
-    It is found, not imported: that would import transformers wherever it is installed.
+    The package is located without an import, which would import transformers if that is installed.
 
     Raises:
-        ModuleNotFoundError: It is not installed.
+        ModuleNotFoundError: onnxruntime-extensions is not installed.
     """
     spec = importlib.util.find_spec("onnxruntime_extensions")
-    places = (spec.submodule_search_locations if spec else None) or []
-    for place in places:
-        for library in Path(place).glob("_extensions_pydll*"):
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        for library in Path(folder).glob("_extensions_pydll*"):
             if library.suffix != ".pyi":
                 return str(library)
     raise ModuleNotFoundError("No module named 'onnxruntime_extensions'", name="onnxruntime_extensions")
@@ -128,37 +121,31 @@ def operators() -> str:
 def check(
     bundle: Path, manifest: Manifest, variant: str, graph: Path, tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """How the graph reads and answers the built-in texts, beside the bundle's tokenizer and graph.
+    """Compare the token ids and probabilities of the built-in texts with those of the bundle.
 
     Returns:
-        The number of ordinary and of odd texts, and the odd ones whose ids differ.
+        The numbers of ordinary and of odd texts, and the odd texts whose ids differ.
 
     Raises:
-        GateError: An ordinary text has other ids, or another answer.
+        GateError: The ids or the probabilities of an ordinary text differ.
     """
-    probes = json.loads((files("export.targets") / "templates" / "probes.json").read_text(encoding="utf-8"))
-    whole = open_graph(bundle / manifest.variants[variant])
-    inputs = [node.name for node in whole.get_inputs()]
-    text = open_graph(graph, operators())
-    names = [node.name for node in text.get_outputs()]
-    for each in probes["ordinary"]:
-        expected = tokenizer.encode(each).ids
-        found = dict(zip(names, text.run(names, {INPUT: _strings([each])}), strict=True))
-        if (ids := found["input_ids"][0].tolist()) != expected:
-            raise GateError(f"text-in-graph: {each!r} is read as {ids}, not as {expected}")
-        for head in manifest.heads:
-            (logits,) = run_graph(whole, [head.output], inputs, [expected], manifest.pad_token_id)
-            shares = probabilities(logits, head)
-            gap = float(np.abs(found[f"probabilities_{head.name}"] - shares).max())
-            if not gap <= TOLERANCE:
-                raise GateError(f"text-in-graph: head {head.name!r} differs by {gap:.1e} on {each!r}")
-    (rows,) = text.run(["input_ids"], {INPUT: _strings(probes["odd"])})
-    width, pad = rows.shape[1], manifest.pad_token_id
-    padded = [(tokenizer.encode(each).ids + [pad] * width)[:width] for each in probes["odd"]]
-    pairs = zip(probes["odd"], rows.tolist(), padded, strict=True)
-    other = [each for each, row, expected in pairs if row != expected]
-    return {"ordinary": len(probes["ordinary"]), "odd": len(probes["odd"]), "odd_that_differ": other}
-
-
-def _strings(texts: list[str]) -> Any:
-    return np.array(texts, object)
+    texts: dict[str, list[str]] = json.loads(render("probes.json"))
+    ordinary, odd = texts["ordinary"], texts["odd"]
+    session = open_graph(graph, operators())
+    names = [node.name for node in session.get_outputs()]
+    expected = [tokenizer.encode(text).ids for text in ordinary]
+    logits = run_separately(bundle / manifest.variants[variant], manifest, expected)
+    for row, (text, ids) in enumerate(zip(ordinary, expected, strict=True)):
+        found = dict(zip(names, session.run(names, {INPUT: np.array([text], object)}), strict=True))
+        if (found_ids := found[IDS][0].tolist()) != ids:
+            raise GateError(f"text-in-graph: {text!r} has token ids {found_ids}, expected {ids}")
+        for head, part in zip(manifest.heads, columns(manifest.heads).values(), strict=True):
+            scores = probabilities(logits[row : row + 1, part], head)
+            difference = float(np.abs(found[f"probabilities_{head.name}"] - scores).max())
+            if not difference <= TOLERANCE:
+                raise GateError(f"text-in-graph: head {head.name!r} differs by {difference:.1e} on {text!r}")
+    (rows,) = session.run([IDS], {INPUT: np.array(odd, object)})
+    padding = [manifest.pad_token_id] * rows.shape[1]
+    padded = [(tokenizer.encode(text).ids + padding)[: rows.shape[1]] for text in odd]
+    differing = [text for text, row, ids in zip(odd, rows.tolist(), padded, strict=True) if row != ids]
+    return {"ordinary": len(ordinary), "odd": len(odd), "odd_that_differ": differing}

@@ -27,7 +27,7 @@ Graph = Callable[..., bytes]
 
 @pytest.fixture(scope="session")
 def weights() -> dict[str, np.ndarray]:
-    """The network: mean of embeddings [16, 8], then [8, 5] and [5]."""
+    """The weights: embeddings [16, 8], a linear layer [8, 5], a bias [5]."""
     draw = np.random.default_rng(0)
     shapes = {"table": (len(SPECIAL) + len(WORDS), WIDTH), "weight": (WIDTH, 5), "bias": (5,)}
     return {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -35,7 +35,7 @@ def weights() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def graph(weights: dict[str, np.ndarray]) -> Graph:
-    """A function that gives the ONNX file, with other inputs, outputs or embeddings if asked."""
+    """A function that builds the ONNX file, with optional other inputs, outputs or embeddings."""
 
     def build(
         inputs: tuple[str, ...] = ("input_ids", "attention_mask"),
@@ -89,7 +89,7 @@ def contents(graph: Graph) -> dict[str, bytes]:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = [("[CLS]", 2), ("[SEP]", 3)]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, special)
-    tokenizer.enable_padding(length=30)  # the runtime must undo this
+    tokenizer.enable_padding(length=30)  # the runtime must disable this
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     return {
         TOKENIZER: tokenizer.to_str().encode(),
@@ -101,7 +101,7 @@ def contents(graph: Graph) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def manifest() -> Manifest:
-    """What the bundle says before it is written."""
+    """The manifest before the bundle is written."""
     return Manifest(
         name="tiny",
         heads=(
@@ -118,7 +118,7 @@ def manifest() -> Manifest:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, contents: dict[str, bytes]) -> Path:
-    """The bundle on disk, for reading only."""
+    """The bundle on disk; read-only."""
     folder = tmp_path_factory.mktemp("export") / "bundle"
     write_bundle(folder, manifest, contents)
     return folder
@@ -126,7 +126,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, content
 
 @pytest.fixture
 def copied(bundle: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of the bundle to spoil."""
+    """A copy of the bundle to modify."""
     yield Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
 
@@ -137,7 +137,7 @@ def classifier(bundle: Path) -> Classifier:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    """Texts of many lengths, in no order; one empty, one too long, one of unknown words."""
+    """Texts of many lengths in random order; one empty, one too long, one of unknown words."""
     draw = np.random.default_rng(1)
     drawn = [" ".join(draw.choice(WORDS[:-1], size)) for size in draw.integers(1, 9, 60)]
     return [*drawn, "", "parcels " * 40, "ünbekannt 包裹 \x00 😀", "Thanks"]
@@ -147,7 +147,7 @@ def texts() -> list[str]:
 def exportable(
     tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, contents: dict[str, bytes], graph: Graph
 ) -> Path:
-    """A bundle that other readers can take: int8, and a tokenizer and settings as a BERT's of 8 by 1."""
+    """A bundle that every target supports: int8, a BERT tokenizer and config (width 8, one layer)."""
     from export.graph.quantize import quantize_int8
 
     folder = tmp_path_factory.mktemp("exportable")

@@ -1,4 +1,4 @@
-"""Factorised embeddings: begin as the table they stand for, learn as a projection, end as a table."""
+"""Factorised embeddings: initialised from a table, trained as a projection, stored as a table."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def pair() -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def test_it_begins_as_the_table_of_the_start(pair: tuple[Any, Any]) -> None:
+def test_the_product_is_initially_the_table(pair: tuple[Any, Any]) -> None:
     student, teacher = pair
     before, table = student(IDS)[0], student.get_input_embeddings().weight.clone()
     factorize(student, teacher)
@@ -34,7 +34,7 @@ def test_it_begins_as_the_table_of_the_start(pair: tuple[Any, Any]) -> None:
     torch.testing.assert_close(student.get_input_embeddings().folded().weight, table, atol=1e-5, rtol=0)
 
 
-def test_every_word_learns_from_any_text(pair: tuple[Any, Any]) -> None:
+def test_training_changes_the_embeddings_of_all_words(pair: tuple[Any, Any]) -> None:
     student, teacher = pair
     factorize(student, teacher)
     embeddings = student.get_input_embeddings()
@@ -48,7 +48,7 @@ def test_every_word_learns_from_any_text(pair: tuple[Any, Any]) -> None:
 
 
 @torch.no_grad()
-def test_folded_it_is_the_same_function_and_a_plain_table(pair: tuple[Any, Any]) -> None:
+def test_folding_gives_an_equal_plain_table(pair: tuple[Any, Any]) -> None:
     student, teacher = pair
     names = set(student.state_dict())
     factorize(student, teacher)
@@ -67,7 +67,7 @@ def test_a_projection_has_the_shapes_it_says() -> None:
     assert found(torch.tensor([[0, 4]])).shape == (1, 2, 3) and found.folded().weight.shape == (5, 3)
 
 
-def test_the_projection_lies_in_c_order(pair: tuple[Any, Any]) -> None:
+def test_the_projection_is_in_c_order(pair: tuple[Any, Any]) -> None:
     student, teacher = pair
     factorize(student, teacher)
     assert student.get_input_embeddings().projection.is_contiguous()

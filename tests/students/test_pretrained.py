@@ -1,4 +1,4 @@
-"""A general start: what is saved comes back, on the teacher it was taught by or one fine-tuned from that."""
+"""Pretrained students are restored for their teacher and for teachers fine-tuned from it."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def saved(teacher: Any, tmp_path: Path) -> tuple[Path, Any]:
 
 
 @torch.no_grad()
-def test_it_comes_back(saved: tuple[Path, Any], teacher: Any) -> None:
+def test_save_and_load(saved: tuple[Path, Any], teacher: Any) -> None:
     folder, student = saved
     assert is_start(folder) and read_about(folder) == (SHAPE, {"shape": vars(SHAPE), "teacher": "it"})
     found = load_start(folder, teacher, positions=20, pad=0).eval()
@@ -58,7 +58,7 @@ def test_fewer_and_more_positions(saved: tuple[Path, Any], teacher: Any, positio
 
 
 @torch.no_grad()
-def test_words_are_those_of_the_teacher_at_hand(saved: tuple[Path, Any], teacher: Any) -> None:
+def test_word_embeddings_come_from_the_given_teacher(saved: tuple[Path, Any], teacher: Any) -> None:
     folder, student = saved
     teacher.get_input_embeddings().weight[7] += 1.0
     before, after = student.get_input_embeddings().folded(), load_start(folder, teacher, positions=20, pad=0)
@@ -67,11 +67,11 @@ def test_words_are_those_of_the_teacher_at_hand(saved: tuple[Path, Any], teacher
 
 
 def test_another_width_is_refused(saved: tuple[Path, Any]) -> None:
-    with pytest.raises(ValueError, match="was taught by it, whose words are 16 wide, the teacher's are 32"):
+    with pytest.raises(ValueError, match="embeddings of its teacher 'it' have width 16, expected 32"):
         load_start(saved[0], encoder(Shape(1, 32, 2)), positions=20, pad=0)
 
 
-def test_a_folder_of_an_encoder_is_no_start(tmp_path: Path) -> None:
+def test_an_encoder_folder_is_not_a_pretrained_student(tmp_path: Path) -> None:
     encoder(SHAPE).save_pretrained(tmp_path)
     assert not is_start(tmp_path) and not is_start("google/bert_uncased_L-2_H-128_A-2")
 
@@ -79,14 +79,16 @@ def test_a_folder_of_an_encoder_is_no_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "file, content", [("start.json", b"{}"), ("start.json", b"{"), ("start.safetensors", b"x")]
 )
-def test_a_start_that_is_not_whole(saved: tuple[Path, Any], teacher: Any, file: str, content: bytes) -> None:
+def test_an_incomplete_pretrained_student(
+    saved: tuple[Path, Any], teacher: Any, file: str, content: bytes
+) -> None:
     (saved[0] / file).write_bytes(content)
-    with pytest.raises(ValueError, match=r"student.start: .*pretrain it anew"):
+    with pytest.raises(ValueError, match=r"student.start: .*pretrain it again"):
         load_start(saved[0], teacher, positions=20, pad=0)
 
 
-def test_weights_of_another_shape_than_told(saved: tuple[Path, Any], teacher: Any) -> None:
+def test_weights_that_do_not_match_the_shape(saved: tuple[Path, Any], teacher: Any) -> None:
     about = saved[0] / "start.json"
     about.write_text(about.read_text("utf-8").replace('"layers": 1', '"layers": 2'), "utf-8")
-    with pytest.raises(ValueError, match="its weights are not of its shape"):
+    with pytest.raises(ValueError, match="its weights do not match its shape"):
         load_start(saved[0], teacher, positions=20, pad=0)

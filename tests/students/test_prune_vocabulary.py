@@ -1,4 +1,4 @@
-"""A pruned vocabulary spells any text, and gives the pieces it kept the embeddings they had."""
+"""A pruned vocabulary covers any text, and its pieces keep their embeddings."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def kept(tokenizer: Any, size: int, **used: int) -> list[str]:
     return [PIECES[i] for i in needed_pieces(tokenizer, counts(**used), size)]
 
 
-def test_what_any_text_may_need_comes_first_then_use_then_the_order(tokenizer: Any) -> None:
+def test_always_kept_pieces_come_first_then_frequency_then_order(tokenizer: Any) -> None:
     found = kept(tokenizer, SAFE + 3, refund=2, where=9, order=5)
     assert set(found) - set(SIGNS) - {f"##{s}" for s in SIGNS} - set(SPECIAL) == {"refund", "where", "order"}
     assert {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "z", "##z", "?", "9"} <= set(found)
@@ -78,11 +78,11 @@ def test_what_any_text_may_need_comes_first_then_use_then_the_order(tokenizer: A
     assert found == sorted(found, key=PIECES.index)
 
 
-def test_pieces_that_cannot_come_up_are_dropped(tokenizer: Any) -> None:
+def test_pieces_that_cannot_occur_are_removed(tokenizer: Any) -> None:
     assert set(kept(tokenizer, len(PIECES))) == set(PIECES) - {"[unused0]", "[unused1]"}
 
 
-def test_a_pruned_tokenizer_spells_every_text(tokenizer: Any) -> None:
+def test_a_pruned_tokenizer_covers_every_text(tokenizer: Any) -> None:
     chosen = needed_pieces(tokenizer, counts(where=3, **{"is": 2}), SAFE + 2)
     pruned = prune_tokenizer(tokenizer, chosen)
     assert len(pruned) == len(chosen) and pruned.is_fast
@@ -99,7 +99,7 @@ def test_a_pruned_tokenizer_spells_every_text(tokenizer: Any) -> None:
     )
 
 
-def test_it_is_saved_and_read_like_any_other(tokenizer: Any, tmp_path: Any) -> None:
+def test_a_pruned_tokenizer_can_be_saved_and_loaded(tokenizer: Any, tmp_path: Any) -> None:
     pruned = prune_tokenizer(tokenizer, needed_pieces(tokenizer, counts(parcel=3), SAFE + 4))
     pruned.save_pretrained(tmp_path)
     again = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -116,11 +116,11 @@ def test_berts_own_class(tmp_path: Any) -> None:
     assert pruned(TEXTS[0]).input_ids[0] == 1
 
 
-def test_too_small_or_of_another_kind_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match=rf"student.vocabulary: {SAFE - 1} pieces .* the {SAFE} that any"):
+def test_invalid_sizes_and_tokenizers_are_refused(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=rf"student.vocabulary: must be >= {SAFE}, .* got {SAFE - 1}"):
         needed_pieces(tokenizer, counts(), SAFE - 1)
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
-    with pytest.raises(ValueError, match=r"the tokenizer is BPE, only WordPiece .* \(use full\)"):
+    with pytest.raises(ValueError, match=r"the tokenizer is 'BPE', only WordPiece .* \(use full\)"):
         needed_pieces(other, np.zeros(2), 500)
 
 

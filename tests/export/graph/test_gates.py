@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.graph.gates import GateError, Toll, check_int8, check_parity
+from export.graph.gates import GateError, Int8Degradation, check_int8, check_parity
 
 
 def logits(texts: int = 8) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def test_measures_the_largest_difference() -> None:
     assert measured["heads"]["flags"]["max_difference"] == 0.0
 
 
-def test_counts_other_decisions() -> None:
+def test_counts_changed_labels() -> None:
     reference = {"intent": np.array([[1.0, 0.9], [0.0, 1.0], [2.0, 1.95]], np.float32)}
     found = {"intent": np.array([[0.9, 1.0], [0.0, 1.0], [1.9, 1.95]], np.float32)}
     assert check_parity(reference, found, 0.2)["heads"]["intent"]["other_labels"] == 2
@@ -53,7 +53,7 @@ def test_difference_over_the_tolerance() -> None:
     )
 
 
-def test_the_other_form_is_named() -> None:
+def test_the_error_names_the_form() -> None:
     found = logits()
     found["intent"][0, 0] += 1
     message = refusal(logits(), found, 1e-3, "fp32, one text a batch")
@@ -82,12 +82,12 @@ def test_not_finite(value: float, text: str, side: str) -> None:
             form["intent"][6, 2] = value
     with np.errstate(invalid="ignore"):
         message = refusal(reference, found, 1e9)
-    # infinity less infinity is not a number either
+    # infinity minus infinity is NaN
     assert f"head 'intent' of fp32 differs by {'nan' if side == 'both' else text} " in message
     assert "on text 6 of 8" in message
 
 
-def test_a_nan_goes_before_a_large_difference() -> None:
+def test_nan_exceeds_any_difference() -> None:
     found = logits()
     found["intent"][1, 0], found["intent"][3, 0] = 1e6, np.nan
     assert "differs by nan" in refusal(logits(), found)
@@ -109,57 +109,60 @@ def test_other_heads(names: list[str]) -> None:
 LIMITS = {"texts": 60, "drop": 0.005, "changed": 0.03, "log_loss": 0.02}
 
 
-def toll(
-    before: float = 0.95,
-    after: float = 0.95,
+def degradation(
+    fp32: float = 0.95,
+    int8: float = 0.95,
     changed: float = 0.0,
     log_loss: float = 0.0,
     metric: str = "accuracy",
-) -> Toll:
-    return Toll(metric, before, after, changed, log_loss)
+) -> Int8Degradation:
+    return Int8Degradation(metric, fp32, int8, changed, log_loss)
 
 
 def test_within_the_gates() -> None:
-    tolls = {"intent": toll(after=0.949), "flags": toll(0.80, 0.85, 0.03, 0.02, "micro_f1")}
-    assert check_int8(tolls, **LIMITS) == {}
-    assert check_int8({"intent": toll()}, texts=60, drop=0.0, changed=0.0, log_loss=0.0) == {}
+    degradations = {
+        "intent": degradation(int8=0.949),
+        "flags": degradation(0.80, 0.85, 0.03, 0.02, "micro_f1"),
+    }
+    assert check_int8(degradations, **LIMITS) == {}
+    assert check_int8({"intent": degradation()}, texts=60, drop=0.0, changed=0.0, log_loss=0.0) == {}
 
 
 def test_every_gate_a_head_fails_is_a_line() -> None:
-    tolls = {"intent": toll(), "flags": toll(0.8, 0.7912, 0.051, 0.0212, "micro_f1")}
+    degradations = {"intent": degradation(), "flags": degradation(0.8, 0.7912, 0.051, 0.0212, "micro_f1")}
     with pytest.raises(GateError) as caught:
-        check_int8(tolls, **LIMITS)
+        check_int8(degradations, **LIMITS)
     assert str(caught.value).splitlines() == [
-        "int8: head 'flags' falls from micro_f1 0.8000 to 0.7912, more than 0.005 (gates.int8_drop)",
-        "int8: head 'flags' decides otherwise in 0.0510 of the cases, more than 0.03 (gates.int8_changed)",
-        "int8: head 'flags' is surer than right: its log loss rises by 0.0212, more than 0.02 "
+        "int8: head 'flags' drops in micro_f1 from 0.8000 to 0.7912, by more than 0.005 (gates.int8_drop)",
+        "int8: head 'flags' changes 0.0510 of its decisions, more than 0.03 (gates.int8_changed)",
+        "int8: head 'flags' is over-confident: its log loss increases by 0.0212, more than 0.02 "
         "(gates.int8_log_loss), on 60 texts "
-        "(--allow HEAD ships it all the same; export.quantize: none keeps fp32)",
+        "(--allow HEAD exports it anyway; export.quantize: none keeps fp32)",
     ]
 
 
-def test_only_a_head_that_is_named_may_fail() -> None:
-    tolls = {"intent": toll(after=0.9), "flags": toll(changed=0.2)}
-    with pytest.raises(GateError, match="head 'flags' decides otherwise") as caught:
-        check_int8(tolls, **LIMITS, allow=["intent"])
+def test_only_allowed_heads_may_fail() -> None:
+    degradations = {"intent": degradation(int8=0.9), "flags": degradation(changed=0.2)}
+    with pytest.raises(GateError, match="head 'flags' changes") as caught:
+        check_int8(degradations, **LIMITS, allow=["intent"])
     assert "intent" not in str(caught.value)
-    found = check_int8(tolls, **LIMITS, allow=["intent", "flags"])
+    found = check_int8(degradations, **LIMITS, allow=["intent", "flags"])
     assert {head: len(faults) for head, faults in found.items()} == {"intent": 1, "flags": 1}
     assert "0.9500 to 0.9000" in found["intent"][0]
 
 
 @pytest.mark.parametrize("largest", [0.001, 0.005, 0.01, 0.02])
 def test_a_drop_equal_to_the_gate_passes(largest: float) -> None:
-    """Whatever the figures: 0.05 - 0.005 is more than 0.045 in floating point."""
+    """For any metrics: 0.05 - 0.005 is more than 0.045 in floating point."""
     limits = {**LIMITS, "drop": largest}
     for thousandths in range(20, 1001):
         was = thousandths / 1000
-        check_int8({"intent": toll(was, round(was - largest, 3))}, **limits)
+        check_int8({"intent": degradation(was, round(was - largest, 3))}, **limits)
         with pytest.raises(GateError):
-            check_int8({"intent": toll(was, was - largest - 1e-6)}, **limits)
+            check_int8({"intent": degradation(was, was - largest - 1e-6)}, **limits)
 
 
-@pytest.mark.parametrize("name", ["before", "after", "changed", "log_loss"])
-def test_a_figure_that_is_no_number_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["fp32", "int8", "changed", "log_loss"])
+def test_a_metric_that_is_not_a_number_is_refused(name: str) -> None:
     with pytest.raises(GateError, match="head 'intent'"):
-        check_int8({"intent": toll(**{name: np.nan})}, texts=60, drop=0.5, changed=0.5, log_loss=0.5)
+        check_int8({"intent": degradation(**{name: np.nan})}, texts=60, drop=0.5, changed=0.5, log_loss=0.5)

@@ -1,4 +1,4 @@
-"""The int8 copy of an exported network."""
+"""Int8 quantisation of an exported network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def root_logger() -> Iterator[None]:
 
 @dataclass
 class Pair:
-    """The fp32 file and its int8 copy."""
+    """The fp32 file and its int8 version."""
 
     fp32: Path
     int8: Path
@@ -127,14 +127,14 @@ def test_same_inputs_and_outputs(pair: Pair) -> None:
 def test_embeddings_are_int8(pair: Pair) -> None:
     weights = initializers(pair.int8)
     tables = {(VOCABULARY, HIDDEN), (POSITIONS, HIDDEN)}
-    # bert_graph adds a slice of the positions
+    # bert_graph slices the positions
     readers = nodes(pair.int8, "Gather", "Slice")
     gathered = [weights[n.input[0]] for n in readers if n.input[0] in weights]
     assert {table.shape for table in gathered} >= tables
     for table in gathered:
         if table.ndim == 2:
             assert table.dtype.itemsize == 1, table.shape
-    # and no float copy is left beside it
+    # no float copy remains
     floats = [a.shape for a in weights.values() if a.dtype == np.float32]
     assert not tables & set(floats)
 
@@ -143,13 +143,13 @@ def test_products_of_weights_are_integer_products(pair: Pair) -> None:
     weights = initializers(pair.int8)
     products = nodes(pair.int8, "MatMulInteger")
     traced = "mean" not in {node.name for node in nodes(pair.int8, "MatMul")}
-    # query, key, value (of bert_graph one), output, two of feed-forward; heads
+    # query, key, value (one product in bert_graph), output, two of feed-forward; heads
     assert len(products) == (6 if traced else 4) * LAYERS + 1
     assert all(weights[node.input[1]].dtype == np.int8 for node in products)
     assert not nodes(pair.int8, "Gemm")
 
 
-def test_weights_of_products_fit_seven_bits_and_embeddings_use_eight(pair: Pair) -> None:
+def test_product_weights_have_seven_bits_and_embeddings_eight(pair: Pair) -> None:
     """A pair of products of an activation and a weight must fit 16 bits: 2 * 255 * 64 < 2 ** 15."""
     weights = initializers(pair.int8)
     products = [weights[node.input[1]] for node in nodes(pair.int8, "MatMulInteger")]
@@ -159,7 +159,7 @@ def test_weights_of_products_fit_seven_bits_and_embeddings_use_eight(pair: Pair)
     assert np.ptp(words.astype(int)) > 200
 
 
-def test_weights_have_a_scale_a_column(pair: Pair) -> None:
+def test_weights_have_one_scale_per_column(pair: Pair) -> None:
     weights = initializers(pair.int8)
     for node in nodes(pair.int8, "MatMulInteger"):
         assert weights[node.input[3]].shape == weights[node.input[1]].shape[1:]
@@ -168,8 +168,8 @@ def test_weights_have_a_scale_a_column(pair: Pair) -> None:
 def test_products_of_activations_stay_float(pair: Pair) -> None:
     weights = initializers(pair.int8)
     kept = nodes(pair.int8, "MatMul")
-    pooled = "mean" in {node.name for node in kept}  # of bert_graph, a product with the tokens' shares
-    # scores and context of attention; bert_graph has them for each of the two attention heads
+    pooled = "mean" in {node.name for node in kept}  # a product in bert_graph
+    # scores and context of attention; in bert_graph for each of the two attention heads
     assert len(kept) == 2 * LAYERS * (2 if pooled else 1) + pooled
     for node in kept:
         assert not set(node.input) & set(weights)
@@ -189,7 +189,7 @@ def test_logits_are_close(pair: Pair, batch: tuple[Any, Any]) -> None:
         assert same > 0.9
 
 
-def test_the_source_is_left(pair: Pair, tmp_path: Path) -> None:
+def test_the_source_is_unchanged(pair: Pair, tmp_path: Path) -> None:
     before = pair.fp32.read_bytes()
     quantize_int8(pair.fp32, tmp_path / "again.onnx")
     assert pair.fp32.read_bytes() == before
@@ -199,41 +199,41 @@ def test_the_source_is_left(pair: Pair, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def far(network: MultiHeadClassifier, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A network of which one column of a norm reaches thirty times as far and weighs as much less."""
+    """A network with one column of a norm scaled by 30 and its weights by 1/30."""
     network = copy.deepcopy(network)
     norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
     reads, writes = ("0.intermediate.dense", "0.ffn.lin1"), ("0.output.dense", "0.ffn.lin2")
     with torch.no_grad():
         for norm in norms:
-            norm.bias.normal_(0, 0.1)  # no two alike, or they are stored once
+            norm.bias.normal_(0, 0.1)  # distinct, since equal tensors are stored once
         norms[1].weight[3] = 30  # read by the first layer's feed-forward part and the sum after it
         for name, weight in network.named_parameters():
             if weight.ndim == 2 and any(part in name for part in reads + writes):
-                weight.normal_(0, 0.3)  # so that the part counts beside what it is added to
+                weight.normal_(0, 0.3)  # so that the feed-forward part matters next to the residual
             if weight.ndim == 2 and any(part in name for part in reads):
                 weight[:, 3] /= 30
     return exported(network, tmp_path_factory.mktemp("far"))
 
 
-def test_a_column_far_out_is_brought_down(pair: Pair, far: Pair) -> None:
+def test_outlying_columns_are_scaled_down(pair: Pair, far: Pair) -> None:
     assert not [node for node in nodes(pair.int8, "Mul") if node.name.endswith(".down.scaled")]
     (down,) = [node for node in nodes(far.int8, "Mul") if node.name.endswith(".down.scaled")]
     scale = initializers(far.int8)[down.input[1]]
     assert scale[3] == pytest.approx(2 / 30, rel=0.1)
     assert np.delete(scale, 3) == pytest.approx(np.ones(HIDDEN - 1))
-    # the sum with what was read is of the whole
+    # the residual adds the unscaled tensor
     assert [n.op_type for n in nodes(far.int8, "Add") if down.input[0] in n.input] == ["Add"]
 
 
 def gap(fp32: Path, batch: tuple[Any, Any], tmp_path: Path) -> float:
-    """The mean difference of int8's logits from fp32's."""
+    """The mean difference between int8 and fp32 logits."""
     pair = Pair(fp32, tmp_path / "int8.onnx")
     quantize_int8(pair.fp32, pair.int8)
     both = zip(pair.run("fp32", *batch), pair.run("int8", *batch), strict=True)
     return float(np.mean([np.abs(exact - rounded).mean() for exact, rounded in both]))
 
 
-def test_a_column_far_out_does_not_take_the_precision_of_the_others(
+def test_smoothing_reduces_the_error_of_outlying_columns(
     far: Pair, batch: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = gap(far.fp32, batch, tmp_path)
@@ -241,14 +241,14 @@ def test_a_column_far_out_does_not_take_the_precision_of_the_others(
     assert found < 0.7 * gap(far.fp32, batch, tmp_path)
 
 
-def test_tables_that_are_added_reach_equally_far(
+def test_equalising_reduces_the_error_of_added_tables(
     pair: Pair,
     network: MultiHeadClassifier,
     batch: tuple[Any, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Training lets the first position, read with one word alone, reach far in a column."""
+    """Training gives the first position, which always holds the same token, outlying columns."""
     (scale,) = [n.input[1] for n in nodes(pair.int8, "Mul") if n.name.endswith(".scaled")]
     assert initializers(pair.int8)[scale].shape == (HIDDEN,)
     far = copy.deepcopy(network)

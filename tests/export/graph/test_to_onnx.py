@@ -1,4 +1,4 @@
-"""Exported networks, read back by onnxruntime and compared with torch."""
+"""Exported networks give the logits of torch in onnxruntime."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from students.shapes import Shape, build_encoder
 
 pytestmark = pytest.mark.exporting
 ARCHITECTURES = ("bert", "distilbert")
-HEADS = (  # each name begins the next
+HEADS = (  # each name is a prefix of the next
     Head("topic", "single_label", ("a", "b", "c")),
     Head("topic_2", "multi_label", ("x", "y")),
     Head("topic_22", "single_label", ("p", "q", "r", "s")),
@@ -38,14 +38,14 @@ WIDTH, POSITIONS, VOCABULARY = 9, 40, 50
 
 @pytest.fixture(scope="module", autouse=True)
 def exporter() -> None:
-    """optimum-onnx 0.1.0 needs transformers < 4.58; without it these tests are left out."""
+    """optimum-onnx 0.1.0 needs transformers < 4.58; without it these tests are skipped."""
     pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
 
 
 def network_of(
     architecture: str, heads: tuple[Head, ...] = HEADS, attention_heads: int = 2, **settings: Any
 ) -> MultiHeadClassifier:
-    """A network with every weight drawn at random, so that none can pass for another."""
+    """A network with random weights, so that no two are equal."""
     torch.manual_seed(0)
     if architecture == "bert":
         shape = Shape(2, 16, attention_heads)
@@ -155,7 +155,7 @@ def test_inputs_and_outputs(exported: Exported) -> None:
     assert all(isinstance(o.shape[0], str) for o in outputs)
 
 
-def test_one_output_can_be_asked_for(exported: Exported) -> None:
+def test_a_single_output_can_be_requested(exported: Exported) -> None:
     ids = np.array([[2, 7, 9, 3]])
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     (found,) = exported.session.run(["logits_topic_2"], feed)
@@ -164,7 +164,7 @@ def test_one_output_can_be_asked_for(exported: Exported) -> None:
     )
 
 
-def test_model_says_what_it_is(exported: Exported) -> None:
+def test_model_metadata(exported: Exported) -> None:
     onnx.checker.check_model(exported.model, full_check=True)
     assert [(o.domain, o.version) for o in exported.model.opset_import] == [("", 17)]
     assert exported.model.producer_name == "tinyheads"
@@ -188,7 +188,7 @@ def test_one_product_for_all_heads(exported: Exported) -> None:
     ]
     assert widths.count(WIDTH) == 1
     assert not {len(head.labels) for head in HEADS} & set(widths)
-    assert WIDTH not in (16, 64)  # or the count above would say nothing
+    assert WIDTH not in (16, 64)  # the count above depends on it
 
 
 def test_weights_are_stored_once(exported: Exported) -> None:
@@ -200,7 +200,7 @@ def test_weights_are_stored_once(exported: Exported) -> None:
         for attribute in node.attribute
     )
     whole = exported.network.parameters_count
-    if exported.network.config.model_type == "bert":  # its token types lie in its positions
+    if exported.network.config.model_type == "bert":  # token types are added to the positions
         whole -= exported.network.encoder.embeddings.token_type_embeddings.weight.numel()
     assert stored + constants >= whole
     # constants are sizes, axes, scales: a few dozen numbers
@@ -225,8 +225,8 @@ def test_only_head_is_named_logits(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected_of(network, ids, mask)["topic"], atol=1e-4)
 
 
-def test_outputs_named_like_the_numbers_of_the_exporter(tmp_path: Path) -> None:
-    """Renaming must not mistake a given name for one it is yet to replace."""
+def test_output_names_like_those_of_the_exporter(tmp_path: Path) -> None:
+    """Renaming must not confuse a given name with one that is yet to be replaced."""
     outputs = ["head_0001_logits", "head_0002_logits", "head_0000_logits"]
     exported = exported_of(network_of("bert"), outputs, tmp_path / "model.onnx")
     ids = np.array([[2, 7, 9, 3]])
@@ -241,7 +241,7 @@ def test_outputs_named_like_the_numbers_of_the_exporter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_all_heads_side_by_side(pooling: str, tmp_path: Path) -> None:
+def test_all_logits_are_the_heads_concatenated(pooling: str, tmp_path: Path) -> None:
     exported = exported_of(network_of("bert", pooling=pooling), OUTPUTS, tmp_path / "model.onnx")
     for ids, mask in batches():
         (whole,) = exported.session.run([ALL_LOGITS], {"input_ids": ids, "attention_mask": mask})
@@ -250,7 +250,7 @@ def test_all_heads_side_by_side(pooling: str, tmp_path: Path) -> None:
 
 
 def test_bert_needs_no_node_for_shapes(tmp_path: Path) -> None:
-    """And a BERT with another activation, which the hand-laid graph does not know, is traced."""
+    """A BERT with another activation, which `bert_graph` does not support, is traced."""
     plain, other = network_of("bert"), network_of("bert")
     other.encoder.encoder.layer[0].intermediate.intermediate_act_fn = torch.nn.ReLU()
     other.encoder.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.ReLU()
@@ -275,7 +275,7 @@ def test_attention_heads_one_by_one_or_together(count: int, tmp_path: Path) -> N
     assert kinds["Softmax"] == 2 * (count if count <= FEW else 1)
 
 
-def test_positions_beyond_the_longest_text_are_left_out(tmp_path: Path) -> None:
+def test_unused_positions_are_dropped(tmp_path: Path) -> None:
     exported = exported_of(network_of("bert"), OUTPUTS, tmp_path / "model.onnx", positions=24)
     assert weights_of(exported.model)["positions"].shape == (24, 16)
     ids = np.full((1, 24), 7, np.int64)
@@ -285,7 +285,7 @@ def test_positions_beyond_the_longest_text_are_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_many_heads_in_their_order(tmp_path: Path) -> None:
+def test_many_heads_keep_their_order(tmp_path: Path) -> None:
     heads = tuple(Head(f"h{i}", "single_label", tuple("ab")) for i in (11, 1, 10, 2, 9, 3, 8, 4, 7, 5, 6, 0))
     exported = exported_of(
         network_of("distilbert", heads), [f"logits_{h.name}" for h in heads], tmp_path / "m.onnx"
@@ -293,19 +293,19 @@ def test_many_heads_in_their_order(tmp_path: Path) -> None:
     assert_same(exported)
 
 
-def test_network_is_left_as_it_was(tmp_path: Path) -> None:
+def test_the_network_is_unchanged(tmp_path: Path) -> None:
     network = network_of("bert")
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
     settings = network.config.to_dict()
     to_onnx(network, OUTPUTS, tmp_path / "model.onnx")
     after = network.config.to_dict()
     changed = {key for key in settings if after[key] != settings[key]}
-    assert changed <= {"use_cache"}  # the exporter's; it says nothing of an encoder
+    assert changed <= {"use_cache"}  # set by the exporter; encoders ignore it
     assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
     assert all(weight.requires_grad for weight in network.parameters())
 
 
-def test_a_name_too_few_is_refused(tmp_path: Path) -> None:
+def test_a_missing_output_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         to_onnx(network_of("bert"), OUTPUTS[:2], tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

@@ -1,4 +1,4 @@
-"""The classifier answers alike alone, in a batch and in threads, and without torch."""
+"""The classifier gives the same answers for single texts, batches and threads, and without torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def same(found: list[dict], expected: list[dict]) -> bool:
     return True
 
 
-def test_logits_are_those_of_the_network(
+def test_logits_match_the_network(
     classifier: Classifier, bundle: Path, texts: list[str], weights: dict[str, np.ndarray]
 ):
     tokenizer = Tokenizer.from_file(str(bundle / TOKENIZER))
@@ -57,7 +57,7 @@ def test_logits_are_those_of_the_network(
         np.testing.assert_allclose(found["flags"][row], expected[3:], atol=1e-5)
 
 
-def test_a_text_gives_a_dict_and_a_list_a_list(classifier: Classifier):
+def test_a_text_returns_a_dict_and_a_list_returns_a_list(classifier: Classifier):
     answer = classifier("where is my parcel")
     assert list(answer) == ["intent", "flags"]
     assert answer["intent"].keys() == {"label", "score"}
@@ -72,7 +72,7 @@ def test_a_text_gives_a_dict_and_a_list_a_list(classifier: Classifier):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 1000])
-def test_batches_change_neither_order_nor_results(classifier: Classifier, texts: list[str], batch_size: int):
+def test_batch_size_does_not_change_results(classifier: Classifier, texts: list[str], batch_size: int):
     many = texts * 3
     one_by_one = [classifier(text, scores=True) for text in many]
     assert same(classifier(many, scores=True, batch_size=batch_size), one_by_one)
@@ -99,7 +99,7 @@ def test_answers_are_the_calibrated_probabilities(
     assert sizes == {0, 1, 2}, "the texts must try both sides of the thresholds"
 
 
-def test_a_head_without_thresholds_takes_a_half(manifest: Manifest):
+def test_the_default_threshold_is_a_half(manifest: Manifest):
     head = replace(manifest.heads[1], thresholds=None, temperature=1.0)
     found = Answers([head])(np.array([[0.0, -1e-6], [-1.0, 2.0]], np.float32), None, False)
     assert [[x["label"] for x in row["flags"]] for row in found] == [["urgent"], ["späte"]]
@@ -114,7 +114,7 @@ def test_softmax_and_sigmoid_do_not_overflow(manifest: Manifest):
     assert probabilities(logits, cold).max() > probabilities(logits, manifest.heads[0]).max()
 
 
-def test_only_the_heads_asked_for(classifier: Classifier):
+def test_only_the_requested_heads(classifier: Classifier):
     both = classifier("cancel the order")
     for asked in (["flags"], ["intent"], ["flags", "intent"], ("intent", "intent")):
         found = classifier("cancel the order", heads=asked)
@@ -163,7 +163,7 @@ def test_copies_load_the_bundle_again(classifier: Classifier, texts: list[str]):
         assert twin(texts) == classifier(texts)
 
 
-def test_what_it_says_of_itself(classifier: Classifier, bundle: Path, manifest: Manifest):
+def test_attributes(classifier: Classifier, bundle: Path, manifest: Manifest):
     assert classifier.heads == ("intent", "flags")
     assert replace(classifier.manifest, files={}) == manifest
     assert (classifier.variant, classifier.threads) == ("fp32", 1)
@@ -268,7 +268,7 @@ def test_a_text_may_have_no_tokens(tmp_path: Path, manifest: Manifest, contents:
     assert same(plain(["", "thanks"]), [plain(""), plain("thanks")])
 
 
-def test_files_that_do_not_fit_the_manifest(
+def test_files_that_do_not_match_the_manifest(
     tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], graph: Callable[..., bytes]
 ):
     three = ("input_ids", "attention_mask", "position_ids")
@@ -277,8 +277,8 @@ def test_files_that_do_not_fit_the_manifest(
         ({FP32: b""}, "model.onnx: onnxruntime cannot load it"),
         ({FP32: graph(outputs=("a", "logits_flags"))}, r"no output \['logits_intent'\]"),
         ({FP32: graph(three)}, "model.onnx: inputs must be of"),
-        ({FP32: graph(rows=15)}, "refuses 12 tokens, ids <= 15"),
-        ({FP32: graph(split=(2, 3))}, "model.onnx: logits must be"),
+        ({FP32: graph(rows=15)}, "rejects 12 tokens, ids <= 15"),
+        ({FP32: graph(split=(2, 3))}, "model.onnx: logits must have shapes"),
         ({TOKENIZER: b"{}"}, "tokenizer.json: not a tokenizer"),
     ]:
         write_bundle(tmp_path / "b", manifest, {**contents, **changed})
@@ -301,7 +301,7 @@ def test_bench(classifier: Classifier, texts: list[str]):
 
 
 def run(code: str, *arguments: str) -> str:
-    """What a fresh Python prints."""
+    """The output of a new Python process."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -309,7 +309,7 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_serves_without_the_workshop(bundle: Path, classifier: Classifier):
+def test_serving_needs_no_training_packages(bundle: Path, classifier: Classifier):
     code = (
         "import json, sys\n"
         f"for name in {BLOCKED.split()}: sys.modules[name] = None\n"
@@ -323,8 +323,8 @@ def test_it_serves_without_the_workshop(bundle: Path, classifier: Classifier):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_has_threads_of_its_own(bundle: Path):
-    """In a process of its own: what else tests have loaded may not survive a fork."""
+def test_a_forked_process_has_its_own_threads(bundle: Path):
+    """Runs in a new process, since other loaded libraries may not survive a fork."""
     code = (
         "import os, select, signal, sys\n"
         "os.environ['TOKENIZERS_PARALLELISM'] = 'true'\n"
@@ -345,7 +345,7 @@ def test_a_fork_has_threads_of_its_own(bundle: Path):
     assert run(code, str(bundle)) == "same\n"
 
 
-def test_importing_it_is_light():
+def test_import_is_light():
     code = "import export, sys; print(export.__all__, *sorted(sys.modules), sep='\\n')"
     public, *loaded = run(code).splitlines()
     assert public == "['BundleError', 'Classifier']"

@@ -1,4 +1,4 @@
-"""A bundle's own batch, replayed: a machine that computes something else is told so."""
+"""`doctor` replays the batch of a bundle and reports wrong logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def replayed(
 
 
 def spoiled(folder: Path, target: Path, by: float, file: str = INT8) -> Path:
-    """A bundle whose one graph adds `by` to every logit, as a CPU that computes wrong would."""
+    """A bundle with one graph that adds `by` to a logit, like a CPU that computes wrong."""
     shutil.copytree(folder, target)
     model = ModelProto.FromString((folder / file).read_bytes())
     (bias,) = [x for x in model.graph.initializer if x.name == "bias"]
@@ -41,7 +41,7 @@ def spoiled(folder: Path, target: Path, by: float, file: str = INT8) -> Path:
     return target
 
 
-def test_where_it_was_made_it_is_right(replayed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_building_machine_is_right(replayed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = doctor(replayed)
     assert found["right"] and set(found["variants"]) == {"fp32", "int8"}
     for variant in found["variants"].values():
@@ -51,9 +51,7 @@ def test_where_it_was_made_it_is_right(replayed: Path, capsys: pytest.CaptureFix
     assert json.loads(printed.out) == found and "int8: computed right" in printed.err
 
 
-def test_what_is_computed_wrong_is_named(
-    replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_variants_are_named(replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = spoiled(replayed, tmp_path / "bundle", 3.0)
     found = doctor(folder)
     assert not found["right"]
@@ -66,14 +64,14 @@ def test_what_is_computed_wrong_is_named(
     assert f"{folder}: this machine computes int8 wrong" in printed.err
 
 
-def test_int8_may_differ_by_what_int8_costs(
+def test_int8_may_differ_by_its_own_rounding(
     bundle: Path, manifest: Manifest, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     write_bundle(tmp_path / "a", manifest, {**contents})
     far = spoiled(tmp_path / "a", tmp_path / "far", 0.5)
     data = replay_file(far, manifest, LAST)
     write_bundle(tmp_path / "b", manifest, {n: (far / n).read_bytes() for n in contents} | {REPLAY: data})
-    # one of five logits is far: by 0.5 at most, by 0.1 on average
+    # one of five logits differs: by 0.5 at most, by 0.1 on average
     assert doctor(tmp_path / "b")["variants"]["int8"]["allowed"] == pytest.approx([0.5, 0.05], abs=1e-4)
     near = spoiled(tmp_path / "b", tmp_path / "near", 0.2)
     assert doctor(near)["variants"]["int8"]["right"]
@@ -81,7 +79,7 @@ def test_int8_may_differ_by_what_int8_costs(
     assert not doctor(spoiled(tmp_path / "b", tmp_path / "d", 0.002, FP32))["variants"]["fp32"]["right"]
 
 
-def test_the_batch_is_of_every_length_and_of_nobodys_text(manifest: Manifest) -> None:
+def test_the_batch_has_every_length_and_random_ids(manifest: Manifest) -> None:
     batch = draw_batch(manifest, LAST)
     assert len(batch) == ROWS and min(map(len, batch)) == 3 and max(map(len, batch)) == manifest.max_length
     assert {piece for row in batch for piece in row} == set(range(LAST + 1))
@@ -89,7 +87,7 @@ def test_the_batch_is_of_every_length_and_of_nobodys_text(manifest: Manifest) ->
 
 
 @pytest.mark.parametrize("change", ["absent", "not npz", "lacks"])
-def test_nothing_to_replay(
+def test_a_missing_or_invalid_replay_file(
     change: str, manifest: Manifest, contents: dict[str, bytes], bundle: Path, tmp_path: Path
 ) -> None:
     files: dict[str, Callable[[], dict[str, bytes]]] = {
@@ -103,7 +101,7 @@ def test_nothing_to_replay(
     assert main(["doctor", str(tmp_path / "b")]) == 2
 
 
-def test_the_cpu_is_said() -> None:
+def test_cpu() -> None:
     found = cpu()
     assert found["machine"] and found["cores"] >= 1
     assert isinstance(found["flags"], list)

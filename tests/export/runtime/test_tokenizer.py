@@ -1,4 +1,4 @@
-"""Token ids are those of tokenizer.json, whatever the text and whatever was asked before."""
+"""Token ids equal those of tokenizer.json for any text and any state of the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from export.runtime import tokenizer as token_ids
-from export.runtime.tokenizer import TokenIds
+from export.runtime.tokenizer import CachedTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = [
@@ -59,7 +59,7 @@ def reference(path: Path) -> Tokenizer:
 @pytest.fixture(scope="module", params=["uncased", "cased", "unclean", "bare"])
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TokenIds, Tokenizer]:
+) -> tuple[CachedTokenizer, Tokenizer]:
     settings = {
         "uncased": {},
         "cased": {"lowercase": False, "accents": False},
@@ -67,7 +67,7 @@ def pair(
         "bare": {"around": False},
     }[request.param]
     path = bert(tmp_path_factory.mktemp("tokenizer"), **settings)
-    found = TokenIds(path, MAX_LENGTH)
+    found = CachedTokenizer(path, MAX_LENGTH)
     assert found._words is not None, "a word is to be looked up"
     return found, reference(path)
 
@@ -82,12 +82,12 @@ words = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(text=st.one_of(st.text(max_size=60), near, words.map(" ".join)))
-def test_every_text(pair: tuple[TokenIds, Tokenizer], text: str) -> None:
+def test_token_ids_match_the_tokenizer(pair: tuple[CachedTokenizer, Tokenizer], text: str) -> None:
     found, tokenizer = pair
     assert found([text]) == [tokenizer.encode(text).ids]
 
 
-def test_long_texts_are_cut_and_long_words_unknown(pair: tuple[TokenIds, Tokenizer]) -> None:
+def test_long_texts_are_truncated_and_long_words_unknown(pair: tuple[CachedTokenizer, Tokenizer]) -> None:
     found, tokenizer = pair
     texts = [
         "where " * 1000,
@@ -104,10 +104,10 @@ def test_long_texts_are_cut_and_long_words_unknown(pair: tuple[TokenIds, Tokeniz
     assert not any(len(word) > 40 for word in found._words or ())
 
 
-def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_ids, "_REMEMBERED", 8)
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_ids, "_CACHE_SIZE", 8)
     path = bert(tmp_path)
-    found, tokenizer = TokenIds(path, MAX_LENGTH), reference(path)
+    found, tokenizer = CachedTokenizer(path, MAX_LENGTH), reference(path)
     texts = [f"abc{i} where{i % 3} a{i}" for i in range(100)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda text: found([text])[0], texts)) == [
@@ -116,18 +116,18 @@ def test_what_is_remembered_has_an_end(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(found._words or ()) <= 8 + 4
 
 
-def test_an_added_word_is_found_in_the_raw_text_alone(tmp_path: Path) -> None:
+def test_added_tokens_match_only_the_raw_text(tmp_path: Path) -> None:
     path = bert(tmp_path)
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.add_special_tokens(["acmebot"])
     tokenizer.save(str(path))
-    found, expected = TokenIds(path, MAX_LENGTH), reference(path)
+    found, expected = CachedTokenizer(path, MAX_LENGTH), reference(path)
     for text in ("acmebot here", "AcmeBot here", "an ACMEBOT", "acme bot"):
         assert found([text]) == [expected.encode(text).ids]
 
 
 @pytest.mark.parametrize("change", ["normalizer", "pieces", "added", "processor"])
-def test_another_kind_of_tokenizer_reads_whole_texts(tmp_path: Path, change: str) -> None:
+def test_other_tokenizers_process_whole_texts(tmp_path: Path, change: str) -> None:
     path = bert(tmp_path)
     tokenizer = Tokenizer.from_file(str(path))
     if change == "normalizer":
@@ -140,7 +140,7 @@ def test_another_kind_of_tokenizer_reads_whole_texts(tmp_path: Path, change: str
         twice = [("[CLS]", 2), ("[SEP]", 3)]
         tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP] $A", None, twice)
     tokenizer.save(str(path))
-    found = TokenIds(path, MAX_LENGTH)
+    found = CachedTokenizer(path, MAX_LENGTH)
     assert found._words is None
     texts = ["where is a cafe", "Where Is", "", "a?b"]
     expected = reference(path)

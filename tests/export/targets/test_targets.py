@@ -1,4 +1,4 @@
-"""A bundle for other readers: what is refused, and how a folder appears."""
+"""Export folders: refusals, replacement, records."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from distill.cli.main import main
 from export.bundle.files import read_bundle, write_bundle
 from export.bundle.manifest import FP32, INT8, BundleError
 from export.targets.registry import export_bundle
-from export.targets.writer import MARK, TargetError, check_names, copy_shipped, place
+from export.targets.writer import RECORD, TargetError, check_names, copy_templates, write_export
 
 
-def test_an_export_says_what_it_wrote(exportable, tmp_path):
-    said = export_bundle(exportable, "triton", tmp_path / "out")
+def test_the_record_lists_the_written_files(exportable, tmp_path):
+    record = export_bundle(exportable, "triton", tmp_path / "out")
     found = {p.relative_to(tmp_path / "out").as_posix(): p.stat().st_size for p in files(tmp_path / "out")}
-    assert said["target"] == "triton" and said["variant"] == "int8" and said["bundle"] == "tiny"
-    assert said["files"] == {name: size for name, size in found.items() if name != MARK}
-    assert said["bytes"] == sum(said["files"].values())
-    assert json.loads((tmp_path / "out" / MARK).read_text()) == {k: v for k, v in said.items() if k != "out"}
+    assert record["target"] == "triton" and record["variant"] == "int8" and record["bundle"] == "tiny"
+    assert record["files"] == {name: size for name, size in found.items() if name != RECORD}
+    assert record["bytes"] == sum(record["files"].values())
+    assert json.loads((tmp_path / "out" / RECORD).read_text()) == {
+        k: v for k, v in record.items() if k != "out"
+    }
 
 
-def test_the_folder_is_by_default_beside_the_bundle(exportable, tmp_path):
+def test_the_default_folder_is_next_to_the_bundle(exportable, tmp_path):
     bundle = Path(shutil.copytree(exportable, tmp_path / "mine"))
-    said = export_bundle(bundle, "triton", variant="fp32")
-    assert Path(said["out"]) == tmp_path / "mine-triton" and (tmp_path / "mine-triton" / "tiny").is_dir()
+    record = export_bundle(bundle, "triton", variant="fp32")
+    assert Path(record["out"]) == tmp_path / "mine-triton" and (tmp_path / "mine-triton" / "tiny").is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine-triton"]
 
 
@@ -42,10 +44,10 @@ def test_the_folder_is_by_default_beside_the_bundle(exportable, tmp_path):
     [
         ("tritton", None, None, "unknown target 'tritton'.*did you mean 'triton'"),
         ("triton", "int9", None, "unknown variant 'int9'.*did you mean 'int8'"),
-        ("triton", None, "x", "--transformers-js is of --target transformers-js alone"),
+        ("triton", None, "x", "--transformers-js: needs --target transformers-js, got 'triton'"),
     ],
 )
-def test_what_is_unknown_is_refused(exportable, tmp_path, target, variant, library, expected):
+def test_unknown_options_are_refused(exportable, tmp_path, target, variant, library, expected):
     with pytest.raises(TargetError, match=expected):
         export_bundle(exportable, target, tmp_path / "out", variant=variant, library=library)
     assert not list(tmp_path.iterdir())
@@ -60,10 +62,10 @@ def test_a_changed_bundle_is_refused(exportable, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_another_kind_is_left_alone(exportable, tmp_path):
+def test_other_folders_are_not_replaced(exportable, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(TargetError, match="is no earlier export"):
+    with pytest.raises(TargetError, match="is not an earlier export"):
         export_bundle(exportable, "triton", tmp_path / "out")
     assert [path.name for path in files(tmp_path)] == ["mine.txt"]
     for inside in (exportable, exportable / "triton"):
@@ -71,7 +73,7 @@ def test_a_folder_of_another_kind_is_left_alone(exportable, tmp_path):
             export_bundle(exportable, "triton", inside)
 
 
-def test_a_folder_that_holds_the_bundle_is_left_alone(exportable, tmp_path):
+def test_a_folder_that_contains_the_bundle_is_not_replaced(exportable, tmp_path):
     page = tmp_path / "page"
     export_bundle(exportable, "transformers-js", page)
     before = [path.read_bytes() for path in files(page)]
@@ -80,7 +82,7 @@ def test_a_folder_that_holds_the_bundle_is_left_alone(exportable, tmp_path):
     assert [path.read_bytes() for path in files(page)] == before
 
 
-def test_beside_a_link_is_beside_the_link(exportable, tmp_path):
+def test_the_default_folder_is_next_to_a_link(exportable, tmp_path):
     (tmp_path / "current").symlink_to(exportable)
     assert Path(export_bundle(tmp_path / "current", "triton")["out"]) == tmp_path / "current-triton"
 
@@ -97,35 +99,35 @@ def test_an_earlier_export_is_replaced_and_a_failure_leaves_it(exportable, tmp_p
         raise TargetError("no")
 
     with pytest.raises(TargetError, match="no"):
-        place(out, fails, {})
+        write_export(out, fails, {})
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
 
 
-def test_what_a_killed_export_left_is_swept_up(exportable, tmp_path):
+def test_leftovers_of_killed_exports_are_removed(exportable, tmp_path):
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
     pid = gone.stdout.strip()
     (tmp_path / f".out.tmp-{pid}").mkdir()
     (tmp_path / f".out.old-{pid}").mkdir()
-    (tmp_path / f".out.old-{pid}" / MARK).write_text('{"format": "tinyheads-export"}')
+    (tmp_path / f".out.old-{pid}" / RECORD).write_text('{"format": "tinyheads-export"}')
     (tmp_path / f".out.tmp-{os.getppid()}").mkdir()
     export_bundle(exportable, "triton", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.tmp-{os.getppid()}", "out"]
 
 
-def test_what_pip_compiled_is_not_copied(tmp_path, monkeypatch):
+def test_compiled_templates_are_not_copied(tmp_path, monkeypatch):
     shipped = tmp_path / "templates" / "x"
     (shipped / "__pycache__").mkdir(parents=True)
     (shipped / "example.py").write_text("1")
-    monkeypatch.setattr("export.targets.writer.files", lambda _: tmp_path)
+    monkeypatch.setattr("export.targets.writer.TEMPLATES", tmp_path / "templates")
     (tmp_path / "out").mkdir()
-    copy_shipped("x", tmp_path / "out")
+    copy_templates("x", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["example.py"]
 
 
 @pytest.mark.parametrize("name", ["client.py", "Tokenizer.json", "manifest.json", "readme.md", "export.json"])
-def test_a_name_of_the_exports_own_is_refused(exportable, tmp_path, name):
+def test_a_reserved_name_is_refused(exportable, tmp_path, name):
     manifest = read_bundle(exportable)
     files = {file: exportable / file for file in manifest.files}
     write_bundle(tmp_path / "bundle", replace(manifest, name=name), files)
@@ -134,27 +136,29 @@ def test_a_name_of_the_exports_own_is_refused(exportable, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_differ_in_case_alone_are_one_file_somewhere():
+def test_names_that_differ_only_in_case_are_refused():
     check_names("head", ["z", "Zz"])
     with pytest.raises(TargetError, match="head 'Z' names the same file as 'z'"):
         check_names("head", ["z", "Z"])
 
 
-def test_links_in_a_circle_are_told_in_a_line(exportable, tmp_path, capsys):
+def test_cyclic_links_are_a_one_line_error(exportable, tmp_path, capsys):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for bundle, out in ((exportable, tmp_path / "loop"), (tmp_path / "loop", tmp_path / "out")):
         assert main(["export", str(bundle), "--target", "triton", "--out", str(out)]) == 2
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1 and str(tmp_path / "loop") in told
+        captured = capsys.readouterr().err
+        assert captured.count("\n") == 1 and str(tmp_path / "loop") in captured
 
 
 def test_the_command_ends_with_one_json_line(exportable, tmp_path, capsys):
     assert main(["export", str(exportable), "--target", "triton", "--out", str(tmp_path / "out")]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == str(tmp_path / "out")
     assert main(["export", str(exportable), "--target", "tye", "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (
-        told.out == "" and told.err.startswith("distill: unknown target 'tye'") and told.err.count("\n") == 1
+        captured.out == ""
+        and captured.err.startswith("distill: unknown target 'tye'")
+        and captured.err.count("\n") == 1
     )
     assert main(["export", str(tmp_path / "none"), "--target", "tei"]) == 2
     assert "no such folder" in capsys.readouterr().err
@@ -170,8 +174,8 @@ def test_only_some_targets_need_an_extra(exportable, tmp_path, run_blocked, targ
 
 
 @pytest.mark.parametrize("target", ["triton", "tei", "text-in-graph", "transformers-js"])
-def test_one_head_and_an_output_more(exportable, graph, tmp_path, target):
-    """A bundle of one head calls it `logits`; a graph may give more than its heads."""
+def test_a_single_head_and_an_extra_output(exportable, graph, tmp_path, target):
+    """The output of a single head is `logits`; a graph may have further outputs."""
     if target == "text-in-graph" and importlib.util.find_spec("onnxruntime_extensions") is None:
         pytest.skip("the extra text-in-graph is not installed")
     model = onnx.load_from_string(graph(outputs=("logits_intent", "hidden")))

@@ -1,4 +1,4 @@
-"""The folder for transformers.js: what is in it, and what Node and a real browser answer with it.
+"""The transformers.js export: its files, and its answers in Node and a browser.
 
 TRANSFORMERS_JS names an installed node_modules/@huggingface/transformers; the browser needs playwright-core
 in the same node_modules, and a Chromium (CHROMIUM, or on the path).
@@ -41,25 +41,25 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=["int8", "fp32"])
 def exported(request, exportable, tmp_path_factory):
     out = tmp_path_factory.mktemp("js") / "out"
-    said = export_bundle(exportable, "transformers-js", out, variant=request.param, library=LIBRARY or None)
+    record = export_bundle(exportable, "transformers-js", out, variant=request.param, library=LIBRARY or None)
     if LIBRARY:
         (out.parent / "node_modules").symlink_to(Path(LIBRARY).parents[1])
-    return out, said
+    return out, record
 
 
-def test_the_model_is_a_bundle_of_one_variant(exported, exportable, texts):
-    out, said = exported
-    variant = said["variant"]
+def test_the_model_is_a_bundle_with_one_variant(exported, exportable, texts):
+    out, record = exported
+    variant = record["variant"]
     manifest = read_bundle(out / "model")
     file = "onnx/model_quantized.onnx" if variant == "int8" else "onnx/model.onnx"
     assert dict(manifest.variants) == {variant: file} and manifest.default_variant == variant
     assert set(manifest.files) == {file, "tokenizer.json", "config.json", "tokenizer_config.json"}
-    assert said["model_bytes"] == (out / "model" / file).stat().st_size
+    assert record["model_bytes"] == (out / "model" / file).stat().st_size
     answers = Classifier.load(out / "model", threads=1)(texts)
     assert answers == Classifier.load(exportable, variant=variant, threads=1)(texts)
 
 
-def test_the_page_lets_nothing_out(exported):
+def test_the_page_requests_only_its_own_files(exported):
     out, _ = exported
     page = (out / "index.html").read_text("utf-8")
     policy = re.search(r'content="(default-src[^"]*)"', page)[1]
@@ -76,17 +76,17 @@ def test_the_page_lets_nothing_out(exported):
         assert (out / name).is_file() or (name.startswith("transformers/") and not LIBRARY), name
 
 
-def test_a_bundle_without_the_encoders_settings_is_refused(bundle, tmp_path):
+def test_a_bundle_without_tokenizer_config_is_refused(bundle, tmp_path):
     with pytest.raises(TargetError, match=r"has no \['tokenizer_config\.json'\]"):
         export_bundle(bundle, "transformers-js", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_library_that_is_none_is_refused(exportable, tmp_path):
+def test_an_invalid_library_is_refused(exportable, tmp_path):
     package = tmp_path / "node_modules" / "@huggingface" / "transformers"
     package.mkdir(parents=True)
     out = tmp_path / "out"
-    with pytest.raises(TargetError, match="is not of the npm package @huggingface/transformers"):
+    with pytest.raises(TargetError, match="is not the npm package @huggingface/transformers"):
         export_bundle(exportable, "transformers-js", out, library=package)
     about = {"name": "@huggingface/transformers", "version": "3.8.1"}
     (package / "package.json").write_text(json.dumps(about))
@@ -99,9 +99,9 @@ def test_a_library_that_is_none_is_refused(exportable, tmp_path):
 
 
 @needs_node
-def test_node_answers_as_python(exported, exportable, texts):
-    out, said = exported
-    classifier = Classifier.load(exportable, variant=said["variant"], threads=1)
+def test_node_matches_python(exported, exportable, texts):
+    out, record = exported
+    classifier = Classifier.load(exportable, variant=record["variant"], threads=1)
     given = [text for text in texts if text]
     done = subprocess.run(["node", str(out / "example.mjs"), *[t.replace("\0", "") for t in given]],
                           capture_output=True, text=True, check=True)  # fmt: skip
@@ -111,7 +111,7 @@ def test_node_answers_as_python(exported, exportable, texts):
 
 @needs_node
 def test_node_keeps_the_closing_token_of_a_long_text(exportable, tmp_path):
-    """Where the last kept token decides: transformers.js itself would drop [SEP]."""
+    """transformers.js itself would drop [SEP]."""
     manifest = read_bundle(exportable)
     document = json.loads((exportable / TOKENIZER).read_text())
     document["post_processor"]["single"].append({"SpecialToken": {"id": "[SEP]", "type_id": 0}})
@@ -129,9 +129,9 @@ def test_node_keeps_the_closing_token_of_a_long_text(exportable, tmp_path):
 
 
 @needs_browser
-def test_chromium_answers_as_python_and_asks_nobody_else(exported, exportable, texts):
-    out, said = exported
-    classifier = Classifier.load(exportable, variant=said["variant"], threads=1)
+def test_chromium_matches_python_and_stays_offline(exported, exportable, texts):
+    out, record = exported
+    classifier = Classifier.load(exportable, variant=record["variant"], threads=1)
     handler = partial(Quiet, directory=str(out.parent))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A folder a head for text-embeddings-inference: what it asks for, and the cut graph's answers."""
+"""The export for text-embeddings-inference: files of each head, and the logits of extracted heads."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def exported(request, exportable, tmp_path_factory):
     return out, export_bundle(exportable, "tei", out, variant=request.param)
 
 
-def test_a_head_answers_as_the_whole_graph(exported, exportable, texts):
-    out, said = exported
-    classifier = Classifier.load(exportable, variant=said["variant"], threads=1)
+def test_logits_of_a_head_match_the_bundle(exported, exportable, texts):
+    out, record = exported
+    classifier = Classifier.load(exportable, variant=record["variant"], threads=1)
     for head in classifier.manifest.heads:
         for text in texts:
             logits = served(out / head.name, text)
@@ -39,8 +39,8 @@ def test_a_head_answers_as_the_whole_graph(exported, exportable, texts):
 
 
 def test_only_the_heads_own_columns_are_left(exported):
-    out, said = exported
-    assert {name: value["narrowed"] for name, value in said["heads"].items()} == {
+    out, record = exported
+    assert {name: value["narrowed"] for name, value in record["heads"].items()} == {
         "intent": True,
         "flags": True,
     }
@@ -54,11 +54,11 @@ def test_only_the_heads_own_columns_are_left(exported):
         assert not [node for node in graph.node if node.op_type in ("Split", "Slice")]
 
 
-def test_the_folder_has_what_the_server_asks_for(exported):
+def test_the_folder_has_what_the_server_requires(exported):
     out, _ = exported
     for head, labels in {"intent": ["track", "cancel", "thank"], "flags": ["urgent", "späte"]}.items():
         config = json.loads((out / head / "config.json").read_text("utf-8"))
-        # the fields of the structs that its router and its ONNX backend parse config.json into
+        # the fields that the router and the ONNX backend of the server parse
         assert [name.endswith("Classification") for name in config["architectures"]] == [True]
         types = {"model_type": str, "max_position_embeddings": int, "pad_token_id": int}
         types |= {"hidden_size": int, "num_hidden_layers": int}
@@ -72,7 +72,7 @@ def test_the_folder_has_what_the_server_asks_for(exported):
     assert '"späte": 0.7' in (out / "flags" / "README.md").read_text("utf-8")
 
 
-def test_sizes_are_found_by_other_names(exportable, tmp_path):
+def test_sizes_under_other_names(exportable, tmp_path):
     config = {"model_type": "distilbert", "dim": 8, "n_layers": 1, "max_position_embeddings": 64}
     with_config(exportable, tmp_path / "bundle", config)
     export_bundle(tmp_path / "bundle", "tei", tmp_path / "out")
@@ -84,7 +84,7 @@ def test_sizes_are_found_by_other_names(exportable, tmp_path):
         export_bundle(tmp_path / "bundle", "tei", tmp_path / "out")
 
 
-def test_a_head_name_cannot_lead_out(exportable, tmp_path):
+def test_a_head_name_cannot_leave_the_folder(exportable, tmp_path):
     manifest = read_bundle(exportable)
     heads = (replace(manifest.heads[0], name="../../intent"), manifest.heads[1])
     files = {name: exportable / name for name in manifest.files}
@@ -94,8 +94,8 @@ def test_a_head_name_cannot_lead_out(exportable, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["slice", "own", "transposed", "fused", "unknown", "negative", "renamed"])
-def test_the_cut_of_any_graph_gives_the_same(kind, tmp_path):
-    """Products that are narrowed, and those that are left whole, give the same logits."""
+def test_an_extracted_head_gives_the_same_logits(kind, tmp_path):
+    """Narrowed and whole products give the same logits."""
     model, expected = network(kind)
     rows = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
     for output in expected:
@@ -111,7 +111,7 @@ def test_the_cut_of_any_graph_gives_the_same(kind, tmp_path):
 
 
 def network(kind):
-    """x [batch, 6] times weights [6, 5], parted into a [.., 3] and b [.., 2]."""
+    """x [batch, 6] times weights [6, 5], split into a [.., 3] and c [.., 2]."""
     draw = np.random.default_rng(0)
     weight, bias = draw.normal(size=(6, 5)).astype(np.float32), draw.normal(size=5).astype(np.float32)
     make, ints = helper.make_node, lambda *values: np.array(values, np.int64)
@@ -162,7 +162,7 @@ def run(model, output, rows):
 
 
 def served(folder: Path, text: str):
-    """The logits for one text, tokenised with what lies in the folder."""
+    """The logits of one text, with the tokenizer of the folder."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

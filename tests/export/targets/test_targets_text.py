@@ -1,4 +1,4 @@
-"""One file from raw strings to answers: it reads texts as the bundle's own tokenizer does."""
+"""The text-in-graph export gives the token ids and answers of the bundle."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from export.targets.writer import TargetError
 
 if importlib.util.find_spec("onnxruntime_extensions") is None:
     pytest.skip("the extra text-in-graph is not installed", allow_module_level=True)
-ALONE = "import sys; sys.modules |= dict.fromkeys(['transformers', 'torch'])\n"  # it would import both
+# example.py would import both
+ALONE = "import sys; sys.modules |= dict.fromkeys(['transformers', 'torch'])\n"
 
-# what a letter may lean on: accents, CJK, emoji, Hangul, control characters, special tokens, unknown pieces
+# accents, CJK, emoji, Hangul, control characters, special tokens, unknown pieces
 PIECES = [
     "my",
     "order",
@@ -82,17 +83,17 @@ def tokenizer(exportable):
     return open_tokenizer(exportable / TOKENIZER, read_bundle(exportable).max_length)
 
 
-def test_it_says_on_what_it_was_checked(exported):
-    out, said = exported
-    assert said["parity"]["ordinary"] > 20 and said["parity"]["odd"] > 40
-    assert said["parity"]["odd_that_differ"] == []  # "a" and "ab" are both unknown here
+def test_the_record_lists_the_checked_texts(exported):
+    out, record = exported
+    assert record["parity"]["ordinary"] > 20 and record["parity"]["odd"] > 40
+    assert record["parity"]["odd_that_differ"] == []  # "a" and "ab" are both unknown here
     (value,) = onnx.load(out / "model.onnx").graph.input
     assert value.name == "text" and value.type.tensor_type.elem_type == onnx.TensorProto.STRING
 
 
 @given(parts=TEXTS)
 @settings(max_examples=300, deadline=None)
-def test_any_text_has_the_tokenizers_ids(ask, tokenizer, parts):
+def test_token_ids_match_the_tokenizer(ask, tokenizer, parts):
     text = "".join(parts)
     assert ask([text])["input_ids"][0].tolist() == tokenizer.encode(text).ids
 
@@ -107,7 +108,7 @@ def test_a_batch_is_padded_to_its_longest_text(ask, tokenizer, texts):
     assert ask(["order\0now"])["input_ids"].tolist() == [[2, 11, 3]]  # a text ends at its first NUL
 
 
-def test_answers_are_the_classifiers(ask, exportable, texts):
+def test_answers_match_the_classifier(ask, exportable, texts):
     classifier = Classifier.load(exportable, threads=1)
     for text in [text.replace("\0", "") for text in texts]:
         found, expected = ask([text]), classifier(text)
@@ -123,7 +124,7 @@ def test_answers_are_the_classifiers(ask, exportable, texts):
         np.testing.assert_allclose(found["logits_intent"], classifier.logits(text)["intent"], atol=1e-4)
 
 
-def test_an_empty_batch_is_no_crash(exported):
+def test_an_empty_batch_does_not_crash(exported):
     code = (
         "import numpy as np, onnxruntime as o\n"
         f"s = o.SessionOptions(); s.register_custom_ops_library({operators()!r})\n"
@@ -149,8 +150,8 @@ def test_the_example_runs(exported, exportable):
 
 
 @pytest.mark.parametrize("kind", ["cased", "frame", "token types"])
-def test_other_tokenizers_of_the_kind(exportable, contents, tmp_path, kind):
-    """Accents and case kept, another frame, a graph that takes token types."""
+def test_other_wordpiece_tokenizers(exportable, contents, tmp_path, kind):
+    """Cased with accents, other special tokens, a graph with token types."""
     changed = Tokenizer.from_file(str(exportable / TOKENIZER))
     other = {}
     if kind == "cased":
@@ -171,7 +172,7 @@ def test_other_tokenizers_of_the_kind(exportable, contents, tmp_path, kind):
 
 
 def test_another_kind_of_tokenizer_is_refused(bundle, exportable, tmp_path):
-    with pytest.raises(TargetError, match="BERT's WordPiece alone, got Lowercase, Whitespace, WordPiece"):
+    with pytest.raises(TargetError, match="only BERT's WordPiece, got Lowercase, Whitespace, WordPiece"):
         export_bundle(bundle, "text-in-graph", tmp_path / "out")
     words = Tokenizer.from_file(str(exportable / TOKENIZER))
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -182,11 +183,11 @@ def test_another_kind_of_tokenizer_is_refused(bundle, exportable, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_graph_that_reads_otherwise_is_refused(exported, exportable, tmp_path):
+def test_different_token_ids_or_probabilities_are_refused(exported, exportable, tmp_path):
     graph, manifest = exported[0] / "model.onnx", read_bundle(exportable)
     tokenizer = open_tokenizer(exportable / TOKENIZER, manifest.max_length)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
-    with pytest.raises(GateError, match="is read as"):
+    with pytest.raises(GateError, match="has token ids"):
         check(exportable, manifest, "int8", graph, tokenizer)
     warmer = tuple(replace(head, temperature=head.temperature * 2) for head in manifest.heads)
     with pytest.raises(GateError, match="head 'intent' differs by"):

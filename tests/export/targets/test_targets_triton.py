@@ -1,4 +1,4 @@
-"""The Triton repository: a config that its own proto reads, a graph that fits it, a client that answers."""
+"""The Triton repository: config, graph and client."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parsed(repository):
     return text_format.Parse((repository / "tiny" / "config.pbtxt").read_text("utf-8"), proto.ModelConfig())
 
 
-def test_the_config_fits_the_graph(repository, parsed):
+def test_the_config_matches_the_graph(repository, parsed):
     session = onnxruntime.InferenceSession(str(repository / "tiny" / "1" / "model.onnx"))
     proto = pytest.importorskip("tritonclient.grpc.model_config_pb2")
     names = {proto.TYPE_INT64: "tensor(int64)", proto.TYPE_FP32: "tensor(float)"}
@@ -59,13 +59,13 @@ def test_every_output_has_its_labels(repository, parsed):
     assert files["logits_flags"].read_text("utf-8").splitlines() == ["urgent", "späte"]
 
 
-def test_the_client_answers_as_the_classifier(repository, exportable, texts):
+def test_the_client_matches_the_classifier(repository, exportable, texts):
     variant = json.loads((repository / "export.json").read_text())["variant"]
     classifier = Classifier.load(exportable, variant=variant, threads=1)
     client = module(repository / "client.py")
     with serving(repository / "tiny") as url:
-        found = [client.ask([text], url)[0] for text in texts]
-        together = client.ask(texts[:8], url)
+        found = [client.classify([text], url)[0] for text in texts]
+        together = client.classify(texts[:8], url)
     expected = [classifier(text) for text in texts]
     assert [shape(answer) for answer in found] == [shape(answer) for answer in expected]
     assert [answer["intent"]["score"] for answer in found] == pytest.approx(
@@ -105,7 +105,7 @@ def module(path: Path):
 
 
 class serving:
-    """The open inference protocol over the repository's own graph: what Triton's HTTP front does."""
+    """Serves the graph of the repository over the open inference protocol, like Triton."""
 
     def __init__(self, model: Path) -> None:
         session = onnxruntime.InferenceSession(str(model / "1" / "model.onnx"))

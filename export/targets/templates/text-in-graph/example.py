@@ -1,4 +1,4 @@
-"""Classify texts with model.onnx alone.
+"""Classify texts with model.onnx.
 
 pip install onnxruntime onnxruntime-extensions numpy
 
@@ -22,15 +22,15 @@ heads = json.loads((here / "manifest.json").read_text(encoding="utf-8"))["heads"
 
 texts = sys.argv[1:] or ["where is my parcel?"]
 names = [node.name for node in session.get_outputs()]
-found = dict(zip(names, session.run(names, {"text": np.array(texts, object)}), strict=True))
+outputs = dict(zip(names, session.run(names, {"text": np.array(texts, object)}), strict=True))
 for row, text in enumerate(texts):
     answer: dict[str, Any] = {"text": text}
     for head in heads:
-        name, scores = head["name"], found[f"probabilities_{head['name']}"][row]
+        name, scores = head["name"], outputs[f"probabilities_{head['name']}"][row]
         if head["kind"] == "single_label":
-            answer[name] = {"label": found[f"label_{name}"][row], "score": float(scores.max())}
+            answer[name] = {"label": outputs[f"label_{name}"][row], "score": float(scores.max())}
         else:
             order = np.argsort(-scores, kind="stable")
-            applies = [i for i in order if found[f"applies_{name}"][row][i]]
+            applies = [i for i in order if outputs[f"applies_{name}"][row][i]]
             answer[name] = [{"label": head["labels"][i], "score": float(scores[i])} for i in applies]
     print(json.dumps(answer, ensure_ascii=False))

@@ -1,8 +1,9 @@
-// A bundle read by transformers.js: texts in, calibrated answers of every head out. In browsers and Node.
+// Classifies texts with a bundle and transformers.js, in browsers and Node.
 
 /**
- * @param {object} library what `import * as library from "@huggingface/transformers"` gives
- * @param {string} root the folder that holds model/: a path ending in / (Node) or a URL (browsers)
+ * Loads the model; resolves to the function that classifies a text.
+ * @param {object} library the namespace of `import * as library from "@huggingface/transformers"`
+ * @param {string} root the folder of model/: a path ending in / (Node) or a URL (browsers)
  * @param {object} manifest the parsed model/manifest.json
  */
 export async function load(library, root, manifest) {
@@ -13,19 +14,19 @@ export async function load(library, root, manifest) {
   const dtype = manifest.default_variant === "int8" ? "q8" : "fp32";
   const tokenizer = await AutoTokenizer.from_pretrained("model");
   const model = await AutoModel.from_pretrained("model", { dtype });
-  const encode = reader(tokenizer, manifest.max_length);
+  const encode = encoder(tokenizer, manifest.max_length);
 
-  /** The answer to one text: {heads: {HEAD: answer}, scores: {HEAD: [{label, score, applies}]}, tokens, ms}. */
+  /** Resolves to {heads: {HEAD: answer}, scores: {HEAD: [{label, score, threshold, applies}]}, tokens, ms}. */
   return async function classify(text) {
-    const begun = performance.now();
+    const start = performance.now();
     const ids = encode(text);
     const shape = [1, Math.max(1, ids.length)];
     const cells = ids.length ? ids : [manifest.pad_token_id];
-    const filled = (value) => new Tensor("int64", BigInt64Array.from(cells, value), shape);
+    const tensor = (value) => new Tensor("int64", BigInt64Array.from(cells, value), shape);
     const outputs = await model({
-      input_ids: filled((id) => BigInt(id)),
-      attention_mask: filled(() => (ids.length ? 1n : 0n)),
-      token_type_ids: filled(() => 0n),
+      input_ids: tensor((id) => BigInt(id)),
+      attention_mask: tensor(() => (ids.length ? 1n : 0n)),
+      token_type_ids: tensor(() => 0n),
     });
     const scores = {};
     const heads = {};
@@ -33,18 +34,18 @@ export async function load(library, root, manifest) {
       scores[head.name] = ranked(head, Array.from(outputs[head.output].data));
       heads[head.name] = answer(head, scores[head.name]);
     }
-    return { heads, scores, tokens: ids.length, ms: performance.now() - begun };
+    return { heads, scores, tokens: ids.length, ms: performance.now() - start };
   };
 }
 
-/** Every label of a head, best first, with its calibrated score and whether it applies. */
+/** The labels of a head, best first, with calibrated scores, thresholds, and whether they apply. */
 export function ranked(head, logits) {
   const scaled = logits.map((logit) => logit / head.temperature);
   const single = head.kind === "single_label";
   let scores;
   if (single) {
-    const most = Math.max(...scaled);
-    const powers = scaled.map((value) => Math.exp(value - most));
+    const max = Math.max(...scaled);
+    const powers = scaled.map((value) => Math.exp(value - max));
     const sum = powers.reduce((total, power) => total + power, 0);
     scores = powers.map((power) => power / sum);
   } else {
@@ -54,26 +55,26 @@ export function ranked(head, logits) {
   return order.map((label, rank) => ({
     label: head.labels[label],
     score: scores[label],
-    least: single ? null : (head.thresholds?.[label] ?? 0.5),
+    threshold: single ? null : (head.thresholds?.[label] ?? 0.5),
     applies: single ? rank === 0 : scores[label] >= (head.thresholds?.[label] ?? 0.5),
   }));
 }
 
-/** What the Python runtime answers: the best label, or the list of those that apply. */
+/** The answer in the format of the Python runtime: the best label, or the list of labels that apply. */
 export function answer(head, labels) {
-  const found = labels.filter((each) => each.applies).map(({ label, score }) => ({ label, score }));
-  return head.kind === "single_label" ? found[0] : found;
+  const applying = labels.filter((each) => each.applies).map(({ label, score }) => ({ label, score }));
+  return head.kind === "single_label" ? applying[0] : applying;
 }
 
-// transformers.js truncates by dropping the end, the closing special token with it; so the room is kept here.
-function reader(tokenizer, longest) {
+// transformers.js drops the closing special tokens of truncated texts; this function keeps them.
+function encoder(tokenizer, maxLength) {
   const bare = { add_special_tokens: false };
-  const [framed, word] = [tokenizer.encode("a"), tokenizer.encode("a", bare)];
-  const start = Math.max(0, framed.findIndex((_, at) => word.every((id, i) => framed[at + i] === id)));
-  const [before, after] = [framed.slice(0, start), framed.slice(start + word.length)];
-  const room = longest - before.length - after.length;
+  const [whole, word] = [tokenizer.encode("a"), tokenizer.encode("a", bare)];
+  const start = Math.max(0, whole.findIndex((_, at) => word.every((id, i) => whole[at + i] === id)));
+  const [before, after] = [whole.slice(0, start), whole.slice(start + word.length)];
+  const room = maxLength - before.length - after.length;
   return (text) => {
-    const whole = tokenizer.encode(text);
-    return whole.length <= longest ? whole : [...before, ...tokenizer.encode(text, bare).slice(0, room), ...after];
+    const ids = tokenizer.encode(text);
+    return ids.length <= maxLength ? ids : [...before, ...tokenizer.encode(text, bare).slice(0, room), ...after];
   };
 }

@@ -1,14 +1,14 @@
-// The page: a text in, every head's scores out, while one types.
+// The page shows the scores of every head while the user types.
 import { load } from "./classifier.js";
 
-const SHOWN = 6; // labels of a head before "show all"
-const KEPT = 50; // latencies that the median is of
+const SHOWN = 6; // labels per head before "show all"
+const LATENCIES = 50; // of the median
 const at = (id) => document.getElementById(id);
 const root = new URL("./", import.meta.url);
 const numbers = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 
 theme();
-/** Resolves to the function that answers a text. */
+/** Resolves to the function that classifies a text. */
 export const ready = start().catch((error) => {
   at("about").textContent = "";
   fail(`The page could not start: ${error.message ?? error}`);
@@ -16,9 +16,9 @@ export const ready = start().catch((error) => {
 });
 
 async function start() {
-  const reply = await fetch(new URL("model/manifest.json", root));
-  if (!reply.ok) throw new Error("model/manifest.json is missing");
-  const manifest = await reply.json();
+  const response = await fetch(new URL("model/manifest.json", root));
+  if (!response.ok) throw new Error("model/manifest.json is missing");
+  const manifest = await response.json();
   const bytes = manifest.files[manifest.variants[manifest.default_variant]].bytes;
   document.title = `${manifest.name} · playground`;
   at("name").textContent = manifest.name;
@@ -30,7 +30,7 @@ async function start() {
   onnx.wasm.wasmPaths = Object.fromEntries(
     ["mjs", "wasm"].map((end) => [end, new URL(`transformers/ort-wasm-simd-threaded.${end}`, root).href]),
   );
-  library.env.useWasmCache = false; // it would fetch the runtime as a blob
+  library.env.useWasmCache = false; // the cache would load the runtime from a blob URL
   library.env.useBrowserCache = false;
   const classify = await load(library, root.pathname, manifest);
   await classify("");
@@ -41,13 +41,13 @@ async function start() {
   return classify;
 }
 
-/** Answers the newest text; texts typed meanwhile are left out but for the last. */
+/** Classifies the text after every change; changes during a run trigger one further run. */
 function listen(classify, heads, manifest) {
   const text = at("text");
   const latencies = [];
   let busy = false;
   let again = false;
-  let saying;
+  let timer;
   const update = async () => {
     if (busy) {
       again = true;
@@ -60,17 +60,17 @@ function listen(classify, heads, manifest) {
     });
     for (const head of heads) head.show(scores[head.name]);
     latencies.push(ms);
-    if (latencies.length > KEPT) latencies.shift();
+    if (latencies.length > LATENCIES) latencies.shift();
     const sorted = [...latencies].sort((a, b) => a - b);
     at("latency").textContent = `${numbers.format(ms)} ms`;
     at("median").textContent = `${numbers.format(sorted[Math.floor(sorted.length / 2)])} ms`;
     at("tokens").textContent = String(tokens);
     const full = tokens >= manifest.max_length;
-    at("cut").hidden = !full;
-    at("cut").textContent = full ? `Only the first ${manifest.max_length} tokens are read.` : "";
-    clearTimeout(saying);
-    saying = setTimeout(() => {
-      at("said").textContent = heads.map((head) => head.said()).join(" ");
+    at("truncated").hidden = !full;
+    at("truncated").textContent = full ? `Texts are truncated to ${manifest.max_length} tokens.` : "";
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      at("status").textContent = heads.map((head) => head.summary()).join(" ");
     }, 900);
     busy = false;
     if (again) {
@@ -78,20 +78,20 @@ function listen(classify, heads, manifest) {
       update();
     }
   };
-  const given = new URLSearchParams(location.hash.slice(1)).get("text");
-  if (given !== null) text.value = given;
+  const initial = new URLSearchParams(location.hash.slice(1)).get("text");
+  if (initial !== null) text.value = initial;
   text.disabled = false;
   text.addEventListener("input", update);
   text.focus();
   update();
 }
 
-/** The card of a head; `show` gives it new scores, best first. */
+/** Creates the card of a head; `show` updates it with scores, best first. */
 function card(head) {
   const multi = head.kind === "multi_label";
   const article = element("article", multi ? "multi" : "");
   const title = element("h2", "", head.name);
-  const kind = multi ? "any that apply, over the mark" : `one of ${head.labels.length}`;
+  const kind = multi ? "labels at or above the mark apply" : `one of ${head.labels.length}`;
   const list = element("ol");
   article.append(title, element("p", "kind", kind), list);
   const limit = Math.min(SHOWN, head.labels.length);
@@ -118,9 +118,9 @@ function card(head) {
       latest = scores;
       scores.forEach((score, rank) => rows[rank].show(score));
     },
-    said() {
-      const found = latest.filter((each) => each.applies);
-      return `${head.name}: ${found.map((each) => `${each.label} ${percent(each.score)}`).join(", ") || "none"}.`;
+    summary() {
+      const applying = latest.filter((each) => each.applies);
+      return `${head.name}: ${applying.map((each) => `${each.label} ${percent(each.score)}`).join(", ") || "none"}.`;
     },
   };
 }
@@ -132,29 +132,29 @@ function row(multi) {
   const score = element("span", "score");
   const track = element("div", "track");
   const fill = element("div", "fill");
-  const least = element("div", "least");
+  const threshold = element("div", "threshold");
   words.append(label, score);
   track.append(fill);
-  if (multi) track.append(least);
+  if (multi) track.append(threshold);
   item.append(words, track);
   return {
     item,
-    show(found) {
-      label.textContent = found.label;
-      score.textContent = percent(found.score);
-      fill.style.width = `${found.score * 100}%`;
-      item.classList.toggle("applies", found.applies);
+    show(entry) {
+      label.textContent = entry.label;
+      score.textContent = percent(entry.score);
+      fill.style.width = `${entry.score * 100}%`;
+      item.classList.toggle("applies", entry.applies);
       if (multi) {
-        least.style.left = `${found.least * 100}%`;
-        track.title = `applies from ${percent(found.least)}`;
+        threshold.style.left = `${entry.threshold * 100}%`;
+        track.title = `threshold ${percent(entry.threshold)}`;
       }
     },
   };
 }
 
 function fail(message) {
-  at("fault").textContent = message;
-  at("fault").hidden = false;
+  at("error").textContent = message;
+  at("error").hidden = false;
 }
 
 function theme() {
@@ -172,10 +172,10 @@ function theme() {
 }
 
 function element(tag, name = "", text = "") {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  made.textContent = text;
-  return made;
+  const created = document.createElement(tag);
+  if (name) created.className = name;
+  created.textContent = text;
+  return created;
 }
 
 function count(number, word) {

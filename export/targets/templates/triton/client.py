@@ -1,8 +1,8 @@
-"""Ask the model that Triton serves: texts in, calibrated labels out. Needs numpy and tokenizers.
+"""Classify texts with the model that Triton serves. Needs numpy and tokenizers.
 
     python client.py "where is my parcel?" [--url http://localhost:8000]
 
-Triton gets token ids and gives logits; this file holds what lies on either side of it.
+Triton takes token ids and returns logits; this client tokenises the texts and converts the logits to labels.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from tokenizers import Tokenizer
 
 HERE = Path(__file__).parent
 MANIFEST = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
-MULTIPLE = 16  # Triton batches requests of one shape only, so few lengths are better than many
+MAX_BATCH = 64  # max_batch_size of config.pbtxt
+MULTIPLE = 16  # Triton batches only requests of equal shape, so lengths are rounded up
 
 
 def tokenise(texts: list[str]) -> dict[str, Any]:
-    """The graph's inputs for texts, each an int64 array [texts, length]."""
+    """The inputs of the graph, int64 arrays [texts, length]."""
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MANIFEST["max_length"])
-    found = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    width = min(-(-max(1, *map(len, found)) // MULTIPLE) * MULTIPLE, MANIFEST["max_length"])
-    ids = np.full((len(found), width), MANIFEST["pad_token_id"], np.int64)
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    width = min(-(-max(1, *map(len, rows)) // MULTIPLE) * MULTIPLE, MANIFEST["max_length"])
+    ids = np.full((len(rows), width), MANIFEST["pad_token_id"], np.int64)
     mask = np.zeros_like(ids)
-    for row, text in enumerate(found):
-        ids[row, : len(text)], mask[row, : len(text)] = text, 1
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
 def answer(head: dict[str, Any], logits: Any) -> Any:
-    """The answer of one head to one text: its label, or those at or over their thresholds."""
+    """The label of a single_label head, or the labels of a multi_label head that reach their thresholds."""
     scaled = np.asarray(logits, np.float64) / head["temperature"]
     order = np.argsort(-scaled, kind="stable")
     if head["kind"] == "single_label":
@@ -45,28 +46,27 @@ def answer(head: dict[str, Any], logits: Any) -> Any:
         scores = powers / powers.sum()
         return {"label": head["labels"][order[0]], "score": float(scores[order[0]])}
     scores = 1 / (1 + np.exp(-scaled))
-    least = head["thresholds"] or [0.5] * len(scores)
-    return [{"label": head["labels"][i], "score": float(scores[i])} for i in order if scores[i] >= least[i]]
+    thresholds = head["thresholds"] or [0.5] * len(scores)
+    reached = [i for i in order if scores[i] >= thresholds[i]]
+    return [{"label": head["labels"][i], "score": float(scores[i])} for i in reached]
 
 
-def ask(texts: list[str], url: str) -> list[dict[str, Any]]:
-    """One answer a text, each a dict by head; a request has at most 64 texts, as the model's config says."""
-    if len(texts) > 64:
-        return [
-            answer for first in range(0, len(texts), 64) for answer in ask(texts[first : first + 64], url)
-        ]
+def classify(texts: list[str], url: str) -> list[dict[str, Any]]:
+    """The answers {head: answer} to each text; a request has at most MAX_BATCH texts."""
+    if len(texts) > MAX_BATCH:
+        return classify(texts[:MAX_BATCH], url) + classify(texts[MAX_BATCH:], url)
     model = f"{url.rstrip('/')}/v2/models/{MANIFEST['name']}"
-    with urllib.request.urlopen(model) as reply:
-        wanted = {tensor["name"] for tensor in json.load(reply)["inputs"]}
+    with urllib.request.urlopen(model) as response:
+        names = {tensor["name"] for tensor in json.load(response)["inputs"]}
     inputs = [
         {"name": name, "datatype": "INT64", "shape": list(array.shape), "data": array.ravel().tolist()}
         for name, array in tokenise(texts).items()
-        if name in wanted
+        if name in names
     ]
     body = json.dumps({"inputs": inputs}).encode()
     request = urllib.request.Request(f"{model}/infer", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as reply:
-        outputs = {tensor["name"]: tensor for tensor in json.load(reply)["outputs"]}
+    with urllib.request.urlopen(request) as response:
+        outputs = {tensor["name"]: tensor for tensor in json.load(response)["outputs"]}
     logits = {name: np.reshape(tensor["data"], tensor["shape"]) for name, tensor in outputs.items()}
     heads = MANIFEST["heads"]
     return [
@@ -80,6 +80,6 @@ if __name__ == "__main__":
     parser.add_argument("text", nargs="+")
     parser.add_argument("--url", default="http://localhost:8000")
     options = parser.parse_args()
-    for result in ask(options.text, options.url):
+    for result in classify(options.text, options.url):
         json.dump(result, sys.stdout, ensure_ascii=False)
         print()
