@@ -94,14 +94,14 @@ class Running:
         """A `/predict` in a thread of its own."""
         return self.pool.submit(self.ask, "/predict", body)
 
-    def figure(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         """The sum of a metric over all its labels; `name` may bear some of them."""
         lines = self.ask("/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     def waits(self, texts: int) -> None:
         """Returns when so many texts stand in the queue."""
-        self.until(lambda: self.figure("tinyheads_queue_texts{") == texts)
+        self.until(lambda: self.metric("tinyheads_queue_texts{") == texts)
 
     def stop(self) -> int:
         """The exit status after SIGTERM."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -24,11 +23,11 @@ from distill.cli.main import main
 from export.bundle.files import write_bundle
 from export.bundle.manifest import FP32, MANIFEST
 from export.runtime.classifier import Classifier
-from export.serving.app import Application
-from export.serving.model_registry import Host
+from export.serving.errors import ServingError
+from export.serving.model_registry import ModelRegistry
 from export.serving.server import Server, _bind
-from export.serving.settings import ServingError, Settings
-from export.serving.telemetry import Observer
+from export.serving.settings import Settings
+from export.serving.telemetry import Log
 
 HOUR = 3_600_000
 PATIENCE = 60
@@ -90,8 +89,8 @@ def test_a_new_bundle_takes_over_and_no_request_is_lost(changing, manifest, cont
         wanted = Classifier.load(folder)("thanks")
     assert {one.result().status for one in asked} == {200}
     assert server.predict(text="thanks").json() == wanted
-    assert server.figure('tinyheads_reloads_total{model="tiny",outcome="done"}') == 3
-    assert server.figure("tinyheads_bundle_info") == 1
+    assert server.metric('tinyheads_reloads_total{model="tiny",outcome="done"}') == 3
+    assert server.metric("tinyheads_bundle_info") == 1
     assert server.stop() == 0
 
 
@@ -119,11 +118,10 @@ def test_a_broken_new_bundle_is_logged_and_the_old_one_goes_on(changing, manifes
     mended = new_bundle(folder, replace(manifest, max_length=9), contents)
     server.until(lambda: versions(server) == [mended])
     new_bundle(folder, manifest, contents, name="other")
-    server.line(
-        "reload refused", error=f"{folder}: is now named 'other', was 'tiny' (start anew to serve it)"
-    )
+    problem = "the bundle is named 'other', expected 'tiny' (restart the server to serve it)"
+    server.line("reload refused", error=f"{folder}: {problem}")
     goes_on(mended)
-    assert server.figure('tinyheads_reloads_total{model="tiny",outcome="refused"}') >= 2
+    assert server.metric('tinyheads_reloads_total{model="tiny",outcome="refused"}') >= 2
     shutil.rmtree(folder)
     goes_on(mended)
     back = new_bundle(folder, manifest, contents)
@@ -142,7 +140,7 @@ def test_several_bundles_each_by_its_name(serve, bundle, tmp_path, manifest, con
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["thanks"]}]
     reply = server.ask("/v2/models/sp%C3%A4te%2Fb/infer", {"inputs": inputs})
     assert reply.json()["outputs"][0]["data"] == [alone["intent"]["label"]]
-    assert server.figure("tinyheads_texts_total{") == 3
+    assert server.metric("tinyheads_texts_total{") == 3
     write_bundle(tmp_path / "c", replace(manifest, name="sp\u00e4te/b"), contents)
     (tmp_path / "new").symlink_to(tmp_path / "c")
     (tmp_path / "new").replace(tmp_path / "link")  # a link that is turned is a new bundle too
@@ -165,28 +163,27 @@ def test_what_cannot_be_served_is_told_in_a_line(capsys, bundle, copied, tmp_pat
     assert "--queue: must be >= 1, got 0" in refused(capsys, bundle, "--queue", 0)
     assert "--timeout-s: must be above 0" in refused(capsys, bundle, "--timeout-s", "nan")
     assert "--port: must be from 0 to 65535" in refused(capsys, bundle, "--port", 65536)
-    assert "cannot be listened at" in refused(capsys, bundle, "--host", "nowhere.invalid")
+    assert "cannot bind" in refused(capsys, bundle, "--host", "nowhere.invalid")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         line = refused(capsys, bundle, "--port", taken.getsockname()[1])
-        assert "cannot be listened at: Address already in use" in line
+        assert "cannot bind: Address already in use" in line
     heads = (manifest.heads[0], replace(manifest.heads[1], name="intent.score"))
     write_bundle(tmp_path / "clash", replace(manifest, heads=heads), contents)
-    assert "two outputs of one name" in refused(capsys, tmp_path / "clash", "--port", 0)
+    assert "two outputs of the same name" in refused(capsys, tmp_path / "clash", "--port", 0)
     (copied / MANIFEST).write_text("{}")
     assert MANIFEST in refused(capsys, copied, "--port", 0)
 
 
 def test_a_port_that_another_took_at_the_same_time(bundle):
-    settings = Settings(bundles=(str(bundle),))
-    observer = Observer(io.BytesIO())
-    host = Host(settings, observer)
+    settings, log = Settings(bundles=(str(bundle),)), Log(io.BytesIO())
+    server = Server(ModelRegistry(settings, log), settings, log)
     with _bind("127.0.0.1", 0) as mine, socket.socket() as theirs:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         theirs.bind(mine.getsockname())
         theirs.listen()
-        server = Server(Application(host, settings, observer), host, settings, observer)
-        with pytest.raises(ServingError, match="cannot be listened at: Address already in use"):
-            asyncio.run(server.startup([mine]))
+        with pytest.raises(ServingError, match="cannot bind: Address already in use") as caught:
+            server.run(sockets=[mine])
+    assert caught.value.exit_code == 2
 
 
 def test_a_log_that_nobody_reads_stops_nothing(bundle):
