@@ -80,8 +80,8 @@ class _Endpoints:
         model = self._registry.model(body.model)
         model.check_heads(body.heads or [])
         _record(request, model, body.texts)
-        logits = await model.logits(body.texts)
-        predictions = model.predictions(logits, body.heads, body.top_k, body.scores)
+        results = await model.classify(body.texts)
+        predictions = model.predictions(results, body.heads, body.top_k, body.scores)
         return _JSON(predictions[0] if body.single else predictions)
 
     async def infer(self, request: Request) -> Response:
@@ -90,7 +90,7 @@ class _Endpoints:
         body = parse_infer(data, self._settings)
         outputs = model.select_outputs(body.outputs)
         _record(request, model, body.texts)
-        tensors = model.tensors(await model.logits(body.texts), outputs)
+        tensors = model.tensors(await model.classify(body.texts), outputs)
         response_id = {} if body.id is None else {"id": body.id}
         return _JSON(
             {"model_name": model.name, "model_version": model.version, **response_id, "outputs": tensors}

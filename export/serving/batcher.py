@@ -13,14 +13,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 from time import monotonic, perf_counter
-
-import numpy as np
-
-from export.runtime.classifier import Classifier
-from export.runtime.probabilities import Floats
+from typing import Generic, TypeVar
 
 MAX_PADDED_CHARACTERS = 16_384  # 64 texts of 256 characters
-_SESSION_BATCH = 16  # texts per run of the session, sorted by length: larger runs pad more
+
+T = TypeVar("T")
 
 
 class QueueFullError(Exception):
@@ -31,33 +28,31 @@ class InvalidTextError(Exception):
     """The classifier rejected a text. The message is the classifier's."""
 
 
-class _Pending:
-    """A request in the queue. Its future resolves with the logits of all texts, or with the first error."""
+class _Pending(Generic[T]):
+    """A request in the queue. Its future resolves with the results of all texts, or with the first error."""
 
-    def __init__(self, texts: Sequence[str], future: asyncio.Future[list[Floats]]) -> None:
+    def __init__(self, texts: Sequence[str], future: asyncio.Future[list[T]]) -> None:
         self.texts, self.future, self.arrived = texts, future, monotonic()
-        self._rows: dict[int, Floats] = {}
+        self._results: dict[int, T] = {}
 
-    def set_result(self, position: int, result: Floats | Exception) -> None:
-        """Store the logits of one text, or the exception it raised."""
+    def set_result(self, position: int, result: T | Exception) -> None:
+        """Store the result of one text, or the exception it raised."""
         if self.future.done():  # cancelled, or another text failed
             return
         if isinstance(result, Exception):
             self.future.set_exception(result)
             return
-        self._rows[position] = result
-        if len(self._rows) == len(self.texts):
-            self.future.set_result([self._rows[position] for position in range(len(self.texts))])
+        self._results[position] = result
+        if len(self._results) == len(self.texts):
+            self.future.set_result([self._results[position] for position in range(len(self.texts))])
 
 
-_Item = tuple[_Pending, int]  # a request and the position of one of its texts
-
-
-class Batcher:
+class Batcher(Generic[T]):
     """The queue of one classifier and the thread that runs it. Create and call it in one event loop.
 
     Args:
-        classifier: computes the logits, in the thread of the batcher.
+        classify: returns a result for each text, or raises ValueError for an invalid text. It is called in
+            the thread of the batcher.
         max_batch: maximum number of texts per call.
         max_wait: seconds an idle classifier waits for a batch to fill.
         queue_size: maximum number of queued texts.
@@ -66,16 +61,17 @@ class Batcher:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classify: Callable[[list[str]], Sequence[T]],
         *,
         max_batch: int,
         max_wait: float,
         queue_size: int,
         on_batch: Callable[[int, float], None],
     ) -> None:
-        self._classifier, self._on_batch = classifier, on_batch
+        self._classify, self._on_batch = classify, on_batch
         self._max_batch, self._max_wait, self._queue_size = min(max_batch, queue_size), max_wait, queue_size
-        self._queue: deque[_Item] = deque()
+        # a request and the position of one of its texts
+        self._queue: deque[tuple[_Pending[T], int]] = deque()
         self._changed = Condition()  # guards the queue and the two flags
         self._flushing = self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -87,8 +83,8 @@ class Batcher:
         """Number of queued texts."""
         return len(self._queue)
 
-    async def logits(self, texts: Sequence[str]) -> list[Floats]:
-        """The logits of all heads, [labels], for each text. Cancelling removes the texts from the queue.
+    async def submit(self, texts: Sequence[str]) -> list[T]:
+        """The results of the texts, in order. Cancelling removes the texts from the queue.
 
         Raises:
             QueueFullError: the queue has no room for all texts. None of them is queued.
@@ -111,7 +107,7 @@ class Batcher:
             self._changed.notify()
 
     async def close(self) -> None:
-        """Return when all queued texts are classified. Do not request logits after this."""
+        """Return when all queued texts are classified. Do not submit texts after this."""
         with self._changed:
             self._closing = self._flushing = True
             self._changed.notify()
@@ -136,9 +132,9 @@ class Batcher:
     def _is_full(self) -> bool:
         return len(self._queue) >= self._max_batch or self._flushing
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[tuple[_Pending[T], int]]:
         """Remove the next batch from the queue, without texts of cancelled or failed requests."""
-        batch: list[_Item] = []
+        batch: list[tuple[_Pending[T], int]] = []
         longest = 0
         while self._queue and len(batch) < self._max_batch:
             pending, position = self._queue[0]
@@ -150,18 +146,18 @@ class Batcher:
             self._queue.popleft()
         return batch
 
-    def _compute(self, batch: list[_Item]) -> Sequence[Floats | Exception]:
-        """Logits or an exception for each text. If the call fails, every text is tried alone."""
-        texts = [pending.texts[position] for pending, position in batch]
+    def _compute(self, batch: list[tuple[_Pending[T], int]]) -> Sequence[T | Exception]:
+        """A result or an exception for each text. If the call fails, every text is tried alone."""
         try:
-            heads = self._classifier.logits(texts, batch_size=_SESSION_BATCH)
-            return list(np.concatenate([*heads.values()], axis=1))
+            return self._classify([pending.texts[position] for pending, position in batch])
         except Exception as error:
             if len(batch) > 1:
                 return [self._compute([item])[0] for item in batch]
             return [InvalidTextError(str(error)) if isinstance(error, ValueError) else error]
 
-    def _deliver(self, batch: list[_Item], results: Sequence[Floats | Exception], seconds: float) -> None:
+    def _deliver(
+        self, batch: list[tuple[_Pending[T], int]], results: Sequence[T | Exception], seconds: float
+    ) -> None:
         for (pending, position), result in zip(batch, results, strict=True):
             pending.set_result(position, result)
         if batch:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from ctypes import CDLL
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.applications import Starlette
@@ -32,6 +32,15 @@ from export.serving.v2_api import OutputTensor, output_tensors
 
 Signature = tuple[tuple[str, int, int, int], ...]  # path, inode, bytes and modification time of each file
 
+_SESSION_BATCH = 16  # texts per run of the session, sorted by length: larger runs pad more
+
+
+class Result(NamedTuple):
+    """The logits of all heads [labels] for one text, and what `Classifier.__call__` returns for it."""
+
+    logits: Floats
+    prediction: dict[str, Any]
+
 
 class Model:
     """A loaded bundle and its batcher."""
@@ -42,9 +51,9 @@ class Model:
         self.version: str = manifest.to_json()["digest"][:12]
         self.outputs = output_tensors(manifest.heads)
         self._heads = {head.name: head for head in manifest.heads}
-        self._columns, self._answers = columns(manifest.heads), Answers(manifest.heads)
+        self._columns = columns(manifest.heads)
         self.batcher = Batcher(
-            classifier,
+            partial(_classify, classifier, Answers(manifest.heads)),
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             queue_size=settings.queue,
@@ -75,40 +84,40 @@ class Model:
                 raise unprocessable(f"outputs: {unknown_name('output', name, self.outputs)}", "head")
         return [self.outputs[name] for name in names]
 
-    async def logits(self, texts: Sequence[str]) -> Floats:
-        """The logits of all heads side by side, [texts, labels].
+    async def classify(self, texts: Sequence[str]) -> list[Result]:
+        """The results of the texts, in order.
 
         Raises:
             RequestError: 503 if the queue is full, 422 if the classifier rejects a text.
         """
         try:
-            rows = await self.batcher.logits(texts)
+            return await self.batcher.submit(texts)
         except QueueFullError:
             raise unavailable("queue: is full (retry later)", "queue") from None
         except InvalidTextError as error:
             raise unprocessable(str(error), "text") from None
-        labels = sum(len(head.labels) for head in self._heads.values())
-        return np.reshape(rows, (len(texts), labels))
 
     def predictions(
-        self,
-        logits: Floats,
-        heads: Sequence[str] | None = None,
-        top_k: int | None = None,
-        scores: bool = False,
+        self, results: Sequence[Result], heads: Sequence[str] | None, top_k: int | None, scores: bool
     ) -> list[dict[str, Any]]:
-        """What `Classifier.__call__` returns for texts with these logits [texts, labels of all heads]."""
-        if not len(logits):
-            return []
+        """What `Classifier.__call__` returns for the texts of these results with these options."""
+        if results and (scores or top_k is not None):
+            answers = Answers([self._heads[name] for name in heads or self._heads])
+            logits = [self._logits(results, head.name) for head in answers.heads]
+            return answers(np.hstack(logits), top_k, scores)
         if heads is None:
-            return self._answers(logits, top_k, scores)
-        answers = Answers([self._heads[name] for name in heads])
-        return answers(np.hstack([logits[:, self._columns[name]] for name in heads]), top_k, scores)
+            return [result.prediction for result in results]
+        return [{name: result.prediction[name] for name in heads} for result in results]
 
-    def tensors(self, logits: Floats, outputs: Sequence[OutputTensor]) -> list[dict[str, Any]]:
-        """The outputs of an infer response for logits [texts, labels of all heads]."""
-        predictions = self.predictions(logits)
-        return [output.tensor(logits[:, self._columns[output.head.name]], predictions) for output in outputs]
+    def tensors(self, results: Sequence[Result], outputs: Sequence[OutputTensor]) -> list[dict[str, Any]]:
+        """The outputs of an infer response for the texts of these results."""
+        predictions = [result.prediction for result in results]
+        return [output.tensor(self._logits(results, output.head.name), predictions) for output in outputs]
+
+    def _logits(self, results: Sequence[Result], head: str) -> Floats:
+        """The logits of one head, [texts, labels]."""
+        labels = len(self._heads[head].labels)
+        return np.reshape([result.logits[self._columns[head]] for result in results], (len(results), labels))
 
 
 class ModelRegistry:
@@ -237,6 +246,12 @@ async def _close(model: Model) -> None:
     del model
     with suppress(OSError, AttributeError, TypeError):  # glibc only
         await asyncio.to_thread(CDLL(None).malloc_trim, 0)
+
+
+def _classify(classifier: Classifier, answers: Answers, texts: list[str]) -> list[Result]:
+    heads = classifier.logits(texts, batch_size=_SESSION_BATCH)
+    logits = np.hstack([*heads.values()])
+    return [*map(Result, logits, answers(logits, None, False))]
 
 
 def _count_batch(model: str, texts: int, seconds: float) -> None:

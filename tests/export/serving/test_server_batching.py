@@ -22,11 +22,11 @@ class Gate:
         self.classifier, self.open, self.entered = classifier, Event(), Event()
         self.calls: list[list[str]] = []
 
-    def logits(self, texts, *, batch_size):
+    def __call__(self, texts):
         self.calls.append(list(texts))
         self.entered.set()
         self.open.wait(60)
-        return self.classifier.logits(texts, batch_size=batch_size)
+        return list(np.hstack([*self.classifier.logits(texts).values()]))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def right(classifier) -> Callable[..., bool]:
     """Whether rows are the logits of these texts, up to the last digits."""
 
     def compare(rows, *texts: str) -> bool:
-        alone = [np.concatenate([*classifier.logits(text).values()], axis=1)[0] for text in texts]
+        alone = [np.hstack([*classifier.logits(text).values()])[0] for text in texts]
         return len(rows) == len(alone) and all(map(lambda *pair: np.allclose(*pair, atol=1e-5), rows, alone))
 
     return compare
@@ -62,7 +62,7 @@ def run(gate, use: Callable[[Batcher], Awaitable[None]], **options) -> list[int]
 
 async def first(batcher, gate):
     """A request that the classifier has already taken."""
-    task = asyncio.create_task(batcher.logits(["first"]))
+    task = asyncio.create_task(batcher.submit(["first"]))
     await asyncio.to_thread(gate.entered.wait, 60)
     return task
 
@@ -72,7 +72,7 @@ def test_requests_that_arrive_during_a_call_share_the_next_call(gate, right):
 
     async def use(batcher):
         tasks = [await first(batcher, gate)]
-        tasks += [asyncio.create_task(batcher.logits([text, "now"])) for text in texts]
+        tasks += [asyncio.create_task(batcher.submit([text, "now"])) for text in texts]
         await asyncio.sleep(0)
         gate.open.set()
         results = await asyncio.gather(*tasks)
@@ -85,7 +85,7 @@ def test_requests_that_arrive_during_a_call_share_the_next_call(gate, right):
 def test_an_invalid_text_fails_only_its_own_request(gate, right):
     async def use(batcher):
         tasks = [await first(batcher, gate)]
-        tasks += [asyncio.create_task(batcher.logits([text])) for text in ("where", "half \ud800", "thanks")]
+        tasks += [asyncio.create_task(batcher.submit([text])) for text in ("where", "half \ud800", "thanks")]
         await asyncio.sleep(0)
         gate.open.set()
         _, before, invalid, after = await asyncio.gather(*tasks, return_exceptions=True)
@@ -100,10 +100,10 @@ def test_a_bug_in_the_classifier_fails_the_batch_and_nothing_else(gate, monkeypa
         gate.open.set()
         with monkeypatch.context() as patch:
             patch.setattr(gate, "classifier", None)
-            requests = (batcher.logits(["where"]) for _ in range(3))
+            requests = (batcher.submit(["where"]) for _ in range(3))
             for error in await asyncio.gather(*requests, return_exceptions=True):
                 assert isinstance(error, AttributeError)
-        assert len(await batcher.logits(["where"])) == 1
+        assert len(await batcher.submit(["where"])) == 1
 
     run(gate, use)
 
@@ -111,7 +111,7 @@ def test_a_bug_in_the_classifier_fails_the_batch_and_nothing_else(gate, monkeypa
 def test_a_call_has_at_most_max_batch_texts(gate):
     async def use(batcher):
         gate.open.set()
-        assert len(await batcher.logits(["where"] * 10)) == 10
+        assert len(await batcher.submit(["where"] * 10)) == 10
 
     assert run(gate, use, max_batch=4) == [4, 4, 2]
 
@@ -121,7 +121,7 @@ def test_a_long_text_shares_its_call_with_few(gate):
 
     async def use(batcher):
         gate.open.set()
-        await batcher.logits([*["now"] * 20, quarter, *["now"] * 20, double, "now"])
+        await batcher.submit([*["now"] * 20, quarter, *["now"] * 20, double, "now"])
 
     assert run(gate, use) == [20, 4, 17, 1, 1]
 
@@ -129,12 +129,12 @@ def test_a_long_text_shares_its_call_with_few(gate):
 def test_a_full_queue_rejects_a_whole_request_and_accepts_the_next_that_fits(gate):
     async def use(batcher):
         held = await first(batcher, gate)
-        waiting = asyncio.create_task(batcher.logits(["where", "is"]))
+        waiting = asyncio.create_task(batcher.submit(["where", "is"]))
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):
-            await batcher.logits(["now", "now"])
+            await batcher.submit(["now", "now"])
         assert batcher.depth == 2
-        last = asyncio.create_task(batcher.logits(["thanks"]))
+        last = asyncio.create_task(batcher.submit(["thanks"]))
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(held, waiting, last)
@@ -145,12 +145,12 @@ def test_a_full_queue_rejects_a_whole_request_and_accepts_the_next_that_fits(gat
 def test_a_cancelled_request_is_not_computed(gate):
     async def use(batcher):
         await first(batcher, gate)
-        gone = asyncio.create_task(batcher.logits(["gone"]))
+        gone = asyncio.create_task(batcher.submit(["gone"]))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.wait([gone])
         gate.open.set()
-        await batcher.logits(["now"])
+        await batcher.submit(["now"])
 
     run(gate, use)
     assert gate.calls == [["first"], ["now"]]
@@ -159,7 +159,7 @@ def test_a_cancelled_request_is_not_computed(gate):
 def test_an_idle_classifier_waits_for_a_full_batch(gate):
     async def use(batcher):
         gate.open.set()
-        await asyncio.gather(*(batcher.logits([text]) for text in ("where", "is", "my")))
+        await asyncio.gather(*(batcher.submit([text]) for text in ("where", "is", "my")))
 
     assert run(gate, use, max_batch=3, max_wait=3600) == [3]
 
@@ -169,7 +169,7 @@ def test_close_classifies_the_queued_texts(gate):
 
     async def use(batcher):
         tasks.append(await first(batcher, gate))
-        tasks.append(asyncio.create_task(batcher.logits(["where", "now"])))
+        tasks.append(asyncio.create_task(batcher.submit(["where", "now"])))
         await asyncio.sleep(0)
 
     run(gate, use, max_wait=3600, max_batch=1)
@@ -178,7 +178,7 @@ def test_close_classifies_the_queued_texts(gate):
 
 def test_no_texts_need_no_call(gate):
     async def use(batcher):
-        assert await batcher.logits([]) == []
+        assert await batcher.submit([]) == []
 
     assert run(gate, use) == []
 
@@ -191,7 +191,7 @@ def test_results_do_not_depend_on_how_texts_are_split_into_requests(classifier, 
     gate.open.set()
 
     async def use(batcher):
-        results = await asyncio.gather(*map(batcher.logits, parts))
+        results = await asyncio.gather(*map(batcher.submit, parts))
         assert all(right(rows, *part) for rows, part in zip(results, parts, strict=True))
 
     assert sum(run(gate, use, max_batch=data.draw(st.integers(1, 20)))) == sum(map(len, parts))
