@@ -21,7 +21,7 @@ from export.serving.errors import RequestError, unavailable
 from export.serving.model_registry import Model, ModelRegistry
 from export.serving.openapi import DOCS_HEADERS, docs_page, openapi_document
 from export.serving.predict_api import parse_predict
-from export.serving.request import read_json_object
+from export.serving.request import check_name, read_json_object
 from export.serving.settings import VERSION, Settings
 from export.serving.telemetry import Log, RequestRecord
 from export.serving.v2_api import model_metadata, parse_infer
@@ -78,7 +78,8 @@ class _Endpoints:
     async def predict(self, request: Request) -> Response:
         body = parse_predict(await self._json(request), self._settings)
         model = self._registry.model(body.model)
-        model.check_heads(body.heads or [])
+        for head in body.heads or []:
+            check_name("heads", "head", head, model.heads)
         _record(request, model, body.texts)
         results = await model.classify(body.texts)
         predictions = model.predictions(results, body.heads, body.top_k, body.scores)
@@ -88,9 +89,10 @@ class _Endpoints:
         data = await self._json(request)
         model = self._model(request)
         body = parse_infer(data, self._settings)
-        outputs = model.select_outputs(body.outputs)
+        for output in body.outputs or []:
+            check_name("outputs", "output", output, model.outputs)
         _record(request, model, body.texts)
-        tensors = model.tensors(await model.classify(body.texts), outputs)
+        tensors = model.tensors(await model.classify(body.texts), body.outputs)
         response_id = {} if body.id is None else {"id": body.id}
         return _JSON(
             {"model_name": model.name, "model_version": model.version, **response_id, "outputs": tensors}

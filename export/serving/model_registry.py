@@ -25,10 +25,10 @@ from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats
 from export.serving import telemetry
 from export.serving.batcher import Batcher, InvalidTextError, QueueFullError
-from export.serving.errors import RequestError, ServingError, unavailable, unprocessable
-from export.serving.request import unknown_name
+from export.serving.errors import ServingError, unavailable, unprocessable
+from export.serving.request import check_name
 from export.serving.settings import Settings
-from export.serving.v2_api import OutputTensor, output_tensors
+from export.serving.v2_api import output_tensors
 
 Signature = tuple[tuple[str, int, int, int], ...]  # path, inode, bytes and modification time of each file
 
@@ -50,7 +50,7 @@ class Model:
         self.name, self.variant = manifest.name, classifier.variant
         self.version: str = manifest.to_json()["digest"][:12]
         self.outputs = output_tensors(manifest.heads)
-        self._heads = {head.name: head for head in manifest.heads}
+        self.heads = {head.name: head for head in manifest.heads}
         self._columns = columns(manifest.heads)
         self.batcher = Batcher(
             partial(_classify, classifier, Answers(manifest.heads)),
@@ -62,27 +62,8 @@ class Model:
 
     def log_fields(self) -> dict[str, object]:
         """The fields of a log line about this model."""
-        heads = [*self._heads]
+        heads = [*self.heads]
         return {"model": self.name, "version": self.version, "variant": self.variant, "heads": heads}
-
-    def check_heads(self, names: Sequence[str]) -> None:
-        """Raise RequestError 422 if the bundle has no head of one of these names."""
-        for name in names:
-            if name not in self._heads:
-                raise unprocessable(f"heads: {unknown_name('head', name, self._heads)}", "head")
-
-    def select_outputs(self, names: Sequence[str] | None) -> list[OutputTensor]:
-        """The outputs of these names. None selects the labels and scores of all heads.
-
-        Raises:
-            RequestError: 422 for an unknown output.
-        """
-        if names is None:
-            return [output for output in self.outputs.values() if output.part != "probabilities"]
-        for name in names:
-            if name not in self.outputs:
-                raise unprocessable(f"outputs: {unknown_name('output', name, self.outputs)}", "head")
-        return [self.outputs[name] for name in names]
 
     async def classify(self, texts: Sequence[str]) -> list[Result]:
         """The results of the texts, in order.
@@ -102,21 +83,24 @@ class Model:
     ) -> list[dict[str, Any]]:
         """What `Classifier.__call__` returns for the texts of these results with these options."""
         if results and (scores or top_k is not None):
-            answers = Answers([self._heads[name] for name in heads or self._heads])
+            answers = Answers([self.heads[name] for name in heads or self.heads])
             logits = [self._logits(results, head.name) for head in answers.heads]
             return answers(np.hstack(logits), top_k, scores)
         if heads is None:
             return [result.prediction for result in results]
         return [{name: result.prediction[name] for name in heads} for result in results]
 
-    def tensors(self, results: Sequence[Result], outputs: Sequence[OutputTensor]) -> list[dict[str, Any]]:
-        """The outputs of an infer response for the texts of these results."""
+    def tensors(self, results: Sequence[Result], outputs: Sequence[str] | None) -> list[dict[str, Any]]:
+        """The outputs of an infer response. None selects the labels and scores of all heads."""
+        if outputs is None:
+            outputs = [name for name, output in self.outputs.items() if output.part != "probabilities"]
         predictions = [result.prediction for result in results]
-        return [output.tensor(self._logits(results, output.head.name), predictions) for output in outputs]
+        selected = [self.outputs[name] for name in outputs]
+        return [output.tensor(self._logits(results, output.head.name), predictions) for output in selected]
 
     def _logits(self, results: Sequence[Result], head: str) -> Floats:
         """The logits of one head, [texts, labels]."""
-        labels = len(self._heads[head].labels)
+        labels = len(self.heads[head].labels)
         return np.reshape([result.logits[self._columns[head]] for result in results], (len(results), labels))
 
 
@@ -161,8 +145,7 @@ class ModelRegistry:
             if len(self.names) > 1:
                 raise unprocessable(f"model: must be one of {self.names}", "model")
             name = self.names[0]
-        if name not in self._models:
-            raise RequestError(404, f"model: {unknown_name('model', name, self.names)}", "model")
+        check_name("model", "model", name, self.names, status=404)
         return self._models[name]
 
     @asynccontextmanager

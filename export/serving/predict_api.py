@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import Any
 
 from export.serving.errors import unprocessable
-from export.serving.request import check_texts, describe, unknown_name
+from export.serving.request import check_name, check_texts
 from export.serving.settings import Settings
 
 _KEYS = ("text", "texts", "heads", "top_k", "scores", "model")
@@ -31,8 +32,7 @@ def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
         RequestError: 422 for an unknown key or an invalid value.
     """
     for key in data:
-        if key not in _KEYS:
-            raise unprocessable(f"body: {unknown_name('key', key, _KEYS)}")
+        check_name("body", "key", key, _KEYS)
     single = "text" in data
     if single == ("texts" in data):
         raise unprocessable('body: must have either "text", a string, or "texts", a list of strings')
@@ -40,14 +40,14 @@ def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
     texts = check_texts(texts, settings, where)
     heads, top_k, model = data.get("heads"), data.get("top_k"), data.get("model")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
-        raise unprocessable(f"top_k: must be an integer >= 1, got {describe(top_k)}")
+        raise unprocessable(f"top_k: must be an integer >= 1, got {short(top_k)}")
     if heads is not None:
         if not (isinstance(heads, list) and heads and all(isinstance(name, str) for name in heads)):
             raise unprocessable("heads: must be a list of at least one name")
         heads = list(dict.fromkeys(heads))
     scores = data.get("scores", False)
     if not isinstance(scores, bool):
-        raise unprocessable(f"scores: must be true or false, got {describe(scores)}")
+        raise unprocessable(f"scores: must be true or false, got {short(scores)}")
     if model is not None and not isinstance(model, str):
-        raise unprocessable(f"model: must be a string, got {describe(model)}")
+        raise unprocessable(f"model: must be a string, got {short(model)}")
     return PredictRequest(texts, single, heads, top_k, scores, model)

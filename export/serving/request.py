@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import aclosing
 from difflib import get_close_matches
+from reprlib import repr as short
 from typing import Any
 
 import orjson
@@ -12,8 +13,6 @@ from starlette.requests import Request
 
 from export.serving.errors import RequestError, unprocessable
 from export.serving.settings import Settings
-
-_JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
 
 
 async def read_json_object(request: Request, max_body: int) -> dict[str, Any]:
@@ -45,7 +44,7 @@ async def read_json_object(request: Request, max_body: int) -> dict[str, Any]:
         detail = f"body: must be JSON in UTF-8: {error.msg} (position {error.pos})"
         raise RequestError(400, detail, "json") from None
     if not isinstance(data, dict):
-        raise unprocessable(f"body: must be a JSON object, got {describe(data)}")
+        raise unprocessable(f"body: must be a JSON object, got {short(data)}")
     return data
 
 
@@ -56,30 +55,29 @@ def check_texts(texts: object, settings: Settings, where: str) -> list[str]:
         RequestError: 422 for another type, too many texts, or a text that is too long.
     """
     if not isinstance(texts, list):
-        raise unprocessable(f"{where}: must be a list of strings, got {describe(texts)}")
+        raise unprocessable(f"{where}: must be a list of strings, got {short(texts)}")
     if len(texts) > settings.queue:
         limit = f"at most {settings.queue} texts are allowed per request"
         raise unprocessable(f"{where}: {limit}, got {len(texts)} (split the request)")
     for position, text in enumerate(texts):
         place = where if where == "text" else f"{where}: position {position}"
         if not isinstance(text, str):
-            raise unprocessable(f"{place}: must be a string, got {describe(text)}")
+            raise unprocessable(f"{place}: must be a string, got {short(text)}")
         if len(text) > settings.max_text:
             problem = f"has {len(text)} characters, at most {settings.max_text} are allowed"
             raise unprocessable(f"{place}: {problem} (shorten the text)", "text")
     return texts
 
 
-def describe(value: object) -> str:
-    """A number as it is, any other JSON value as its type."""
-    if type(value) in (int, float):
-        return f"{value!r:.40}"
-    return _JSON_TYPES.get(type(value), "null")
+def check_name(where: str, kind: str, name: str, known: Collection[str], status: int = 422) -> None:
+    """Reject a name that is not known, with the nearest known name as a hint.
 
-
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Error text for a name that is not among the known names, with the nearest one as a hint."""
-    expected = [*known]
-    nearest = get_close_matches(name[:100], expected, 1)
+    Raises:
+        RequestError: the name is unknown.
+    """
+    if name in known:
+        return
+    nearest = get_close_matches(name[:100], known, 1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    return f"unknown {kind} {name[:100]!r}, expected one of {expected}{hint}"
+    detail = f"{where}: unknown {kind} {name[:100]!r}, expected one of {[*known]}{hint}"
+    raise RequestError(status, detail, kind)
