@@ -121,7 +121,7 @@ class ModelRegistry:
         self._settings, self._log = settings, log
         self._folders: dict[str, Path] = {}
         self._signatures: dict[str, Signature] = {}
-        self._classifiers: list[Classifier] = []
+        self._classifiers: dict[str, Classifier] = {}  # until `lifespan` starts
         self._models: dict[str, Model] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -132,7 +132,7 @@ class ModelRegistry:
                 both = f"{self._folders[name]} and {folder}"
                 raise ServingError(f"{both}: both bundles are named {name!r} (serve them separately)")
             self._folders[name], self._signatures[name] = folder, signature
-            self._classifiers.append(classifier)
+            self._classifiers[name] = classifier
         self.names = [*self._folders]
 
     def model(self, name: str | None) -> Model:
@@ -151,10 +151,9 @@ class ModelRegistry:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Serve the models and watch their folders. On exit, wait until all queued texts are classified."""
-        for classifier in self._classifiers:
-            model = self._serve(classifier)
-            self._log.event("serving", folder=str(self._folders[model.name]), **model.log_fields())
-        self._classifiers.clear()
+        for name, folder in self._folders.items():  # no local variable keeps a classifier in memory
+            self._serve(self._classifiers.pop(name))
+            self._log.event("serving", folder=str(folder), **self._models[name].log_fields())
         watcher = asyncio.create_task(self._watch())
         yield
         watcher.cancel()

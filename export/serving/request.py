@@ -28,15 +28,14 @@ async def read_json_object(request: Request, max_body: int) -> dict[str, Any]:
         raise RequestError(415, "content-encoding: must be identity", "encoding")
     if "inference-header-content-length" in headers:
         raise RequestError(415, "body: binary tensors are not supported (send JSON)", "encoding")
-    too_large = RequestError(413, f"body: at most {max_body} bytes are allowed (split the request)", "body")
     if int(headers.get("content-length", 0)) > max_body:
-        raise too_large
+        raise _too_large(max_body)
     body = bytearray()
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             body += chunk
             if len(body) > max_body:
-                raise too_large
+                raise _too_large(max_body)
     request.scope["record"].body_complete = True
     try:
         data = orjson.loads(body)
@@ -81,3 +80,7 @@ def check_name(where: str, kind: str, name: str, known: Collection[str], status:
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     detail = f"{where}: unknown {kind} {name[:100]!r}, expected one of {[*known]}{hint}"
     raise RequestError(status, detail, kind)
+
+
+def _too_large(max_body: int) -> RequestError:
+    return RequestError(413, f"body: at most {max_body} bytes are allowed (split the request)", "body")
