@@ -5,7 +5,8 @@
 Compares `distill serve` with itself at --max-batch 1 and, given a student, with FastAPI around the same
 batcher and around the transformers pipeline (benchmarks/serving_peer.py, which requires fastapi). Every
 request has one text, in the order of the file. All servers run during the whole benchmark, and the rounds are
-interleaved. The output is a markdown table of medians over the rounds. Any response other than 200 ends the
+interleaved. The output is a markdown table of medians over the rounds. The CPU time per request of a server
+is the column that depends least on what else the machine runs. Any response other than 200 ends the
 benchmark.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shlex
 import socket
 import statistics
@@ -72,6 +74,12 @@ def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
     sys.exit(f"{shlex.join(command)}: does not respond")
 
 
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """CPU time of all threads of a process so far (Linux)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def drive(port: int, script: Path, seconds: int, connections: int) -> dict[str, float]:
     """Run one round of wrk: requests per second, and p50 and p99 of the latency in milliseconds."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--timeout", "30", "-s", str(script)]
@@ -80,7 +88,7 @@ def drive(port: int, script: Path, seconds: int, connections: int) -> dict[str, 
     if result["lost"]:
         sys.exit(f"{result['lost']} of {result['requests']} requests did not get status 200")
     rate = 1e6 * result["requests"] / result["us"]
-    return {"rate": rate, "p50": result["p50"] / 1000, "p99": result["p99"] / 1000}
+    return {**result, "rate": rate, "p50": result["p50"] / 1000, "p99": result["p99"] / 1000}
 
 
 def main() -> None:
@@ -133,17 +141,23 @@ def main() -> None:
                 running[name] = start(command, port), port
                 drive(port, script, 1, options.connections)
             for turn in range(options.rounds):
-                for name, (_, port) in running.items():
-                    rounds[name].append(drive(port, script, options.seconds, options.connections))
+                for name, (process, port) in running.items():
+                    before = cpu_seconds(process)
+                    result = drive(port, script, options.seconds, options.connections)
+                    result["cpu"] = 1000 * (cpu_seconds(process) - before) / result["requests"]
+                    rounds[name].append(result)
                     print(turn, name, rounds[name][-1], file=sys.stderr)
         finally:
             for process, _ in running.values():
                 process.terminate()
                 process.wait()
-    print(f"| {options.connections} connections | requests per second | p50 | p99 |\n|---|---|---|---|")
+    print(f"| {options.connections} connections | requests per second | p50 | p99 | CPU per request |")
+    print("|---|---|---|---|---|")
     for name, results in rounds.items():
-        rate, p50, p99 = (statistics.median(x[key] for x in results) for key in ("rate", "p50", "p99"))
-        print(f"| {name} | {rate:.0f} | {p50:.2f} ms | {p99:.2f} ms |")
+        rate, p50, p99, cpu = (
+            statistics.median(result[key] for result in results) for key in ("rate", "p50", "p99", "cpu")
+        )
+        print(f"| {name} | {rate:.0f} | {p50:.2f} ms | {p99:.2f} ms | {cpu:.3f} ms |")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ that rate is sent, without waiting for responses. The bundle is replaced after a
 server is restarted with SIGTERM after half of it. After three quarters the bundle is broken, restored, and
 replaced. The benchmark prints the memory of the server twenty times, and at the end the number of requests by
 outcome: the status; `down`, no server was listening; `unsent`, all connections were in use; `lost`, sent
-without getting a response. It exits with 1 unless every response was 200 or 503, no request was lost, and the server
-exited with 0 each time.
+without getting a response. It exits with 1 unless every response was 200 or 503, no request was lost, and
+the server exited with 0 each time.
 """
 
 from __future__ import annotations

@@ -199,9 +199,9 @@ class ModelRegistry:
             return
         try:
             classifier = await asyncio.to_thread(self._load, folder)
-            found = classifier.manifest.name
-            if found != name:
-                problem = f"the bundle is named {found!r}, expected {name!r}"
+            actual_name = classifier.manifest.name
+            if actual_name != name:
+                problem = f"the bundle is named {actual_name!r}, expected {name!r}"
                 raise ServingError(f"{folder}: {problem} (restart the server to serve it)")
             if await asyncio.to_thread(_signature, folder) != signature:
                 return  # changed during loading: the next check loads it

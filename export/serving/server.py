@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import select
@@ -95,6 +96,7 @@ class Server(uvicorn.Server):
             shown = f"[{host}]" if ":" in host else host
             self._log.event("listening", url=f"http://{shown}:{port}", pid=os.getpid())
         self._log.flush()
+        gc.freeze()  # garbage collection need not scan the loaded modules and models
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop. Uvicorn calls this ten times per second."""

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO
@@ -75,8 +76,9 @@ class Log:
     def request(self, route: str, method: str, code: int, record: RequestRecord) -> None:
         """Log a finished request and update the request metrics."""
         seconds = perf_counter() - record.start
-        REQUESTS.labels(route, str(code)).inc()
-        REQUEST_SECONDS.labels(route).observe(seconds)
+        responses, latency = _request_metrics(route, code)
+        responses.inc()
+        latency.observe(seconds)
         details: dict[str, object] = {
             "route": route,
             "method": method,
@@ -115,6 +117,11 @@ class Log:
         with suppress(OSError):  # a closed log must not stop the server
             self._stream.write(b"".join(lines))
             self._stream.flush()
+
+
+@cache
+def _request_metrics(route: str, code: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, str(code)), REQUEST_SECONDS.labels(route)
 
 
 def _stderr() -> BinaryIO:

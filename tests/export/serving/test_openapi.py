@@ -22,7 +22,7 @@ schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 
 
 def test_the_server_serves_its_document(server):
-    assert server.ask("/openapi.json").json() == DOCUMENT
+    assert server.send("/openapi.json").json() == DOCUMENT
 
 
 @schema.parametrize()
