@@ -50,7 +50,7 @@ def create_app(registry: ModelRegistry, settings: Settings, log: Log) -> Starlet
     routes = [
         Route("/predict", endpoints.predict, methods=["POST"]),
         Route("/v2/models/{model:model_name}/infer", endpoints.infer, methods=["POST"]),
-        Route("/v2/models/{model:model_name}/ready", endpoints.model_ready),
+        Route("/v2/models/{model:model_name}/ready", endpoints.ready),
         Route("/v2/models/{model:model_name}", endpoints.metadata),
         Route("/v2/health/ready", endpoints.ready),
         Route("/v2/health/live", _constant(_JSON({"live": True}))),
@@ -102,11 +102,10 @@ class _Endpoints:
         model = self._model(request)
         return _JSON(model_metadata(model.name, model.version, [*model.outputs.values()]))
 
-    async def model_ready(self, request: Request) -> Response:
-        return self._readiness({"name": self._model(request).name})
-
     async def ready(self, request: Request) -> Response:
-        return self._readiness({})
+        model = {"name": self._model(request).name} if request.path_params else {}
+        ready = not self._registry.draining
+        return _JSON({**model, "ready": ready}, 200 if ready else 503)
 
     async def _json(self, request: Request) -> dict[str, Any]:
         data = await read_json_object(request, self._settings.max_body)
@@ -118,10 +117,6 @@ class _Endpoints:
         model = self._registry.model(request.path_params["model"])
         _record(request, model)
         return model
-
-    def _readiness(self, fields: dict[str, str]) -> Response:
-        ready = not self._registry.draining
-        return _JSON({**fields, "ready": ready}, 200 if ready else 503)
 
 
 async def _metrics(request: Request) -> Response:

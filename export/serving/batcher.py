@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Condition, Thread
 from time import monotonic, perf_counter
 from typing import Generic, TypeVar
@@ -28,23 +29,13 @@ class InvalidTextError(Exception):
     """The classifier rejected a text. The message is the classifier's."""
 
 
-class _Pending(Generic[T]):
-    """A request in the queue. Its future resolves with the results of all texts, or with the first error."""
+@dataclass(slots=True)
+class _Item(Generic[T]):
+    """A queued text and the future of its result. An exception is a result too."""
 
-    def __init__(self, texts: Sequence[str], future: asyncio.Future[list[T]]) -> None:
-        self.texts, self.future, self.arrived = texts, future, monotonic()
-        self._results: dict[int, T] = {}
-
-    def set_result(self, position: int, result: T | Exception) -> None:
-        """Store the result of one text, or the exception it raised."""
-        if self.future.done():  # cancelled, or another text failed
-            return
-        if isinstance(result, Exception):
-            self.future.set_exception(result)
-            return
-        self._results[position] = result
-        if len(self._results) == len(self.texts):
-            self.future.set_result([self._results[position] for position in range(len(self.texts))])
+    text: str
+    future: asyncio.Future[T | Exception]
+    arrived: float
 
 
 class Batcher(Generic[T]):
@@ -70,8 +61,7 @@ class Batcher(Generic[T]):
     ) -> None:
         self._classify, self._on_batch = classify, on_batch
         self._max_batch, self._max_wait, self._queue_size = min(max_batch, queue_size), max_wait, queue_size
-        # a request and the position of one of its texts
-        self._queue: deque[tuple[_Pending[T], int]] = deque()
+        self._queue: deque[_Item[T]] = deque()
         self._changed = Condition()  # guards the queue and the two flags
         self._flushing = self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -90,15 +80,24 @@ class Batcher(Generic[T]):
             QueueFullError: the queue has no room for all texts. None of them is queued.
             InvalidTextError: the classifier rejected a text.
         """
-        if not texts:
-            return []
-        pending = _Pending(texts, self._loop.create_future())
+        arrived = monotonic()
+        items: list[_Item[T]] = [_Item(text, self._loop.create_future(), arrived) for text in texts]
         with self._changed:
-            if len(self._queue) + len(texts) > self._queue_size:
+            if len(self._queue) + len(items) > self._queue_size:
                 raise QueueFullError
-            self._queue.extend((pending, position) for position in range(len(texts)))
+            self._queue.extend(items)
             self._changed.notify()
-        return await pending.future
+        results: list[T] = []
+        try:
+            for item in items:
+                result = await item.future
+                if isinstance(result, Exception):
+                    raise result
+                results.append(result)
+        finally:
+            for item in items:
+                item.future.cancel()  # no effect on a finished future
+        return results
 
     def flush(self) -> None:
         """Stop waiting for batches to fill, now and for all later batches."""
@@ -120,7 +119,7 @@ class Batcher(Generic[T]):
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     break
-                wait = self._queue[0][0].arrived + self._max_wait - monotonic()
+                wait = self._queue[0].arrived + self._max_wait - monotonic()
                 if wait > 0 and not self._flushing:
                     self._changed.wait_for(self._is_full, wait)
                 batch = self._take()
@@ -132,33 +131,32 @@ class Batcher(Generic[T]):
     def _is_full(self) -> bool:
         return len(self._queue) >= self._max_batch or self._flushing
 
-    def _take(self) -> list[tuple[_Pending[T], int]]:
-        """Remove the next batch from the queue, without texts of cancelled or failed requests."""
-        batch: list[tuple[_Pending[T], int]] = []
+    def _take(self) -> list[_Item[T]]:
+        """Remove the next batch from the queue, without cancelled texts."""
+        batch: list[_Item[T]] = []
         longest = 0
         while self._queue and len(batch) < self._max_batch:
-            pending, position = self._queue[0]
-            if not pending.future.done():
-                longest = max(longest, len(pending.texts[position]))
+            item = self._queue[0]
+            if not item.future.done():
+                longest = max(longest, len(item.text))
                 if batch and (len(batch) + 1) * longest > MAX_PADDED_CHARACTERS:
                     break
-                batch.append((pending, position))
+                batch.append(item)
             self._queue.popleft()
         return batch
 
-    def _compute(self, batch: list[tuple[_Pending[T], int]]) -> Sequence[T | Exception]:
+    def _compute(self, batch: list[_Item[T]]) -> Sequence[T | Exception]:
         """A result or an exception for each text. If the call fails, every text is tried alone."""
         try:
-            return self._classify([pending.texts[position] for pending, position in batch])
+            return self._classify([item.text for item in batch])
         except Exception as error:
             if len(batch) > 1:
                 return [self._compute([item])[0] for item in batch]
             return [InvalidTextError(str(error)) if isinstance(error, ValueError) else error]
 
-    def _deliver(
-        self, batch: list[tuple[_Pending[T], int]], results: Sequence[T | Exception], seconds: float
-    ) -> None:
-        for (pending, position), result in zip(batch, results, strict=True):
-            pending.set_result(position, result)
+    def _deliver(self, batch: list[_Item[T]], results: Sequence[T | Exception], seconds: float) -> None:
+        for item, result in zip(batch, results, strict=True):
+            if not item.future.done():  # cancelled during the call
+                item.future.set_result(result)
         if batch:
             self._on_batch(len(batch), seconds)

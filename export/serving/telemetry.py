@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,7 @@ BUNDLE_INFO = Gauge("tinyheads_bundle_info", "The bundle being served.", ["model
 RELOADS = Counter("tinyheads_reloads", "Reloads of changed bundles.", ["model", "outcome"])
 
 
+@dataclass(slots=True)
 class RequestRecord:
     """What the log and the metrics contain about one request.
 
@@ -51,14 +53,11 @@ class RequestRecord:
         texts: the texts of the request, once they are known to be valid.
     """
 
-    __slots__ = ("body_complete", "model", "reason", "start", "texts")
-
-    def __init__(self) -> None:
-        self.start = perf_counter()
-        self.body_complete = False
-        self.model: str | None = None
-        self.reason: str | None = None
-        self.texts: Sequence[str] = ()
+    start: float = field(default_factory=perf_counter)
+    body_complete: bool = False
+    model: str | None = None
+    reason: str | None = None
+    texts: Sequence[str] = ()
 
 
 class Log:
@@ -79,22 +78,19 @@ class Log:
         responses, latency = _request_metrics(route, code)
         responses.inc()
         latency.observe(seconds)
-        details: dict[str, object] = {
+        if record.reason is not None:
+            REFUSALS.labels(record.reason).inc()
+        details = {
             "route": route,
             "method": method,
             "code": code,
             "ms": round(1000 * seconds, 3),
+            "model": record.model,
+            "texts": len(record.texts) or None,
+            "reason": record.reason,
+            "inputs": record.texts if self._texts and record.texts else None,
         }
-        if record.model is not None:
-            details["model"] = record.model
-        if record.texts:
-            details["texts"] = len(record.texts)
-        if record.reason is not None:
-            REFUSALS.labels(record.reason).inc()
-            details["reason"] = record.reason
-        if self._texts and record.texts:
-            details["inputs"] = record.texts
-        self.event("request", **details)
+        self.event("request", **{name: value for name, value in details.items() if value is not None})
 
     def failure(self, where: str, error: BaseException) -> None:
         """Log an internal error with its stack, without its message, which may contain texts."""
