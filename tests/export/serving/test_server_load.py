@@ -27,6 +27,15 @@ def test_texts_of_several_requests_share_one_call(patient, classifier, close_to)
     assert patient.metric("tinyheads_batch_texts_count") == calls + 1
 
 
+def test_requests_with_different_options_share_one_call(patient, classifier, close_to):
+    options = [{}, {"heads": ["flags"], "top_k": 1}, {"scores": True}]
+    calls = patient.metric("tinyheads_batch_texts_count")
+    replies = [patient.predict_later(text="thanks", **option) for option in options]
+    for reply, option in zip(replies, options, strict=True):
+        assert close_to(reply.result().json(), classifier("thanks", **option))
+    assert patient.metric("tinyheads_batch_texts_count") == calls + 1
+
+
 def test_requests_and_texts_are_counted_and_logged(patient):
     texts, codes = (
         patient.metric("tinyheads_texts_total{"),
