@@ -1,15 +1,17 @@
-"""What most people serve a classifier with: FastAPI around the transformers pipeline, in torch.
+"""FastAPI around the transformers pipeline, or around the batcher of `distill serve`, to compare with.
 
-    python benchmarks/serving_peer.py STUDENT --port 8001 [--threaded]
+    python benchmarks/serving_peer.py --student RUN/stages/fit_student --port 8001 [--threaded]
+    python benchmarks/serving_peer.py --bundle BUNDLE --port 8001
 
-STUDENT is a network that `distill run` left, RUN/stages/fit_student. The pipeline gets its encoder and its
-first head; it pools the first token where the student takes the mean, so it does the same work and its
-answers differ. Needs the train extra and fastapi.
+The pipeline gets the encoder and the first head of the student. It uses the first token where the student
+uses the mean of all tokens, so it does the same amount of work and returns other labels. Requires fastapi
+and, for the pipeline, the train extra.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 
-class Ask(BaseModel):
+class Body(BaseModel):
     """The body of a request."""
 
     text: str
 
 
-def pipeline_of(folder: Path) -> Any:
+def load_pipeline(folder: Path) -> Callable[..., list[dict[str, Any]]]:
     """The transformers pipeline with the weights of the student in `folder`."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
@@ -37,27 +39,53 @@ def pipeline_of(folder: Path) -> Any:
     model = AutoModelForSequenceClassification.from_config(config)
     model.base_model.load_state_dict(network.encoder.state_dict(), strict=False)
     model.classifier.load_state_dict(network.linear[f"logits_{head.name}"].state_dict())
-    return pipeline("text-classification", model=model.eval(), tokenizer=tokenizer, device="cpu")
+    classify: Callable[..., list[dict[str, Any]]] = pipeline(
+        "text-classification", model=model.eval(), tokenizer=tokenizer, device="cpu"
+    )
+    return classify
+
+
+def pipeline_app(student: Path, threaded: bool) -> FastAPI:
+    """FastAPI around the transformers pipeline, in the event loop or in FastAPI's thread pool."""
+    classify, app = load_pipeline(student), FastAPI()
+
+    def predict(body: Body) -> dict[str, Any]:
+        return classify(body.text, truncation=True)[0]
+
+    async def predict_in_event_loop(body: Body) -> dict[str, Any]:
+        return predict(body)
+
+    app.post("/predict")(predict if threaded else predict_in_event_loop)
+    return app
+
+
+def batcher_app(bundle: Path) -> FastAPI:
+    """FastAPI around the batcher of `distill serve`, without its timeout, metrics and log."""
+    from export.serving.model_registry import ModelRegistry
+    from export.serving.settings import Settings
+    from export.serving.telemetry import Log
+
+    registry = ModelRegistry(Settings(bundles=(str(bundle),)), Log())
+    app = FastAPI(lifespan=registry.lifespan)
+
+    @app.post("/predict")
+    async def predict(body: Body) -> dict[str, Any]:
+        (result,) = await registry.model(None).classify([body.text])
+        return result.prediction
+
+    return app
 
 
 def main() -> None:
-    """Serve until stopped."""
+    """Serve until a signal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("student", type=Path)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--student", type=Path, help="serve the pipeline of this student")
+    source.add_argument("--bundle", type=Path, help="serve this bundle")
     parser.add_argument("--port", type=int, default=8001)
-    parser.add_argument("--threaded", action="store_true", help="a plain `def`: FastAPI calls it in threads")
+    parser.add_argument("--threaded", action="store_true", help="run the pipeline in the thread pool")
     options = parser.parse_args()
-    classify = pipeline_of(options.student)
-    app = FastAPI()
-
-    def predict(ask: Ask) -> dict[str, Any]:
-        found: dict[str, Any] = classify(ask.text, truncation=True)[0]
-        return found
-
-    async def predict_in_the_loop(ask: Ask) -> dict[str, Any]:
-        return predict(ask)
-
-    app.post("/predict")(predict if options.threaded else predict_in_the_loop)
+    app = batcher_app(options.bundle) if options.bundle else pipeline_app(options.student, options.threaded)
     uvicorn.run(app, port=options.port, log_level="warning", access_log=False)
 
 

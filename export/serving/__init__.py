@@ -1,4 +1,4 @@
-"""The server: bundles answered over HTTP, texts of concurrent requests in one call of the classifier.
+"""HTTP server for bundles: `/predict`, the open inference protocol v2 and Prometheus metrics.
 
-Needs the `serve` extra; `export.serving.server` is the entrance.
+Requires the `serve` extra. `export.serving.server.serve` starts it.
 """

@@ -1,182 +1,202 @@
-"""The routes, as a bare ASGI application: a request is read, answered or refused, counted and logged.
-
-No framework stands on this path: parsing, batching and the classifier take a fraction of a millisecond.
-"""
+"""The Starlette application: routes, error responses, and the middleware around every request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from time import perf_counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from export.serving.batcher import BadText, QueueFull
-from export.serving.errors import Refusal, busy, wrong
-from export.serving.model_registry import Host
-from export.serving.openapi import PAGE_HEADERS, document, page
-from export.serving.predict_api import read_predict
-from export.serving.request import Call, Disconnected, read_body
+from export.serving.errors import RequestError, unavailable
+from export.serving.model_registry import Model, ModelRegistry
+from export.serving.openapi import DOCS_HEADERS, docs_page, openapi_document
+from export.serving.predict_api import parse_predict
+from export.serving.request import check_name, read_json_object
 from export.serving.settings import VERSION, Settings
-from export.serving.telemetry import Observer
-from export.serving.v2_api import metadata, read_infer
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Header = tuple[bytes, bytes]
-Answer = tuple[int, bytes]
-Handler = Callable[[Call], Awaitable[Answer]]
-
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-_JSON: Header = (b"content-type", b"application/json")
-_TYPES: dict[str, list[Header]] = {
-    "/metrics": [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")],
-    "/docs": PAGE_HEADERS,
-}
+from export.serving.telemetry import Log, RequestRecord
+from export.serving.v2_api import model_metadata, parse_infer
 
 
-class Application:
-    """Answers the requests of one server.
+class _ModelName(StringConvertor):
+    """A model name in a path. It may contain slashes, but no trailing `/infer` or `/ready`."""
 
-    Attributes:
-        draining: set when the server stops: not ready, and new texts are refused with 503.
-    """
+    regex = ".+(?<!/infer)(?<!/ready)"
 
-    def __init__(self, host: Host, settings: Settings, observer: Observer) -> None:
-        self._host, self._settings, self._observer = host, settings, observer
-        self.draining = False
-        told = document(host.names, settings, VERSION)
-        fixed = {
-            "/v2": orjson.dumps({"name": "tinyheads", "version": VERSION, "extensions": []}),
-            "/v2/health/live": b'{"live":true}',
-            "/openapi.json": orjson.dumps(told),
-            "/docs": page(told).encode(),
-        }
-        self._routes: dict[str, tuple[str, Handler]] = {
-            "/predict": ("POST", self._predict),
-            "/v2/models/{model}/infer": ("POST", self._infer),
-            "/v2/models/{model}": ("GET", self._metadata),
-            "/v2/models/{model}/ready": ("GET", self._model_ready),
-            "/v2/health/ready": ("GET", self._ready),
-            "/metrics": ("GET", self._metrics),
-            **{route: ("GET", _always(body)) for route, body in fixed.items()},
-        }
 
-    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
-        """One HTTP request, ended by the timeout if by nothing else."""
-        start = perf_counter()
-        call = Call(scope, receive)
-        task = asyncio.current_task()
-        assert task is not None
-        timer = asyncio.get_running_loop().call_later(self._settings.timeout_s, task.cancel)
-        try:
-            code, body = await self._handler(call)(call)
-            headers = [*_TYPES.get(call.route, (_JSON,)), (b"content-length", b"%d" % len(body))]
-        except Disconnected:
-            self._tell(call, 499, start)  # as nginx counts those who went away
-            return
-        except (Exception, asyncio.CancelledError) as error:
-            code, body, headers = self._refused(call, error)
-        finally:
-            timer.cancel()
-        if self.draining:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": code, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        self._tell(call, code, start)
+register_url_convertor("model_name", _ModelName())
 
-    def _handler(self, call: Call) -> Handler:
-        if call.route not in self._routes:
-            call.route = "other"  # a path may say anything, so it is neither counted nor logged
-            raise Refusal(404, "path: unknown (GET /docs tells them all)", "path")
-        method, handler = self._routes[call.route]
-        if call.method != method and (call.method, method) != ("HEAD", "GET"):
-            call.method = call.method if call.method in _METHODS else "other"
-            allowed = "GET, HEAD" if method == "GET" else method
-            raise Refusal(405, f"method: must be one of {allowed}", "method", allow=allowed)
-        return handler
 
-    async def _predict(self, call: Call) -> Answer:
-        asked = read_predict(await self._body(call), self._settings)
-        model = self._host.only() if asked.model is None else self._host.model(asked.model)
-        call.model, call.texts = model.name, asked.texts
-        answers = await model.batcher.ask(asked.texts, model.plain(asked))
-        return 200, orjson.dumps(answers[0] if asked.single else answers)
+class _JSON(JSONResponse):
+    """JSON written by orjson."""
 
-    async def _infer(self, call: Call) -> Answer:
-        body = await self._body(call)
-        model = self._host.model(call.name)
-        call.model = model.name
-        asked = read_infer(body, self._settings)
-        call.texts = asked.texts
-        form = model.tensors(asked.outputs)
-        answers = await model.batcher.ask(asked.texts, form)
-        told = {"model_name": model.name, "model_version": model.version}
-        if asked.id is not None:
-            told["id"] = asked.id
-        return 200, orjson.dumps({**told, "outputs": form.document(answers)})
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
 
-    async def _body(self, call: Call) -> bytes:
-        if self.draining:
-            raise busy("the server is stopping (try again)", "stopping")
-        body = await read_body(call, self._settings.max_body)
-        if self.draining:
-            raise busy("the server is stopping (try again)", "stopping")
-        return body
 
-    async def _metadata(self, call: Call) -> Answer:
-        model = self._host.model(call.name)
-        call.model = model.name
-        return 200, orjson.dumps(metadata(model.name, model.version, [*model.heads.values()]))
+def create_app(registry: ModelRegistry, settings: Settings, log: Log) -> Starlette:
+    """The application that serves the models of a registry."""
+    endpoints = _Endpoints(registry, settings)
+    document = openapi_document(registry.names, settings)
+    routes = [
+        Route("/predict", endpoints.predict, methods=["POST"]),
+        Route("/v2/models/{model:model_name}/infer", endpoints.infer, methods=["POST"]),
+        Route("/v2/models/{model:model_name}/ready", endpoints.ready),
+        Route("/v2/models/{model:model_name}", endpoints.metadata),
+        Route("/v2/health/ready", endpoints.ready),
+        Route("/v2/health/live", _constant(_JSON({"live": True}))),
+        Route("/v2", _constant(_JSON({"name": "tinyheads", "version": VERSION, "extensions": []}))),
+        Route("/metrics", _metrics),
+        Route("/openapi.json", _constant(_JSON(document))),
+        Route("/docs", _constant(HTMLResponse(docs_page(document), headers=DOCS_HEADERS))),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(_RequestMiddleware, registry=registry, settings=settings, log=log)],
+        exception_handlers={HTTPException: _error_response},
+        lifespan=registry.lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
 
-    async def _model_ready(self, call: Call) -> Answer:
-        call.model = self._host.model(call.name).name
-        return self._readiness({"name": call.model, "ready": not self.draining})
 
-    async def _ready(self, call: Call) -> Answer:
-        return self._readiness({"ready": not self.draining})
+class _Endpoints:
+    """The functions behind the routes."""
 
-    def _readiness(self, told: dict[str, Any]) -> Answer:
-        return (503 if self.draining else 200), orjson.dumps(told)
+    def __init__(self, registry: ModelRegistry, settings: Settings) -> None:
+        self._registry, self._settings = registry, settings
 
-    async def _metrics(self, call: Call) -> Answer:
-        return 200, self._observer.metrics()
+    async def predict(self, request: Request) -> Response:
+        body = parse_predict(await self._json(request), self._settings)
+        model = self._registry.model(body.model)
+        for head in body.heads or []:
+            check_name("heads", "head", head, model.heads)
+        _record(request, model, body.texts)
+        results = await model.classify(body.texts)
+        predictions = model.predictions(results, body.heads, body.top_k, body.scores)
+        return _JSON(predictions[0] if body.single else predictions)
 
-    def _refused(self, call: Call, error: BaseException) -> tuple[int, bytes, list[Header]]:
-        if isinstance(error, asyncio.CancelledError):
-            error = _late(call, self._settings.timeout_s)
-        elif isinstance(error, QueueFull):
-            error = busy("too many texts are waiting (try again)", "queue")
-        elif isinstance(error, BadText):
-            error = wrong(str(error), "text")
-        elif not isinstance(error, Refusal):
-            self._observer.failure(call.route, error)
-            error = Refusal(500, "a fault of the server (its log tells more)", "fault")
-        call.reason = error.reason
-        body = orjson.dumps({"error": error.line})
-        return error.status, body, [_JSON, (b"content-length", b"%d" % len(body)), *error.headers]
-
-    def _tell(self, call: Call, code: int, start: float) -> None:
-        self._observer.request(
-            call.route,
-            call.method,
-            code,
-            perf_counter() - start,
-            model=call.model,
-            reason=call.reason,
-            texts=call.texts,
+    async def infer(self, request: Request) -> Response:
+        data = await self._json(request)
+        model = self._model(request)
+        body = parse_infer(data, self._settings)
+        for output in body.outputs or []:
+            check_name("outputs", "output", output, model.outputs)
+        _record(request, model, body.texts)
+        tensors = model.tensors(await model.classify(body.texts), body.outputs)
+        response_id = {} if body.id is None else {"id": body.id}
+        return _JSON(
+            {"model_name": model.name, "model_version": model.version, **response_id, "outputs": tensors}
         )
 
+    async def metadata(self, request: Request) -> Response:
+        model = self._model(request)
+        return _JSON(model_metadata(model.name, model.version, [*model.outputs.values()]))
 
-def _late(call: Call, seconds: float) -> Refusal:
-    if not call.whole:
-        return Refusal(408, f"body: not whole within {seconds:g} s", "timeout", connection="close")
-    return Refusal(504, f"not answered within {seconds:g} s (ask less at once)", "timeout")
+    async def ready(self, request: Request) -> Response:
+        model = {"name": self._model(request).name} if request.path_params else {}
+        ready = not self._registry.draining
+        return _JSON({**model, "ready": ready}, 200 if ready else 503)
+
+    async def _json(self, request: Request) -> dict[str, Any]:
+        data = await read_json_object(request, self._settings.max_body)
+        if self._registry.draining:
+            raise unavailable("server: is stopping (retry later)", "stopping")
+        return data
+
+    def _model(self, request: Request) -> Model:
+        model = self._registry.model(request.path_params["model"])
+        _record(request, model)
+        return model
 
 
-def _always(body: bytes) -> Handler:
-    async def answer(call: Call) -> Answer:
-        return 200, body
+async def _metrics(request: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    return answer
+
+def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return response
+
+    return endpoint
+
+
+def _record(request: Request, model: Model, texts: Sequence[str] = ()) -> None:
+    """Note the model and the texts of a request for the log."""
+    request.scope["record"].model, request.scope["record"].texts = model.name, texts
+
+
+async def _error_response(request: Request, error: Exception) -> Response:
+    """`{"error": detail}` for a `RequestError`, and for the 404 and 405 that Starlette raises."""
+    assert isinstance(error, HTTPException)
+    detail, reason = error.detail, getattr(error, "reason", "")
+    if not reason and error.status_code == 404:
+        detail, reason = "path: unknown (GET /docs lists all paths)", "path"
+    elif not reason:
+        detail, reason = f"method: must be one of {(error.headers or {}).get('Allow')}", "method"
+    request.scope["record"].reason = reason
+    return _JSON({"error": detail}, error.status_code, error.headers)
+
+
+class _RequestMiddleware:
+    """Enforces the timeout, responds to internal errors with 500, and logs every request."""
+
+    def __init__(self, app: ASGIApp, registry: ModelRegistry, settings: Settings, log: Log) -> None:
+        self._app, self._registry, self._settings, self._log = app, registry, settings, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = scope["record"] = RequestRecord()
+        status = 0
+
+        async def send_and_note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                timeout.cancel()
+                status = message["status"]
+                if self._registry.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        task = asyncio.current_task()
+        assert task is not None
+        timeout = asyncio.get_running_loop().call_later(self._settings.timeout_s, task.cancel)
+        try:
+            await self._app(scope, receive, send_and_note_status)
+        except ClientDisconnect:
+            status = 499  # as nginx logs it
+        except (Exception, asyncio.CancelledError) as error:
+            if status:  # the response has started
+                raise
+            response = await _error_response(Request(scope), self._request_error(scope, error))
+            await response(scope, receive, send_and_note_status)
+        finally:
+            timeout.cancel()
+        self._log.request(_route(scope), scope["method"], status, record)
+
+    def _request_error(self, scope: Scope, error: BaseException) -> RequestError:
+        seconds = self._settings.timeout_s
+        if not isinstance(error, asyncio.CancelledError):
+            self._log.failure(_route(scope), error)
+            return RequestError(500, "server: internal error (see the server log)", "internal")
+        if scope["record"].body_complete:
+            detail = f"server: no response within {seconds:g} s (send fewer texts per request)"
+            return RequestError(504, detail, "timeout")
+        detail = f"body: incomplete after {seconds:g} s (send it faster)"
+        return RequestError(408, detail, "timeout", {"connection": "close"})
+
+
+def _route(scope: Scope) -> str:
+    """The path of the matching route, with the placeholder for the model name, or "other"."""
+    return scope["route"].path_format if "route" in scope else "other"

@@ -1,200 +1,162 @@
-"""Texts of many requests in one call: a bounded queue, and a thread that takes from it.
+"""Dynamic batching: texts of concurrent requests share one call of the classifier.
 
-While a classifier computes, texts gather; when it is done it takes those that wait, first come first
-served, so a batch grows with the load and a lone text waits for nobody. A batch is bounded in texts
-and in texts times the characters of the longest, so that a long one does not hold many short ones.
+Requests put their texts into a bounded queue. A thread takes texts from it in order of arrival, as many as
+are waiting when the previous call is done, so batches grow with the load and a single text does not wait.
+A batch is limited in texts and in padded characters (texts times the length of the longest one), so one long
+text does not delay many short ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Condition, Thread
 from time import monotonic, perf_counter
-from typing import Any, Protocol
+from typing import Generic, TypeVar
 
-from export.runtime.probabilities import Floats
+MAX_PADDED_CHARACTERS = 16_384  # 64 texts of 256 characters
 
-PADDED = 16_384  # characters: 64 texts of 256, or one that is longer
-_RUN = 16  # of a batch, sorted by length, computed at once: fewer pad less, more cost less a text
-
-
-class Computes(Protocol):
-    """What is asked of a classifier here."""
-
-    def logits(self, texts: Sequence[str], *, batch_size: int) -> Mapping[str, Floats]:
-        """The logits of each head, [texts, labels]. Raises: ValueError, which text is wrong."""
+T = TypeVar("T")
 
 
-class Form(Protocol):
-    """How a request wants its answers. Texts of one form, the same object, are answered together."""
-
-    def answer(self, logits: Mapping[str, Floats]) -> list[Any]:
-        """An answer to each row of the logits."""
+class QueueFullError(Exception):
+    """The queue has no room for the texts of a request."""
 
 
-class QueueFull(Exception):
-    """More texts wait than may."""
+class InvalidTextError(Exception):
+    """The classifier rejected a text. The message is the classifier's."""
 
 
-class BadText(Exception):
-    """A text that the classifier refuses, in its words."""
+@dataclass(slots=True)
+class _Item(Generic[T]):
+    """A queued text and the future of its result. An exception is a result too."""
+
+    text: str
+    future: asyncio.Future[T | Exception]
+    arrived: float
 
 
-class Ticket:
-    """One request: its texts, and a future that all their answers or the first error resolve."""
-
-    __slots__ = ("arrived", "form", "found", "future", "missing", "texts")
-
-    def __init__(self, texts: Sequence[str], form: Form, future: asyncio.Future[list[Any]]) -> None:
-        self.texts, self.form, self.future, self.arrived = texts, form, future, monotonic()
-        self.found: list[Any] = [None] * len(texts)
-        self.missing = len(texts)
-
-    def put(self, position: int, answer: Any) -> None:
-        """The answer to one text, or the exception that it raised."""
-        if self.future.done():  # cancelled, or another text of it failed
-            return
-        if isinstance(answer, Exception):
-            self.future.set_exception(answer)
-            return
-        self.found[position] = answer
-        self.missing -= 1
-        if not self.missing:
-            self.future.set_result(self.found)
-
-
-Item = tuple[Ticket, int]
-
-
-class Batcher:
-    """One classifier, its queue, and the thread in which it computes. Asked in one event loop.
+class Batcher(Generic[T]):
+    """The queue of one classifier and the thread that runs it. Create and call it in one event loop.
 
     Args:
-        classifier: what computes the logits, in a thread of its own.
-        max_batch: texts a call at most.
-        max_wait: seconds that an idle classifier waits for a batch to fill.
-        limit: texts that may wait.
-        told: called in the event loop after each call, with its number of texts and its seconds.
+        classify: returns a result for each text, or raises ValueError for an invalid text. It is called in
+            the thread of the batcher.
+        max_batch: maximum number of texts per call.
+        max_wait: seconds an idle classifier waits for a batch to fill.
+        queue_size: maximum number of queued texts.
+        on_batch: called in the event loop after each call with the number of texts and the seconds it took.
     """
 
     def __init__(
         self,
-        classifier: Computes,
+        classify: Callable[[list[str]], Sequence[T]],
         *,
         max_batch: int,
         max_wait: float,
-        limit: int,
-        told: Callable[[int, float], None],
+        queue_size: int,
+        on_batch: Callable[[int, float], None],
     ) -> None:
-        self._classifier, self._told = classifier, told
-        self._max_batch, self._max_wait, self._limit = min(max_batch, limit), max_wait, limit
-        self._waiting: deque[Item] = deque()
-        self._changed = Condition()  # guards what waits, and whether more may come
-        self._hurried = self._closing = False
+        self._classify, self._on_batch = classify, on_batch
+        self._max_batch, self._max_wait, self._queue_size = min(max_batch, queue_size), max_wait, queue_size
+        self._queue: deque[_Item[T]] = deque()
+        self._changed = Condition()  # guards the queue and the two flags
+        self._flushing = self._closing = False
         self._loop = asyncio.get_running_loop()
         self._closed = self._loop.create_future()
-        Thread(target=self._work, name="classifier", daemon=True).start()
+        Thread(target=self._run, name="classifier", daemon=True).start()
 
     @property
     def depth(self) -> int:
-        """How many texts wait."""
-        return len(self._waiting)
+        """Number of queued texts."""
+        return len(self._queue)
 
-    async def ask(self, texts: Sequence[str], form: Form) -> list[Any]:
-        """The answers to the texts of one request, in order. Cancelled, what of it waits is passed over.
+    async def submit(self, texts: Sequence[str]) -> list[T]:
+        """The results of the texts, in order. Cancelling removes the texts from the queue.
 
         Raises:
-            QueueFull: no room for them all; none is queued.
-            BadText: a text that the classifier refuses.
+            QueueFullError: the queue has no room for all texts. None of them is queued.
+            InvalidTextError: the classifier rejected a text.
         """
-        if not texts:
-            return []
-        ticket = Ticket(texts, form, self._loop.create_future())
+        arrived = monotonic()
+        items: list[_Item[T]] = [_Item(text, self._loop.create_future(), arrived) for text in texts]
         with self._changed:
-            if len(self._waiting) + len(texts) > self._limit:
-                raise QueueFull
-            self._waiting.extend((ticket, position) for position in range(len(texts)))
+            if len(self._queue) + len(items) > self._queue_size:
+                raise QueueFullError
+            self._queue.extend(items)
             self._changed.notify()
-        return await ticket.future
+        results: list[T] = []
+        try:
+            for item in items:
+                result = await item.future
+                if isinstance(result, Exception):
+                    raise result
+                results.append(result)
+        finally:
+            for item in items:
+                item.future.cancel()  # no effect on a finished future
+        return results
 
-    def hurry(self) -> None:
-        """From now on no batch waits to fill: those who could fill it are refused."""
+    def flush(self) -> None:
+        """Stop waiting for batches to fill, now and for all later batches."""
         with self._changed:
-            self._hurried = True
+            self._flushing = True
             self._changed.notify()
 
     async def close(self) -> None:
-        """Returns when all that was asked is answered; nothing may be asked after it was called."""
+        """Return when all queued texts are classified. Do not submit texts after this."""
         with self._changed:
-            self._closing = self._hurried = True
+            self._closing = self._flushing = True
             self._changed.notify()
         await self._closed
 
-    def _work(self) -> None:
-        """Takes batches until closed; in the thread."""
+    def _run(self) -> None:
+        """Classify batches until the batcher is closed. Runs in the thread."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
                     break
-                left = self._waiting[0][0].arrived + self._max_wait - monotonic()
-                if left > 0 and not self._hurried:
-                    self._changed.wait_for(self._is_full, left)
+                wait = self._queue[0].arrived + self._max_wait - monotonic()
+                if wait > 0 and not self._flushing:
+                    self._changed.wait_for(self._is_full, wait)
                 batch = self._take()
             start = perf_counter()
-            answers = self._compute(batch) if batch else []
-            self._loop.call_soon_threadsafe(self._deliver, batch, answers, perf_counter() - start)
+            results = self._compute(batch) if batch else []
+            self._loop.call_soon_threadsafe(self._deliver, batch, results, perf_counter() - start)
         self._loop.call_soon_threadsafe(self._closed.set_result, None)
 
     def _is_full(self) -> bool:
-        return len(self._waiting) >= self._max_batch or self._hurried
+        return len(self._queue) >= self._max_batch or self._flushing
 
-    def _take(self) -> list[Item]:
-        """The next batch, off the queue; without those whose requests have ended."""
-        batch: list[Item] = []
+    def _take(self) -> list[_Item[T]]:
+        """Remove the next batch from the queue, without cancelled texts."""
+        batch: list[_Item[T]] = []
         longest = 0
-        while self._waiting and len(batch) < self._max_batch:
-            ticket, position = self._waiting[0]
-            if not ticket.future.done():
-                longest = max(longest, len(ticket.texts[position]))
-                if batch and (len(batch) + 1) * longest > PADDED:
+        while self._queue and len(batch) < self._max_batch:
+            item = self._queue[0]
+            if not item.future.done():
+                longest = max(longest, len(item.text))
+                if batch and (len(batch) + 1) * longest > MAX_PADDED_CHARACTERS:
                     break
-                batch.append((ticket, position))
-            self._waiting.popleft()
+                batch.append(item)
+            self._queue.popleft()
         return batch
 
-    def _compute(self, batch: list[Item]) -> list[Any]:
-        """An answer or an exception to each. Where a call fails, each text is asked by itself."""
+    def _compute(self, batch: list[_Item[T]]) -> Sequence[T | Exception]:
+        """A result or an exception for each text. If the call fails, every text is tried alone."""
         try:
-            texts = [ticket.texts[position] for ticket, position in batch]
-            logits = self._classifier.logits(texts, batch_size=_RUN)
+            return self._classify([item.text for item in batch])
         except Exception as error:
             if len(batch) > 1:
                 return [self._compute([item])[0] for item in batch]
-            return [BadText(str(error)) if isinstance(error, ValueError) else error]
-        try:
-            return _answers([ticket.form for ticket, _ in batch], logits)
-        except Exception as error:  # no text's fault
-            return [error] * len(batch)
+            return [InvalidTextError(str(error)) if isinstance(error, ValueError) else error]
 
-    def _deliver(self, batch: list[Item], answers: list[Any], seconds: float) -> None:
-        for (ticket, position), answer in zip(batch, answers, strict=True):
-            ticket.put(position, answer)
+    def _deliver(self, batch: list[_Item[T]], results: Sequence[T | Exception], seconds: float) -> None:
+        for item, result in zip(batch, results, strict=True):
+            if not item.future.done():  # cancelled during the call
+                item.future.set_result(result)
         if batch:
-            self._told(len(batch), seconds)
-
-
-def _answers(forms: list[Form], logits: Mapping[str, Floats]) -> list[Any]:
-    """The answer to each row of the logits, in the form of its request."""
-    first = forms[0]
-    if all(form is first for form in forms):
-        return first.answer(logits)
-    answers: list[Any] = [None] * len(forms)
-    for form in {id(form): form for form in forms}.values():
-        rows = [row for row, other in enumerate(forms) if other is form]
-        found = form.answer({head: part[rows] for head, part in logits.items()})
-        for row, answer in zip(rows, found, strict=True):
-            answers[row] = answer
-    return answers
+            self._on_batch(len(batch), seconds)

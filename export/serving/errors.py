@@ -1,29 +1,45 @@
-"""A request that is not answered with a result: its status, the line that says why, and in a word."""
+"""Errors of the server: why it cannot start, and why it rejects a request."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
 
-class Refusal(Exception):
-    """Raised anywhere below the application; ends a request.
+from starlette.exceptions import HTTPException
+
+
+class ServingError(Exception):
+    """The server cannot start.
 
     Attributes:
-        status: of HTTP.
-        line: what the client is told: where, what is wrong, what was expected.
-        reason: a word for metrics and logs, never taken from the request.
-        headers: more headers of the answer.
+        exit_code: exit status of the command line.
     """
 
-    def __init__(self, status: int, line: str, reason: str, **headers: str) -> None:
-        super().__init__(line)
-        self.status, self.line, self.reason = status, line, reason
-        self.headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    exit_code: ClassVar[int] = 2
 
 
-def busy(line: str, reason: str, *, close: bool = False) -> Refusal:
-    """A 503 that asks to come again in a second; `close` ends the connection too."""
-    return Refusal(503, line, reason, retry_after="1", **({"connection": "close"} if close else {}))
+class RequestError(HTTPException):
+    """A rejected request. The response body is `{"error": detail}`.
+
+    Args:
+        status_code: HTTP status of the response.
+        detail: `where: what is wrong, what was expected (what to do)`.
+        reason: one word for metrics and the log. It never contains request data.
+        headers: additional response headers.
+    """
+
+    def __init__(
+        self, status_code: int, detail: str, reason: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status_code, detail, headers)
+        self.reason = reason
 
 
-def wrong(line: str, reason: str = "request") -> Refusal:
-    """A 422: JSON, but not what was expected."""
-    return Refusal(422, line, reason)
+def unprocessable(detail: str, reason: str = "request") -> RequestError:
+    """Status 422: the body is JSON with an invalid value."""
+    return RequestError(422, detail, reason)
+
+
+def unavailable(detail: str, reason: str) -> RequestError:
+    """Status 503 with `Retry-After`: the server is overloaded or stopping."""
+    return RequestError(503, detail, reason, {"retry-after": "1"})

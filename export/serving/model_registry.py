@@ -1,145 +1,169 @@
-"""The bundles that are served: loaded, looked up by name, and swapped when their folder changes.
+"""The served bundles: loading, lookup by name, and replacement when a folder changes.
 
-A folder is looked at by the sizes, times and inodes of its files. When they have changed, what lies
-there is loaded beside what serves, all checks of a load included; only then do new requests go to it,
-while those that were asked of the old one are answered by it. What cannot be loaded is logged and
-tried again when the files change again.
+A folder has changed when the size, modification time or inode of any of its files has. The registry then
+loads the new bundle with all checks while the old one keeps serving. New requests go to the new bundle, and
+requests that are already queued are answered by the old one. A bundle that cannot be loaded is logged and
+tried again after the next change.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from ctypes import CDLL
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from export.bundle.manifest import BundleError, Head
+import numpy as np
+from starlette.applications import Starlette
+
+from export.bundle.manifest import MANIFEST, BundleError
 from export.runtime.classifier import Classifier
-from export.serving.batcher import Batcher, Form
-from export.serving.errors import Refusal, wrong
-from export.serving.predict_api import Asked, Plain, unknown
-from export.serving.settings import ServingError, Settings
-from export.serving.telemetry import Observer
-from export.serving.v2_api import Output, Tensors, outputs_of
+from export.runtime.postprocess import Answers, columns
+from export.runtime.probabilities import Floats
+from export.serving import telemetry
+from export.serving.batcher import Batcher, InvalidTextError, QueueFullError
+from export.serving.errors import ServingError, unavailable, unprocessable
+from export.serving.request import check_name
+from export.serving.settings import Settings
+from export.serving.v2_api import output_tensors
 
-Signature = tuple[tuple[str, int, int, int], ...]
+Signature = tuple[tuple[str, int, int, int], ...]  # path, inode, bytes and modification time of each file
+
+_SESSION_BATCH = 16  # texts per run of the session, sorted by length: larger runs pad more
+
+
+class Result(NamedTuple):
+    """The logits of all heads [labels] for one text, and what `Classifier.__call__` returns for it."""
+
+    logits: Floats
+    prediction: dict[str, Any]
 
 
 class Model:
-    """One loaded bundle, its queue, and the forms in which its requests want answers."""
+    """A loaded bundle and its batcher."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, observer: Observer) -> None:
+    def __init__(self, classifier: Classifier, settings: Settings) -> None:
         manifest = classifier.manifest
         self.name, self.variant = manifest.name, classifier.variant
-        self.heads: dict[str, Head] = {head.name: head for head in manifest.heads}
-        self.outputs: dict[str, Output] = outputs_of(manifest.heads)
         self.version: str = manifest.to_json()["digest"][:12]
+        self.outputs = output_tensors(manifest.heads)
+        self.heads = {head.name: head for head in manifest.heads}
+        self._columns = columns(manifest.heads)
         self.batcher = Batcher(
-            classifier,
+            partial(_classify, classifier, Answers(manifest.heads)),
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
-            limit=settings.queue,
-            told=observer.batches(self.name),
+            queue_size=settings.queue,
+            on_batch=partial(_count_batch, self.name),
         )
-        # the same options give the same object, so that such texts are answered together; of no bound
-        # method, whose circle would keep a retired bundle in memory
-        self._plain = lru_cache(256)(partial(_plain, self.heads))
-        self._tensors = lru_cache(256)(partial(_tensors, self.outputs))
 
-    def plain(self, asked: Asked) -> Form:
-        """The form of a `/predict`. Raises: Refusal, an unknown head."""
-        return self._plain(asked.heads, asked.top_k, asked.scores)
+    def log_fields(self) -> dict[str, object]:
+        """The fields of a log line about this model."""
+        heads = [*self.heads]
+        return {"model": self.name, "version": self.version, "variant": self.variant, "heads": heads}
 
-    def tensors(self, names: tuple[str, ...] | None) -> Tensors:
-        """The form of an infer request. Raises: Refusal, an unknown output."""
-        return self._tensors(names)
+    async def classify(self, texts: Sequence[str]) -> list[Result]:
+        """The results of the texts, in order.
+
+        Raises:
+            RequestError: 503 if the queue is full, 422 if the classifier rejects a text.
+        """
+        try:
+            return await self.batcher.submit(texts)
+        except QueueFullError:
+            raise unavailable("queue: is full (retry later)", "queue") from None
+        except InvalidTextError as error:
+            raise unprocessable(str(error), "text") from None
+
+    def predictions(
+        self, results: Sequence[Result], heads: Sequence[str] | None, top_k: int | None, scores: bool
+    ) -> list[dict[str, Any]]:
+        """What `Classifier.__call__` returns for the texts of these results with these options."""
+        if results and (scores or top_k is not None):
+            answers = Answers([self.heads[name] for name in heads or self.heads])
+            logits = [self._logits(results, head.name) for head in answers.heads]
+            return answers(np.hstack(logits), top_k, scores)
+        if heads is None:
+            return [result.prediction for result in results]
+        return [{name: result.prediction[name] for name in heads} for result in results]
+
+    def tensors(self, results: Sequence[Result], outputs: Sequence[str] | None) -> list[dict[str, Any]]:
+        """The outputs of an infer response. None selects the labels and scores of all heads."""
+        if outputs is None:
+            outputs = [name for name, output in self.outputs.items() if output.part != "probabilities"]
+        predictions = [result.prediction for result in results]
+        selected = [self.outputs[name] for name in outputs]
+        return [output.tensor(self._logits(results, output.head.name), predictions) for output in selected]
+
+    def _logits(self, results: Sequence[Result], head: str) -> Floats:
+        """The logits of one head, [texts, labels]."""
+        labels = len(self.heads[head].labels)
+        return np.reshape([result.logits[self._columns[head]] for result in results], (len(results), labels))
 
 
-def _plain(
-    heads: Mapping[str, Head], names: tuple[str, ...] | None, top_k: int | None, scores: bool
-) -> Plain:
-    for name in names or ():
-        if name not in heads:
-            raise wrong(f"heads: {unknown('head', name, [*heads])}", "head")
-    return Plain([heads[name] for name in dict.fromkeys(names or heads)], top_k, scores)
+class ModelRegistry:
+    """All served bundles by name. Creating it loads them, `lifespan` serves them.
 
-
-def _tensors(outputs: Mapping[str, Output], names: tuple[str, ...] | None) -> Tensors:
-    if names is None:
-        return Tensors([output for output in outputs.values() if output.part != "probabilities"])
-    for name in names:
-        if name not in outputs:
-            raise wrong(f"outputs: {unknown('output', name, [*outputs])}", "head")
-    return Tensors([outputs[name] for name in names])
-
-
-class Host:
-    """The models by name. `start` loads them, `close` answers what waits; both in the event loop.
+    Attributes:
+        names: names of the models, in the order of the command line.
+        draining: whether the server is stopping and rejects new texts.
 
     Raises:
-        ServingError: two bundles of one name, heads whose outputs would share one, or no such variant.
-        BundleError: a bundle that cannot be loaded.
+        ServingError: two bundles have the same name, two outputs of a bundle have the same name, or a bundle
+            has no such variant.
+        BundleError: a bundle is missing or invalid.
     """
 
-    def __init__(self, settings: Settings, observer: Observer) -> None:
-        self._settings, self._observer = settings, observer
+    def __init__(self, settings: Settings, log: telemetry.Log) -> None:
+        self._settings, self._log = settings, log
         self._folders: dict[str, Path] = {}
-        self._seen: dict[str, Signature] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._watcher: asyncio.Task[None] | None = None
-        self.models: dict[str, Model] = {}
-        self._loaded: list[tuple[Path, Signature, Classifier]] = []
+        self._signatures: dict[str, Signature] = {}
+        self._classifiers: dict[str, Classifier] = {}  # until `lifespan` starts
+        self._models: dict[str, Model] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.draining = False
         for folder in map(Path, settings.bundles):
-            seen = _signature(folder)
-            self._loaded.append((folder, seen, self._load(folder)))
-        for name, folder in ((x.manifest.name, folder) for folder, _, x in self._loaded):
+            signature, classifier = _signature(folder), self._load(folder)
+            name = classifier.manifest.name
             if name in self._folders:
                 both = f"{self._folders[name]} and {folder}"
-                raise ServingError(f"{both}: both bundles are named {name!r} (serve them apart)")
-            self._folders[name] = folder
+                raise ServingError(f"{both}: both bundles are named {name!r} (serve them separately)")
+            self._folders[name], self._signatures[name] = folder, signature
+            self._classifiers[name] = classifier
+        self.names = [*self._folders]
 
-    @property
-    def names(self) -> list[str]:
-        """Of the models, in the order given."""
-        return [*self._folders]
+    def model(self, name: str | None) -> Model:
+        """The model of this name. None selects the only model.
 
-    def model(self, name: str) -> Model:
-        """The model of this name. Raises: Refusal 404."""
-        if name not in self.models:
-            raise Refusal(404, f"model: {unknown('model', name, self.names)}", "model")
-        return self.models[name]
+        Raises:
+            RequestError: 404 for an unknown name, 422 for None if there are several models.
+        """
+        if name is None:
+            if len(self.names) > 1:
+                raise unprocessable(f"model: must be one of {self.names}", "model")
+            name = self.names[0]
+        check_name("model", "model", name, self.names, status=404)
+        return self._models[name]
 
-    def only(self) -> Model:
-        """The one model there is. Raises: Refusal, several."""
-        if len(self.models) != 1:
-            raise wrong(f"model: must name one of {self.names}", "model")
-        return next(iter(self.models.values()))
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Serve the models and watch their folders. On exit, wait until all queued texts are classified."""
+        for name, folder in self._folders.items():  # no local variable keeps a classifier in memory
+            self._serve(self._classifiers.pop(name))
+            self._log.event("serving", folder=str(folder), **self._models[name].log_fields())
+        watcher = asyncio.create_task(self._watch())
+        yield
+        watcher.cancel()
+        await asyncio.wait([watcher])
+        await asyncio.gather(*(model.batcher.close() for model in self._models.values()), *self._closing)
 
-    async def start(self) -> None:
-        """Opens the queues and begins to watch the folders."""
-        for folder, seen, classifier in self._loaded:
-            self._serve(Model(classifier, self._settings, self._observer))
-            self._seen[classifier.manifest.name] = seen
-            self._observer.event("serving", folder=str(folder), **self._about(classifier.manifest.name))
-        self._loaded.clear()
-        if self._settings.watch_s:
-            self._watcher = asyncio.create_task(self._watch())
-
-    def hurry(self) -> None:
-        """Lets no batch wait to fill any more."""
-        for model in self.models.values():
-            model.batcher.hurry()
-
-    async def close(self) -> None:
-        """Ends the watch and returns when all that was asked is answered."""
-        if self._watcher:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
-        await asyncio.gather(*(model.batcher.close() for model in self.models.values()), *self._retiring)
+    def flush(self) -> None:
+        """Stop waiting for batches to fill."""
+        for model in self._models.values():
+            model.batcher.flush()
 
     def _load(self, folder: Path) -> Classifier:
         try:
@@ -149,72 +173,81 @@ class Host:
         except ValueError as error:
             raise ServingError(f"{folder}: {error}") from None
         heads = classifier.manifest.heads
-        if len(outputs_of(heads)) != 3 * len(heads):
-            problem = f"heads {[head.name for head in heads]} give two outputs of one name"
-            raise ServingError(f"{folder}: {problem} (no head may be named as another with .score)")
+        if len(output_tensors(heads)) != 3 * len(heads):
+            problem = f"heads {[head.name for head in heads]} have two outputs of the same name"
+            raise ServingError(f"{folder}: {problem} (rename the head that ends with .score)")
         return classifier
 
-    def _serve(self, model: Model) -> None:
-        self.models[model.name] = model
-        self._observer.bundle(
-            model.name, model.version, model.variant, lambda: self.models[model.name].batcher.depth
-        )
-
-    def _about(self, name: str) -> dict[str, Any]:
-        model = self.models[name]
-        return {"model": name, "version": model.version, "variant": model.variant, "heads": [*model.heads]}
+    def _serve(self, classifier: Classifier) -> Model:
+        """Direct new requests to this classifier."""
+        model = self._models[classifier.manifest.name] = Model(classifier, self._settings)
+        telemetry.BUNDLE_INFO.remove_by_labels({"model": model.name})
+        telemetry.BUNDLE_INFO.labels(model.name, model.version, model.variant).set(1)
+        telemetry.QUEUE_TEXTS.labels(model.name).set_function(lambda: model.batcher.depth)
+        return model
 
     async def _watch(self) -> None:
-        while True:
+        while self._settings.watch_s:
             await asyncio.sleep(self._settings.watch_s)
             for name in self.names:
-                await self._look(name)
+                await self._reload_if_changed(name)
 
-    async def _look(self, name: str) -> None:
+    async def _reload_if_changed(self, name: str) -> None:
         folder = self._folders[name]
-        seen = await asyncio.to_thread(_signature, folder)
-        if not seen or seen == self._seen[name]:  # nothing there: a bundle is being replaced
+        signature = await asyncio.to_thread(_signature, folder)
+        if not signature or signature == self._signatures[name]:  # empty while a bundle is being replaced
             return
         try:
             classifier = await asyncio.to_thread(self._load, folder)
-            if classifier.manifest.name != name:
-                found = classifier.manifest.name
-                raise ServingError(f"{folder}: is now named {found!r}, was {name!r} (start anew to serve it)")
-            if await asyncio.to_thread(_signature, folder) != seen:
-                return  # changed while it was read: look again
-        except Exception as error:  # whatever it is, the old one goes on
-            self._seen[name] = seen
-            self._observer.reload(name, "refused")
+            actual_name = classifier.manifest.name
+            if actual_name != name:
+                problem = f"the bundle is named {actual_name!r}, expected {name!r}"
+                raise ServingError(f"{folder}: {problem} (restart the server to serve it)")
+            if await asyncio.to_thread(_signature, folder) != signature:
+                return  # changed during loading: the next check loads it
+        except Exception as error:  # the old bundle keeps serving, whatever the error
+            self._signatures[name] = signature
+            telemetry.RELOADS.labels(name, "refused").inc()
             known = isinstance(error, (BundleError, ServingError))
             line = str(error) if known else f"{type(error).__name__}: {error}"
-            self._observer.event("reload refused", model=name, error=line)
+            self._log.event("reload refused", model=name, error=line)
             return
-        self._seen[name] = seen
-        old, new = self.models[name], Model(classifier, self._settings, self._observer)
-        self._serve(new)
-        self._observer.reload(name, "done")
-        self._observer.event("reloaded", before=old.version, **self._about(name))
-        task = asyncio.create_task(_retire(old))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._signatures[name] = signature
+        old = self._models[name]
+        new = self._serve(classifier)
+        telemetry.RELOADS.labels(name, "done").inc()
+        self._log.event("reloaded", before=old.version, **new.log_fields())
+        task = asyncio.create_task(_close(old))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
-async def _retire(model: Model) -> None:
-    """Answers what waits, then gives the memory of a bundle back."""
+async def _close(model: Model) -> None:
+    """Wait for the queued texts of a replaced bundle, then return its memory to the system."""
     await model.batcher.close()
     del model
-    with suppress(
-        OSError, AttributeError, TypeError
-    ):  # of glibc alone, which would keep it for the next bundle
+    with suppress(OSError, AttributeError, TypeError):  # glibc only
         await asyncio.to_thread(CDLL(None).malloc_trim, 0)
 
 
+def _classify(classifier: Classifier, answers: Answers, texts: list[str]) -> list[Result]:
+    heads = classifier.logits(texts, batch_size=_SESSION_BATCH)
+    logits = np.hstack([*heads.values()])
+    return [*map(Result, logits, answers(logits, None, False))]
+
+
+def _count_batch(model: str, texts: int, seconds: float) -> None:
+    telemetry.TEXTS.labels(model).inc(texts)
+    telemetry.BATCH_TEXTS.labels(model).observe(texts)
+    telemetry.BATCH_SECONDS.labels(model).observe(seconds)
+
+
 def _signature(folder: Path) -> Signature:
-    """What tells one state of the files of a folder from another; empty where no manifest lies."""
+    """Path, inode, size and modification time of each file. Empty if the folder has no manifest."""
     try:
-        if not (folder / "manifest.json").is_file():
+        if not (folder / MANIFEST).is_file():
             return ()
-        found: Iterable[tuple[str, Any]] = ((str(path), path.stat()) for path in sorted(folder.rglob("*")))
-        return tuple((path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+        stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")))
+        return tuple((path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
     except OSError:
         return ()

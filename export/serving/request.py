@@ -1,96 +1,86 @@
-"""A request as it comes in: its route, and its body within bounds."""
+"""Request bodies: reading within limits, and the checks that `/predict` and v2 share."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Collection
+from contextlib import aclosing
+from difflib import get_close_matches
+from reprlib import repr as short
 from typing import Any
 
-from export.serving.errors import Refusal
+import orjson
+from starlette.requests import Request
 
-_MODELS = "/v2/models/"
-_PATIENCE = 8  # times the largest body: what is read and dropped so that the client sees the answer
-
-
-class Disconnected(Exception):
-    """The client went away before its request was whole."""
+from export.serving.errors import RequestError, unprocessable
+from export.serving.settings import Settings
 
 
-class Call:
-    """One request while it is answered.
-
-    Attributes:
-        route: its path as it is written in the document, such as /v2/models/{model}.
-        name: the model's name in the path.
-        whole: whether the body was read to its end.
-        model: the model that answers; `texts`, what it is asked; `reason`, why it is not answered.
-    """
-
-    __slots__ = ("method", "model", "name", "reason", "receive", "route", "scope", "texts", "whole")
-
-    def __init__(
-        self,
-        scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-    ) -> None:
-        self.scope, self.receive = scope, receive
-        self.method: str = scope["method"]
-        self.route, self.name = _route(scope["path"])
-        self.whole = False
-        self.model: str | None = None
-        self.reason: str | None = None
-        self.texts: list[str] = []
-
-
-def _route(path: str) -> tuple[str, str]:
-    if not path.startswith(_MODELS):
-        return path, ""
-    name = path[len(_MODELS) :]
-    for last in ("/infer", "/ready"):
-        if name.endswith(last):
-            return f"{_MODELS}{{model}}{last}", name[: -len(last)]
-    return f"{_MODELS}{{model}}", name
-
-
-async def read_body(call: Call, most: int) -> bytes:
-    """The body, of at most `most` bytes.
+async def read_json_object(request: Request, max_body: int) -> dict[str, Any]:
+    """The JSON object in the body of a request.
 
     Raises:
-        Refusal: 413, larger; 415, compressed or with binary tensors.
-        Disconnected: the client went away.
+        RequestError: 400 for invalid JSON, 413 for more than `max_body` bytes, 415 for a compressed body or
+            binary tensors, 422 for JSON that is not an object.
+        ClientDisconnect: the client disconnected before the body was complete.
     """
-    told, expects = 0, False
-    for name, value in call.scope["headers"]:
-        if name == b"content-length":
-            told = int(value)
-        elif name == b"expect":  # waits for a word before it sends
-            expects = True
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise Refusal(415, "content-encoding: must be identity", "encoding", connection="close")
-        elif name == b"inference-header-content-length":
-            raise Refusal(
-                415, "body: binary tensors are not taken (send JSON)", "encoding", connection="close"
-            )
-    if told > most * (1 if expects else _PATIENCE):
-        raise _too_large(most, connection="close")
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await call.receive()
-        if message["type"] != "http.request":
-            raise Disconnected
-        part, more = message["body"], message.get("more_body", False)
-        size += len(part)
-        if size <= most:
-            parts.append(part)
-        else:
-            parts.clear()
-            if size > most * _PATIENCE:
-                raise _too_large(most, connection="close")
-    call.whole = True
-    if size > most:
-        raise _too_large(most)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    headers = request.headers
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError(415, "content-encoding: must be identity", "encoding")
+    if "inference-header-content-length" in headers:
+        raise RequestError(415, "body: binary tensors are not supported (send JSON)", "encoding")
+    if int(headers.get("content-length", 0)) > max_body:
+        raise _too_large(max_body)
+    body = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > max_body:
+                raise _too_large(max_body)
+    request.scope["record"].body_complete = True
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        detail = f"body: must be JSON in UTF-8: {error.msg} (position {error.pos})"
+        raise RequestError(400, detail, "json") from None
+    if not isinstance(data, dict):
+        raise unprocessable(f"body: must be a JSON object, got {short(data)}")
+    return data
 
 
-def _too_large(most: int, **headers: str) -> Refusal:
-    return Refusal(413, f"body: at most {most} bytes are taken (ask less at once)", "body", **headers)
+def check_texts(texts: object, settings: Settings, where: str) -> list[str]:
+    """The argument, if it is a list of strings within the limits.
+
+    Raises:
+        RequestError: 422 for another type, too many texts, or a text that is too long.
+    """
+    if not isinstance(texts, list):
+        raise unprocessable(f"{where}: must be a list of strings, got {short(texts)}")
+    if len(texts) > settings.queue:
+        limit = f"at most {settings.queue} texts are allowed per request"
+        raise unprocessable(f"{where}: {limit}, got {len(texts)} (split the request)")
+    for position, text in enumerate(texts):
+        place = where if where == "text" else f"{where}: position {position}"
+        if not isinstance(text, str):
+            raise unprocessable(f"{place}: must be a string, got {short(text)}")
+        if len(text) > settings.max_text:
+            problem = f"has {len(text)} characters, at most {settings.max_text} are allowed"
+            raise unprocessable(f"{place}: {problem} (shorten the text)", "text")
+    return texts
+
+
+def check_name(where: str, kind: str, name: str, known: Collection[str], status: int = 422) -> None:
+    """Reject a name that is not known, with the nearest known name as a hint.
+
+    Raises:
+        RequestError: the name is unknown.
+    """
+    if name in known:
+        return
+    nearest = get_close_matches(name[:100], known, 1)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    detail = f"{where}: unknown {kind} {name[:100]!r}, expected one of {[*known]}{hint}"
+    raise RequestError(status, detail, kind)
+
+
+def _too_large(max_body: int) -> RequestError:
+    return RequestError(413, f"body: at most {max_body} bytes are allowed (split the request)", "body")

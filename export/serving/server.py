@@ -1,8 +1,9 @@
-"""`distill serve`: bind, load, answer, and stop without dropping what was accepted."""
+"""`distill serve`: bind, load, serve, and stop without losing an accepted request."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import select
@@ -15,50 +16,54 @@ from typing import Any
 import prometheus_client
 import uvicorn
 
-from export.serving.app import Application
-from export.serving.model_registry import Host
-from export.serving.settings import ServingError, Settings
-from export.serving.telemetry import Observer
+from export.serving.app import create_app
+from export.serving.errors import ServingError
+from export.serving.model_registry import ModelRegistry
+from export.serving.settings import Settings
+from export.serving.telemetry import Log
 
 _BACKLOG = 2048
-_QUIET_S = 0.2  # without a request, at the end
+_QUIET_S = 0.2  # seconds without a new request after which open connections are closed
 
 
 def serve(settings: Settings) -> dict[str, Any]:
-    """Serves until SIGTERM or SIGINT; returns what was done.
+    """Serve until SIGTERM or SIGINT.
+
+    Returns:
+        `served`, the names of the models, and `requests`, the number of responses.
 
     Raises:
-        ServingError: an address that cannot be had, bundles that cannot be served together.
-        BundleError: a bundle that cannot be loaded.
+        ServingError: the address is not available, or the bundles cannot be served together.
+        BundleError: a bundle is missing or invalid.
     """
-    if settings.threads == 1:  # tokenizers would take every core for itself
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # a line more for each figure, and nothing said
+    if settings.threads == 1:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers uses all cores otherwise
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     listener = _bind(settings.host, settings.port)
-    observer = Observer(texts=settings.log_texts)
-    host = Host(settings, observer)
-    server = Server(Application(host, settings, observer), host, settings, observer)
-    sys.setswitchinterval(0.0005)  # the loop and the classifier's thread take turns
+    log = Log(texts=settings.log_texts)
+    registry = ModelRegistry(settings, log)
+    server = Server(registry, settings, log)
+    sys.setswitchinterval(0.0005)  # shorter turns between the event loop and the classifier threads
     server.run(sockets=[listener])
-    observer.flush()
-    return {"served": host.names, "requests": server.server_state.total_requests}
+    log.flush()
+    return {"served": registry.names, "requests": server.server_state.total_requests}
 
 
 class Server(uvicorn.Server):
-    """Uvicorn with the models' life around its own, and a stop that refuses before it closes.
+    """A uvicorn server that rejects new texts before it stops listening.
 
-    The first signal makes the server unready; for `drain_s` it still answers, new texts with 503. Then it
-    stops listening and ends when every connection has its answer. A second signal ends it at once.
+    After the first signal the server is not ready and responds to new texts with status 503 for `drain_s`
+    seconds. Then it stops listening and exits when every connection has its response. A second signal stops
+    it immediately.
     """
 
-    def __init__(self, application: Application, host: Host, settings: Settings, observer: Observer) -> None:
+    def __init__(self, registry: ModelRegistry, settings: Settings, log: Log) -> None:
         super().__init__(
             uvicorn.Config(
-                application,
+                create_app(registry, settings, log),
                 http="httptools",
                 ws="none",
-                lifespan="off",
+                lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -68,87 +73,87 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.timeout_s) + 5,
             )
         )
-        self._application, self._host = application, host
-        self._settings, self._observer = settings, observer
-        self._stops_at: float | None = None
+        self._registry, self._settings, self._log = registry, settings, log
+        self._stop_at: float | None = None
         logger = logging.getLogger("uvicorn.error")
-        logger.handlers, logger.propagate = [_Lines(observer)], False
+        logger.handlers, logger.propagate = [_UvicornHandler(log)], False
         logger.setLevel(logging.WARNING)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Opens the queues, then listens."""
-        await self._host.start()
+        """Listen, then start the models and accept connections.
+
+        Raises:
+            ServingError: another process listens on the port.
+        """
         for listener in sockets or []:
-            try:  # a port that another bound at the same time is that one's who listens first
+            try:  # two processes may bind the same port, but only one may listen on it
                 listener.listen(_BACKLOG)
             except OSError as error:
-                raise _taken(self._settings.host, self._settings.port, error) from None
+                raise _bind_error(self._settings.host, self._settings.port, error) from None
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            self._observer.event("listening", url=f"http://{shown}:{port}", pid=os.getpid())
-        self._observer.flush()
+            self._log.event("listening", url=f"http://{shown}:{port}", pid=os.getpid())
+        self._log.flush()
+        gc.freeze()  # garbage collection need not scan the loaded modules and models
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to stop, asked ten times a second."""
+        """Whether to stop. Uvicorn calls this ten times per second."""
         stop = await super().on_tick(counter)
-        if self._stops_at is None:
+        if self._stop_at is None:
             return stop
-        self._host.hurry()
-        return stop or monotonic() >= self._stops_at
+        self._registry.flush()
+        return stop or monotonic() >= self._stop_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops listening, waits for every answer, then closes the queues.
+        """Stop listening, wait for all responses, then stop the models.
 
-        A connection that is closed with a request on its way to it loses that request. So those who are
-        connecting are still let in while no one else is, and no connection is closed unanswered before
-        requests have ceased to come.
+        Closing a connection loses a request that the client has already sent. So the server first accepts
+        the connections that are waiting, and closes connections only when no new requests arrive.
         """
-        until = monotonic() + self._settings.timeout_s
+        deadline = monotonic() + self._settings.timeout_s
         for listener in sockets or []:
             listener.listen(0)
-            while select.select([listener], [], [], 0)[0] and self._goes_on(until):
+            while select.select([listener], [], [], 0)[0] and self._may_wait(deadline):
                 await asyncio.sleep(0.01)
         for server in self.servers:
             server.close()
         seen = -1
-        while seen < self.server_state.total_requests and self._goes_on(until):
+        while seen < self.server_state.total_requests and self._may_wait(deadline):
             seen = self.server_state.total_requests
             await asyncio.sleep(_QUIET_S if self.server_state.connections else 0)
         await super().shutdown(sockets)
-        if not self.force_exit:
-            await self._host.close()
-        self._observer.event("stopped", requests=self.server_state.total_requests)
+        self._log.event("stopped", requests=self.server_state.total_requests)
 
-    def _goes_on(self, until: float) -> bool:
-        return not self.force_exit and monotonic() < until
+    def _may_wait(self, deadline: float) -> bool:
+        return not self.force_exit and monotonic() < deadline
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: the first begins to stop, the second stops."""
-        if self._stops_at is None:
-            self._application.draining = True
-            self._stops_at = monotonic() + self._settings.drain_s
+        """Start draining on the first signal, stop immediately on the second."""
+        if self._stop_at is None:
+            self._registry.draining = True
+            self._stop_at = monotonic() + self._settings.drain_s
         else:
             self.should_exit = self.force_exit = True
 
 
-class _Lines(logging.Handler):
-    """What uvicorn logs, as lines of our log, without the values in a traceback."""
+class _UvicornHandler(logging.Handler):
+    """Writes uvicorn's warnings and errors to the log."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__()
-        self._observer = observer
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and record.exc_info[1]:
-            self._observer.failure("uvicorn", record.exc_info[1])
+            self._log.failure("uvicorn", record.exc_info[1])
         else:
-            self._observer.event("uvicorn", level=record.levelname.lower(), message=record.getMessage())
+            self._log.event("uvicorn", level=record.levelname.lower(), message=record.getMessage())
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, not yet listening. Raises: ServingError."""
+    """A socket bound to the address. It does not listen yet, so clients cannot connect before the start."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -158,10 +163,10 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError, OverflowError) as error:
-        raise _taken(host, port, error) from None
+        raise _bind_error(host, port, error) from None
     return listener
 
 
-def _taken(host: str, port: int, error: Exception) -> ServingError:
+def _bind_error(host: str, port: int, error: Exception) -> ServingError:
     reason = getattr(error, "strerror", None) or error
-    return ServingError(f"{host}:{port}: cannot be listened at: {reason} (choose --host, --port)")
+    return ServingError(f"{host}:{port}: cannot bind: {reason} (choose another --host or --port)")

@@ -1,37 +1,40 @@
-"""What `distill serve` may be told, its defaults, and what of it is refused."""
+"""Options of `distill serve`, their defaults and their valid ranges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from export.serving.errors import ServingError
+
 try:
     VERSION = version("tinyheads")
-except PackageNotFoundError:  # run from its source, not installed
+except PackageNotFoundError:  # a source checkout that is not installed
     VERSION = "unknown"
-
-
-class ServingError(Exception):
-    """Why the server cannot start: where, what is wrong, what to do."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of a server; seconds, bytes and characters as the names say.
+    """Options of a server.
 
     Attributes:
-        bundles: the folders to serve, each under its manifest's name.
-        threads: batches of one call that are computed at once.
-        max_batch: texts that one call of a classifier may take.
-        max_wait_ms: how long an idle classifier waits for more texts than it has.
-        queue: texts that may wait before each classifier; more are refused.
-        timeout_s: how long a request may take, reading its body included.
-        max_text: characters of one text.
-        drain_s: how long a stopping server still answers new requests, with 503.
-        watch_s: how often the folders are looked at for a new bundle; 0 is never.
+        bundles: bundle folders. Each is served under the name in its manifest.
+        host: address to bind.
+        port: port to bind. 0 picks a free port.
+        variant: `int8` or `fp32`. None uses the default variant of each bundle.
+        threads: batches computed in parallel within one call of a classifier.
+        max_batch: maximum number of texts in one call of a classifier.
+        max_wait_ms: milliseconds an idle classifier waits for a batch to fill.
+        queue: maximum number of queued texts per bundle. Further requests get status 503.
+        timeout_s: seconds from the start of a request to its response.
+        max_body: maximum size of a request body in bytes.
+        max_text: maximum length of a text in characters.
+        drain_s: seconds a stopping server keeps responding to new requests, with status 503.
+        watch_s: seconds between checks for changed bundles. 0 disables the checks.
+        log_texts: whether the log contains the texts of each request.
 
     Raises:
-        ServingError: a setting out of its range.
+        ServingError: a value is out of range.
     """
 
     bundles: tuple[str, ...]
@@ -50,17 +53,17 @@ class Settings:
     log_texts: bool = False
 
     def __post_init__(self) -> None:
-        _within("bundles", len(self.bundles), 1, None)
-        _within("port", self.port, 0, 65_535)
+        _check_range("bundles", len(self.bundles), 1, None)
+        _check_range("port", self.port, 0, 65_535)
         for name in ("threads", "max_batch", "queue", "max_body", "max_text"):
-            _within(name, getattr(self, name), 1, None)
+            _check_range(name, getattr(self, name), 1, None)
         for name in ("max_wait_ms", "drain_s", "watch_s"):
-            _within(name, getattr(self, name), 0, 3_600_000)
+            _check_range(name, getattr(self, name), 0, 3_600_000)
         if not 0 < self.timeout_s <= 3_600:
             raise ServingError(f"--timeout-s: must be above 0 and at most 3600, got {self.timeout_s}")
 
 
-def _within(name: str, value: float, low: int, high: int | None) -> None:
+def _check_range(name: str, value: float, low: int, high: int | None) -> None:
     if not (value >= low and (high is None or value <= high)):
         bounds = f">= {low}" if high is None else f"from {low} to {high}"
         raise ServingError(f"--{name.replace('_', '-')}: must be {bounds}, got {value}")

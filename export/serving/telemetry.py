@@ -1,7 +1,7 @@
-"""What the server says of itself: figures for Prometheus, and lines of JSON.
+"""Prometheus metrics and the JSON log of a server.
 
-Texts are in neither, unless asked for. Lines are gathered for a moment and written together: one write
-a request costs as much as the request.
+Metrics never contain texts, and the log contains them only with `--log-texts`. Log lines are buffered for a
+moment and written together, because one write per request would take as long as the request itself.
 """
 
 from __future__ import annotations
@@ -10,152 +10,114 @@ import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from time import perf_counter
+from typing import BinaryIO
 
 import orjson
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FLUSH_S = 0.05
 
+REQUESTS = Counter("tinyheads_requests", "Responses sent.", ["route", "code"])
+REQUEST_SECONDS = Histogram(
+    "tinyheads_request_seconds", "Seconds from request to response.", ["route"], buckets=_SECONDS
+)
+REFUSALS = Counter("tinyheads_refusals", "Requests rejected.", ["reason"])
+TEXTS = Counter("tinyheads_texts", "Texts classified.", ["model"])
+BATCH_TEXTS = Histogram("tinyheads_batch_texts", "Texts per classifier call.", ["model"], buckets=_SIZES)
+BATCH_SECONDS = Histogram(
+    "tinyheads_batch_seconds", "Seconds per classifier call.", ["model"], buckets=_SECONDS
+)
+QUEUE_TEXTS = Gauge("tinyheads_queue_texts", "Texts in the queue.", ["model"])
+BUNDLE_INFO = Gauge("tinyheads_bundle_info", "The bundle being served.", ["model", "version", "variant"])
+RELOADS = Counter("tinyheads_reloads", "Reloads of changed bundles.", ["model", "outcome"])
 
-class Observer:
-    """The figures of one server, in a registry of its own, and its log.
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What the log and the metrics contain about one request.
+
+    Attributes:
+        start: `perf_counter` at the start of the request.
+        body_complete: whether the whole body was read.
+        model: name of the model, once it is known to exist.
+        reason: one word for why the request was rejected.
+        texts: the texts of the request, once they are known to be valid.
+    """
+
+    start: float = field(default_factory=perf_counter)
+    body_complete: bool = False
+    model: str | None = None
+    reason: str | None = None
+    texts: Sequence[str] = ()
+
+
+class Log:
+    """The log: one JSON object per line.
 
     Args:
-        stream: where the lines go.
-        texts: whether a request's line has its texts.
+        stream: where the lines are written. Default: stderr.
+        texts: whether the log contains the texts of each request.
     """
 
     def __init__(self, stream: BinaryIO | None = None, *, texts: bool = False) -> None:
         self._stream, self._texts = stream or _stderr(), texts
         self._lines: list[bytes] = []
-        self._registry = own = CollectorRegistry()
-        ProcessCollector(registry=own)
-        self._requests = Counter("tinyheads_requests", "Requests answered.", ("route", "code"), registry=own)
-        self._seconds = Histogram(
-            "tinyheads_request_seconds",
-            "From a request's head to its answer.",
-            ("route",),
-            registry=own,
-            buckets=_SECONDS,
-        )
-        self._refusals = Counter("tinyheads_refusals", "Requests refused.", ("reason",), registry=own)
-        self._asked = Counter("tinyheads_texts", "Texts classified.", ("model",), registry=own)
-        self._batch = Histogram(
-            "tinyheads_batch_texts",
-            "Texts in a call of the classifier.",
-            ("model",),
-            registry=own,
-            buckets=_TEXTS,
-        )
-        self._call = Histogram(
-            "tinyheads_batch_seconds",
-            "Seconds of a call of the classifier.",
-            ("model",),
-            registry=own,
-            buckets=_SECONDS,
-        )
-        self._queue = Gauge("tinyheads_queue_texts", "Texts that wait.", ("model",), registry=own)
-        self._bundle = Gauge(
-            "tinyheads_bundle_info", "The bundle that answers.", ("model", "version", "variant"), registry=own
-        )
-        self._reloads = Counter("tinyheads_reloads", "Bundles swapped.", ("model", "outcome"), registry=own)
-        self._told: dict[tuple[str, int], Any] = {}
 
-    def request(
-        self,
-        route: str,
-        method: str,
-        code: int,
-        seconds: float,
-        *,
-        model: str | None = None,
-        reason: str | None = None,
-        texts: Sequence[str] = (),
-    ) -> None:
-        """Counts a request and logs its line; `reason` says in a word why it was refused."""
-        told = self._told.get((route, code))
-        if told is None:
-            told = self._requests.labels(route, str(code)), self._seconds.labels(route)
-            self._told[route, code] = told
-        told[0].inc()
-        told[1].observe(seconds)
-        line = {"route": route, "method": method, "code": code, "ms": round(1000 * seconds, 3)}
-        if model is not None:
-            line["model"] = model
-        if texts:
-            line["texts"] = len(texts)
-        if reason is not None:
-            self._refusals.labels(reason).inc()
-            line["reason"] = reason
-        if self._texts and texts:
-            line["asked"] = list(texts)
-        self._write("request", line)
+    def request(self, route: str, method: str, code: int, record: RequestRecord) -> None:
+        """Log a finished request and update the request metrics."""
+        seconds = perf_counter() - record.start
+        responses, latency = _request_metrics(route, code)
+        responses.inc()
+        latency.observe(seconds)
+        if record.reason is not None:
+            REFUSALS.labels(record.reason).inc()
+        details = {
+            "route": route,
+            "method": method,
+            "code": code,
+            "ms": round(1000 * seconds, 3),
+            "model": record.model,
+            "texts": len(record.texts) or None,
+            "reason": record.reason,
+            "inputs": record.texts if self._texts and record.texts else None,
+        }
+        self.event("request", **{name: value for name, value in details.items() if value is not None})
 
-    def event(self, event: str, **details: Any) -> None:
-        """Logs something that is no request."""
-        self._write(event, details)
+    def failure(self, where: str, error: BaseException) -> None:
+        """Log an internal error with its stack, without its message, which may contain texts."""
+        stack = [str(frame) for frame in traceback.extract_tb(error.__traceback__)]
+        self.event("failure", route=where, error=type(error).__name__, at=stack)
 
-    def failure(self, route: str, error: BaseException) -> None:
-        """Logs a fault of the server's own with where it came from, but not what the error says."""
-        frames = traceback.extract_tb(error.__traceback__)
-        self._write(
-            "failure", {"route": route, "error": type(error).__name__, "at": [str(x) for x in frames]}
-        )
-
-    def batches(self, model: str) -> Callable[[int, float], None]:
-        """A function that counts one call of the model's classifier: its texts, its seconds."""
-        texts, batch, call = self._asked.labels(model), self._batch.labels(model), self._call.labels(model)
-
-        def told(size: int, seconds: float) -> None:
-            texts.inc(size)
-            batch.observe(size)
-            call.observe(seconds)
-
-        return told
-
-    def bundle(self, model: str, version: str, variant: str, depth: Callable[[], int]) -> None:
-        """Says which version of a model answers from now on, and how its queue is looked up."""
-        self._bundle.remove_by_labels({"model": model})
-        self._bundle.labels(model, version, variant).set(1)
-        self._queue.labels(model).set_function(depth)
-
-    def reload(self, model: str, outcome: str) -> None:
-        """Counts a swap that was done or refused."""
-        self._reloads.labels(model, outcome).inc()
-
-    def metrics(self) -> bytes:
-        """All figures in Prometheus' text format 0.0.4."""
-        return generate_latest(self._registry)
-
-    def flush(self) -> None:
-        """Writes the lines that were gathered."""
-        lines, self._lines = self._lines, []
-        with suppress(OSError):  # who reads the log may be gone, who asks is not
-            self._stream.write(b"".join(lines))
-            self._stream.flush()
-
-    def _write(self, event: str, details: dict[str, Any]) -> None:
+    def event(self, event: str, /, **details: object) -> None:
+        """Add a line to the log."""
         line = {"time": datetime.now(timezone.utc), "event": event, **details}
         self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         if len(self._lines) == 1:
             try:
                 asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
-            except RuntimeError:  # before the loop runs, and after
+            except RuntimeError:  # no event loop: before the start or after the stop
                 self.flush()
+
+    def flush(self) -> None:
+        """Write the buffered lines."""
+        lines, self._lines = self._lines, []
+        with suppress(OSError):  # a closed log must not stop the server
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+
+
+@cache
+def _request_metrics(route: str, code: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, str(code)), REQUEST_SECONDS.labels(route)
 
 
 def _stderr() -> BinaryIO:

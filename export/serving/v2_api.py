@@ -1,155 +1,125 @@
-"""The open inference protocol v2: a bundle as tensors.
+"""The open inference protocol v2: texts as an input tensor, predictions as output tensors.
 
-In goes `text`, BYTES; out come, for each head, HEAD, BYTES, and HEAD.score and HEAD.probabilities, FP32.
-A single_label head gives one label and its score a text. A multi_label head gives as many as it has
-labels: those at or over their thresholds, best first, then "" with score 0. Probabilities are of all
-labels, in the order that the metadata tells, and are given where asked for by name.
+The input is `text`, BYTES. Each head has three outputs: HEAD (BYTES), HEAD.score and HEAD.probabilities
+(FP32). A single_label head returns one label and one score per text. A multi_label head returns the labels
+at or above their thresholds, best first, padded with "" and score 0 to the number of labels. Probabilities
+are in the order of the labels in the metadata and are returned only when requested by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from math import prod
+from reprlib import repr as short
 from typing import Any
 
 from export.bundle.manifest import SINGLE_LABEL, Head
-from export.runtime.postprocess import Answers
 from export.runtime.probabilities import Floats, probabilities
-from export.serving.errors import wrong
-from export.serving.predict_api import check_texts, json_object, kind, unknown
+from export.serving.errors import unprocessable
+from export.serving.request import check_name, check_texts
 from export.serving.settings import Settings
 
 INPUT = "text"
 
 
 @dataclass(frozen=True)
-class Output:
-    """A tensor of the answer: of which head, and which part of what that says."""
+class OutputTensor:
+    """One output: a head and its `label`, `score` or `probabilities`."""
 
     head: Head
     part: str
 
     @property
     def name(self) -> str:
-        """What a request calls it."""
+        """Name of the tensor in requests and responses."""
         return self.head.name if self.part == "label" else f"{self.head.name}.{self.part}"
 
-    @property
-    def datatype(self) -> str:
-        """Of the protocol."""
-        return "BYTES" if self.part == "label" else "FP32"
-
-    def shape(self, texts: int) -> list[int]:
-        """[texts] or [texts, labels]."""
+    def description(self, texts: int) -> dict[str, Any]:
+        """Name, datatype and shape, [texts] or [texts, labels]."""
         flat = self.head.kind == SINGLE_LABEL and self.part != "probabilities"
-        return [texts] if flat else [texts, len(self.head.labels)]
+        shape = [texts] if flat else [texts, len(self.head.labels)]
+        return {"name": self.name, "datatype": "BYTES" if self.part == "label" else "FP32", "shape": shape}
 
-    def values(self, logits: Floats) -> list[list[Any]]:
-        """The elements of each row."""
+    def tensor(self, logits: Floats, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The tensor of a response, from the logits of the head [texts, labels] and the predictions."""
         if self.part == "probabilities":
-            found: list[list[Any]] = probabilities(logits, self.head).tolist()
-            return found
-        given = [row[self.head.name] for row in Answers([self.head])(logits, None, False)]
-        if self.head.kind == SINGLE_LABEL:
-            return [[one[self.part]] for one in given]
-        filler, width = "" if self.part == "label" else 0.0, len(self.head.labels)
-        return [[one[self.part] for one in row] + [filler] * (width - len(row)) for row in given]
-
-
-class Tensors:
-    """Answers as elements of output tensors."""
-
-    def __init__(self, outputs: Sequence[Output]) -> None:
-        self.outputs = outputs
-
-    def answer(self, logits: Mapping[str, Floats]) -> list[tuple[list[Any], ...]]:
-        """The elements of each output to each row of the logits."""
-        return list(zip(*(output.values(logits[output.head.name]) for output in self.outputs), strict=True))
-
-    def document(self, rows: Sequence[tuple[list[Any], ...]]) -> list[dict[str, Any]]:
-        """The `outputs` of a response."""
-        return [
-            {
-                "name": output.name,
-                "datatype": output.datatype,
-                "shape": output.shape(len(rows)),
-                "data": list(chain.from_iterable(row[column] for row in rows)),
-            }
-            for column, output in enumerate(self.outputs)
-        ]
+            data = probabilities(logits, self.head).ravel().tolist()
+        elif self.head.kind == SINGLE_LABEL:
+            data = [prediction[self.head.name][self.part] for prediction in predictions]
+        else:
+            data, padding = [], ["" if self.part == "label" else 0.0] * len(self.head.labels)
+            for prediction in predictions:
+                values = [label[self.part] for label in prediction[self.head.name]]
+                data += values + padding[len(values) :]
+        return {**self.description(len(predictions)), "data": data}
 
 
 @dataclass(frozen=True)
-class Inference:
-    """The body of an infer request, checked as far as it can be without a bundle."""
+class InferRequest:
+    """The body of an infer request. Names of outputs are not checked yet."""
 
     texts: list[str]
-    outputs: tuple[str, ...] | None
+    outputs: list[str] | None
     id: str | None
 
 
-def outputs_of(heads: Sequence[Head]) -> dict[str, Output]:
-    """Every output of a bundle by its name, in the order of the heads."""
-    every = [Output(head, part) for head in heads for part in ("label", "score", "probabilities")]
-    return {output.name: output for output in every}
+def output_tensors(heads: Sequence[Head]) -> dict[str, OutputTensor]:
+    """All outputs of a bundle by name, in the order of the heads."""
+    outputs = (OutputTensor(head, part) for head in heads for part in ("label", "score", "probabilities"))
+    return {output.name: output for output in outputs}
 
 
-def metadata(name: str, version: str, heads: Sequence[Head]) -> dict[str, Any]:
-    """What `/v2/models/NAME` tells; an output's parameters tell its head's kind and labels."""
+def model_metadata(name: str, version: str, outputs: Sequence[OutputTensor]) -> dict[str, Any]:
+    """The response of `/v2/models/NAME`. Output parameters hold the kind and the labels of the head."""
+    described = [
+        {**output.description(-1), "parameters": {"kind": output.head.kind, "labels": output.head.labels}}
+        for output in outputs
+    ]
     return {
         "name": name,
         "versions": [version],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [
-            {
-                "name": output.name,
-                "datatype": output.datatype,
-                "shape": output.shape(-1),
-                "parameters": {"kind": output.head.kind, "labels": list(output.head.labels)},
-            }
-            for output in outputs_of(heads).values()
-        ],
+        "outputs": described,
     }
 
 
-def read_infer(body: bytes, settings: Settings) -> Inference:
-    """What an infer request asks. Raises: Refusal."""
-    data = json_object(body)
-    inputs, name = data.get("inputs"), data.get("id")
-    if name is not None and type(name) is not str:
-        raise wrong(f"id: must be a string, got {kind(name)}")
+def parse_infer(data: dict[str, Any], settings: Settings) -> InferRequest:
+    """The checked body of an infer request.
+
+    Raises:
+        RequestError: 422 for an invalid value.
+    """
+    request_id, inputs, outputs = data.get("id"), data.get("inputs"), data.get("outputs")
+    if request_id is not None and not isinstance(request_id, str):
+        raise unprocessable(f"id: must be a string, got {short(request_id)}")
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
-        raise wrong(f"inputs: must be a list of one tensor, {INPUT!r}")
-    texts = _texts(inputs[0])
-    check_texts(texts, settings, "inputs: data")
-    asked = data.get("outputs")
-    if asked is None or asked == []:
-        return Inference(texts, None, name)
-    fine = isinstance(asked, list) and all(isinstance(x, dict) and type(x.get("name")) is str for x in asked)
-    if not fine:
-        raise wrong('outputs: must be a list of objects with a "name"')
-    return Inference(texts, tuple(dict.fromkeys(one["name"] for one in asked)), name)
+        raise unprocessable(f"inputs: must be a list of one tensor, {INPUT!r}")
+    texts = check_texts(_elements(inputs[0]), settings, "inputs: data")
+    if outputs is None or outputs == []:
+        return InferRequest(texts, None, request_id)
+    if not isinstance(outputs, list) or not all(
+        isinstance(output, dict) and isinstance(output.get("name"), str) for output in outputs
+    ):
+        raise unprocessable('outputs: must be a list of objects with a "name"')
+    return InferRequest(texts, list(dict.fromkeys(output["name"] for output in outputs)), request_id)
 
 
-def _texts(tensor: dict[str, Any]) -> list[Any]:
-    """The elements of the input tensor. Raises: Refusal."""
-    if tensor.get("name") != INPUT:
-        given = tensor.get("name")
-        raise wrong("inputs: " + unknown("input", given if type(given) is str else kind(given), [INPUT]))
+def _elements(tensor: dict[str, Any]) -> list[Any]:
+    """The flat elements of the input tensor."""
+    name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
+    check_name("inputs", "input", name if isinstance(name, str) else short(name), [INPUT])
     if tensor.get("datatype") != "BYTES":
-        raise wrong('inputs: datatype: must be "BYTES"')
-    shape, data = tensor.get("shape"), tensor.get("data")
+        raise unprocessable('inputs: datatype: must be "BYTES"')
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise wrong("inputs: shape: must be [n] or [n, 1]")
-    if len(shape) != 1 and (len(shape) != 2 or shape[1] != 1):
-        raise wrong("inputs: shape: must be [n] or [n, 1]")
+        raise unprocessable("inputs: shape: must be [n] or [n, 1]")
+    if not shape or shape[1:] not in ([], [1]):
+        raise unprocessable("inputs: shape: must be [n] or [n, 1]")
     if not isinstance(data, list):
-        raise wrong(f"inputs: data: must be a list of strings, got {kind(data)}")
-    if len(shape) == 2 and data and all(isinstance(row, list) and len(row) == 1 for row in data):
+        raise unprocessable(f"inputs: data: must be a list of strings, got {short(data)}")
+    if len(shape) == 2 and all(isinstance(row, list) and len(row) == 1 for row in data):
         data = [row[0] for row in data]
     if len(data) != prod(shape):
-        raise wrong(f"inputs: data: has {len(data)} elements, the shape has {prod(shape)}")
+        raise unprocessable(f"inputs: data: has {len(data)} elements, the shape has {prod(shape)}")
     return data

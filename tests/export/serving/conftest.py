@@ -1,4 +1,4 @@
-"""A real server process on a loopback port, and a way to ask it."""
+"""A server process on a loopback port, and a client for it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ PATIENCE = 60
 
 
 class Reply:
-    """The status, headers and body of an answer."""
+    """Status, headers and body of a response."""
 
-    def __init__(self, found: http.client.HTTPResponse) -> None:
-        self.status, self.headers, self.body = found.status, found.headers, found.read()
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, response.read()
 
     def json(self) -> Any:
         return json.loads(self.body)
 
 
 class Running:
-    """A `distill serve` that listens."""
+    """A `distill serve` process that is listening."""
 
     def __init__(self, *arguments: object) -> None:
         command = [sys.executable, "-m", "distill.cli.main", "serve", "--port", "0", *map(str, arguments)]
@@ -58,27 +58,27 @@ class Running:
                 self.lines.append({"event": "no JSON", "line": line.decode()})
 
     def line(self, event: str, **details: Any) -> dict[str, Any]:
-        """The first line of the log with this event and details, waited for."""
+        """Wait for the first line of the log with this event and these details."""
 
         wanted = {"event": event, **details}
 
         def find() -> dict[str, Any] | None:
-            fitting = (x for x in [*self.lines] if all(x.get(key) == wanted[key] for key in wanted))
-            return next(fitting, None)
+            matching = (x for x in [*self.lines] if all(x.get(key) == wanted[key] for key in wanted))
+            return next(matching, None)
 
         return self.until(find)
 
     def until(self, find: Callable[[], Any]) -> Any:
-        """What `find` gives as soon as that is true."""
+        """Wait until `find` returns a true value, and return it."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if found := find():
-                return found
+            if value := find():
+                return value
             time.sleep(0.01)
-        raise AssertionError(f"waited in vain; exit {self.process.poll()}, log {self.lines}")
+        raise AssertionError(f"timeout; exit {self.process.poll()}, log {self.lines}")
 
-    def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Reply:
-        """One request on a connection of its own; a body that is no bytes is sent as JSON."""
+    def send(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Reply:
+        """Send a request on a new connection. A body that is not bytes is sent as JSON."""
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         link.request(method or ("GET" if body is None else "POST"), path, data, headers)
@@ -88,30 +88,30 @@ class Running:
             link.close()
 
     def predict(self, **body: Any) -> Reply:
-        return self.ask("/predict", body)
+        return self.send("/predict", body)
 
-    def later(self, **body: Any) -> Future[Reply]:
-        """A `/predict` in a thread of its own."""
-        return self.pool.submit(self.ask, "/predict", body)
+    def predict_later(self, **body: Any) -> Future[Reply]:
+        """Send a `/predict` request in a thread."""
+        return self.pool.submit(self.send, "/predict", body)
 
-    def figure(self, name: str) -> float:
-        """The sum of a metric over all its labels; `name` may bear some of them."""
-        lines = self.ask("/metrics").body.decode().splitlines()
+    def metric(self, name: str) -> float:
+        """The sum of a metric over all label values that start with `name`."""
+        lines = self.send("/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
-    def waits(self, texts: int) -> None:
-        """Returns when so many texts stand in the queue."""
-        self.until(lambda: self.figure("tinyheads_queue_texts{") == texts)
+    def wait_for_queue(self, texts: int) -> None:
+        """Wait until this many texts are queued."""
+        self.until(lambda: self.metric("tinyheads_queue_texts{") == texts)
 
     def stop(self) -> int:
-        """The exit status after SIGTERM."""
+        """Send SIGTERM, wait for the exit, and return its status."""
         self.process.terminate()
         return self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., Running]]:
-    """A function (arguments) that starts a server; ended with the tests if not before."""
+    """A function that starts a server with these arguments. The session kills it at the end."""
     started: list[Running] = []
 
     def start(*arguments: object) -> Running:
@@ -127,23 +127,21 @@ def serve() -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="session")
 def server(serve: Callable[..., Running], bundle: Path) -> Running:
-    """A server of the tiny bundle as it is by default, but for the smaller bounds."""
+    """A server of the tiny bundle with smaller limits."""
     return serve(bundle, "--max-body", 100_000, "--max-text", 5_000, "--queue", 200)
 
 
 @pytest.fixture(scope="session")
-def closely() -> Callable[[Any, Any], bool]:
-    """Whether answers are alike but for the last digits, which the texts beside one decide."""
+def close_to() -> Callable[[Any, Any], bool]:
+    """Compare up to the last digits, which depend on the other texts of a batch."""
 
-    def compare(answers: Any, expected: Any) -> bool:
+    def compare(actual: Any, expected: Any) -> bool:
         if isinstance(expected, float):
-            return answers == pytest.approx(expected, abs=1e-5)
+            return actual == pytest.approx(expected, abs=1e-5)
         if isinstance(expected, dict):
-            return answers.keys() == expected.keys() and all(
-                compare(answers[x], expected[x]) for x in expected
-            )
+            return actual.keys() == expected.keys() and all(compare(actual[x], expected[x]) for x in expected)
         if isinstance(expected, list):
-            return len(answers) == len(expected) and all(map(compare, answers, expected))
-        return bool(answers == expected)
+            return len(actual) == len(expected) and all(map(compare, actual, expected))
+        return bool(actual == expected)
 
     return compare

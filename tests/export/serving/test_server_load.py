@@ -1,4 +1,4 @@
-"""What happens when there is more to do than can be done, and who is told what of it."""
+"""Overload, timeouts and broken requests: what clients get, and what the log and metrics show."""
 
 from __future__ import annotations
 
@@ -9,74 +9,83 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-HOUR = 3_600_000  # milliseconds: longer than any test, so a batch goes when it is full or never
+HOUR = 3_600_000  # in milliseconds, longer than any test: only a full batch is computed
 
 
 @pytest.fixture(scope="module")
 def patient(serve, bundle):
-    """A server that computes three texts at once or none, and in which at most four may wait."""
+    """A server that computes only batches of three texts and queues at most four."""
     options = ["--max-batch", 3, "--max-wait-ms", HOUR, "--queue", 4, "--max-body", 2_000]
     return serve(bundle, *options, "--max-text", 100, "--log-texts")
 
 
-def test_texts_of_several_requests_share_one_call(patient, classifier, closely):
+def test_texts_of_several_requests_share_one_call(patient, classifier, close_to):
     texts = ["where is my parcel", "thanks", "cancel the order"]
-    calls = patient.figure("tinyheads_batch_texts_count")
-    asked = [patient.later(text=text) for text in texts]
-    assert closely([one.result().json() for one in asked], classifier(texts))
-    assert patient.figure("tinyheads_batch_texts_count") == calls + 1
+    calls = patient.metric("tinyheads_batch_texts_count")
+    replies = [patient.predict_later(text=text) for text in texts]
+    assert close_to([one.result().json() for one in replies], classifier(texts))
+    assert patient.metric("tinyheads_batch_texts_count") == calls + 1
 
 
-def test_models_texts_and_lines_are_counted(patient):
+def test_requests_with_different_options_share_one_call(patient, classifier, close_to):
+    options = [{}, {"heads": ["flags"], "top_k": 1}, {"scores": True}]
+    calls = patient.metric("tinyheads_batch_texts_count")
+    replies = [patient.predict_later(text="thanks", **option) for option in options]
+    for reply, option in zip(replies, options, strict=True):
+        assert close_to(reply.result().json(), classifier("thanks", **option))
+    assert patient.metric("tinyheads_batch_texts_count") == calls + 1
+
+
+def test_requests_and_texts_are_counted_and_logged(patient):
     texts, codes = (
-        patient.figure("tinyheads_texts_total{"),
+        patient.metric("tinyheads_texts_total{"),
         'tinyheads_requests_total{code="200",route="/predict"}',
     )
-    requests, seconds = patient.figure(codes), 'tinyheads_request_seconds_count{route="/predict"}'
-    observed = patient.figure(seconds)
+    requests, seconds = patient.metric(codes), 'tinyheads_request_seconds_count{route="/predict"}'
+    observed = patient.metric(seconds)
     assert patient.predict(texts=["now", "now", "please"]).status == 200
-    assert patient.figure("tinyheads_texts_total{") == texts + 3
-    assert patient.figure(codes) == requests + 1 and patient.figure(seconds) == observed + 1
-    assert patient.figure('tinyheads_bundle_info{model="tiny",variant="fp32"') == 1
-    assert patient.figure("process_resident_memory_bytes") > 0
-    assert patient.line("request", asked=["now", "now", "please"])["texts"] == 3  # --log-texts
+    assert patient.metric("tinyheads_texts_total{") == texts + 3
+    assert patient.metric(codes) == requests + 1 and patient.metric(seconds) == observed + 1
+    assert patient.metric('tinyheads_bundle_info{model="tiny",variant="fp32"') == 1
+    assert patient.metric("process_resident_memory_bytes") > 0
+    assert patient.line("request", inputs=["now", "now", "please"])["texts"] == 3  # --log-texts
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again(patient):
-    waiting = patient.later(texts=["where", "is"])
-    patient.waits(2)
+def test_a_full_queue_rejects_requests_with_retry_after(patient):
+    waiting = patient.predict_later(texts=["where", "is"])
+    patient.wait_for_queue(2)
     refused = patient.predict(texts=["my", "parcel", "now"])
     assert refused.status == 503 and refused.headers["retry-after"] == "1"
-    assert "too many texts are waiting" in refused.json()["error"]
+    assert "queue: is full" in refused.json()["error"]
     assert patient.predict(text="thanks").status == 200  # the third: the batch is full
     assert waiting.result().status == 200
-    assert patient.figure('tinyheads_refusals_total{reason="queue"}') >= 1
+    assert patient.metric('tinyheads_refusals_total{reason="queue"}') >= 1
 
 
-def test_a_bad_request_does_not_hold_or_harm_those_beside_it(patient):
-    waiting = [patient.later(text=text) for text in ("where", "is")]
-    patient.waits(2)
-    assert patient.ask("/predict", b'{"text": "\\udc00"}').status == 400
+def test_an_invalid_request_does_not_affect_others(patient):
+    waiting = [patient.predict_later(text=text) for text in ("where", "is")]
+    patient.wait_for_queue(2)
+    assert patient.send("/predict", b'{"text": "\\udc00"}').status == 400
     assert patient.predict(text="a" * 101).status == 422
     assert patient.predict(text="thanks").status == 200
     assert [one.result().status for one in waiting] == [200, 200]
 
 
-def test_what_takes_too_long_is_given_up(serve, bundle):
+def test_slow_requests_time_out(serve, bundle):
     slow = serve(bundle, "--max-wait-ms", HOUR, "--timeout-s", 0.3, "--drain-s", 0)
     late = slow.predict(text="where")
-    assert late.status == 504 and "not answered within 0.3 s" in late.json()["error"]
+    assert late.status == 504 and "no response within 0.3 s" in late.json()["error"]
     with socket.create_connection(("127.0.0.1", slow.port), 60) as link:
         link.sendall(b'POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n{"text"')
         assert link.makefile("rb").read().startswith(b"HTTP/1.1 408 ")
-    assert slow.figure('tinyheads_refusals_total{reason="timeout"}') == 2
-    slow.waits(1)  # the one that was given up, until a call would take it
+    assert slow.metric('tinyheads_refusals_total{reason="timeout"}') == 2
+    slow.wait_for_queue(1)  # the text of the request that timed out
     assert slow.stop() == 0
 
 
-def test_a_body_too_large_is_told_so_however_it_is_sent(patient):
+def test_a_body_that_is_too_large_gets_413_however_it_is_sent(patient):
     for size in (2_001, 16_001):
-        assert patient.ask("/predict", b"x" * size).status == 413
+        assert patient.send("/predict", b"x" * size).status == 413
     chunks = b"POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + 3 * (
         b"3e8\r\n" + b"x" * 1000 + b"\r\n"
     )
@@ -102,24 +111,24 @@ HEADS = st.sampled_from(
 
 @settings(max_examples=40, deadline=None)
 @given(HEADS, st.binary(max_size=100))
-def test_whatever_comes_down_the_line_the_server_lives(patient, head, rest):
+def test_arbitrary_bytes_do_not_stop_the_server(patient, head, rest):
     with socket.create_connection(("127.0.0.1", patient.port), 60) as link:
         link.sendall(head + rest)
         link.shutdown(socket.SHUT_WR)
         assert b" 500 " not in link.makefile("rb").readline()
-    assert patient.ask("/v2/health/live").status == 200
+    assert patient.send("/v2/health/live").status == 200
 
 
-def test_one_line_of_json_a_request_and_no_text_in_it(server):
+def test_the_log_has_one_json_line_per_request_and_no_text(server):
     start = datetime.now(timezone.utc).isoformat()
     for more in ({}, {"heads": ["secretword"]}, {"secretword": 1}):
-        server.ask("/predict?text=secretword", {"text": "secretword", **more})
-    server.ask("/secretword")
-    server.ask("/v2/models/secretword/infer", {})
-    server.ask("/v2/health/live", method="SECRETWORD")
+        server.send("/predict?text=secretword", {"text": "secretword", **more})
+    server.send("/secretword")
+    server.send("/v2/models/secretword/infer", {})
+    server.send("/v2/health/live", method="SECRETWORD")
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["secretword"]}]
-    server.ask("/v2/models/tiny/infer", {"inputs": inputs, "id": "secretword"})
-    server.ask("/v2/models/tiny/ready", method="DELETE")
+    server.send("/v2/models/tiny/infer", {"inputs": inputs, "id": "secretword"})
+    server.send("/v2/models/tiny/ready", method="DELETE")
     lines: list[dict] = []
 
     def whole():
@@ -128,9 +137,9 @@ def test_one_line_of_json_a_request_and_no_text_in_it(server):
 
     server.until(whole)
     assert lines[-1].items() >= {"route": "/v2/models/{model}/ready", "code": 405, "reason": "method"}.items()
-    # the server's parser knows no such method as SECRETWORD, so no request comes of it
+    # the HTTP parser rejects the unknown method SECRETWORD, so it is no request
     assert [line["event"] for line in lines].count("request") == 7
     assert all({"time", "route", "method", "code", "ms"} <= {*x} for x in lines if x["event"] == "request")
     assert "secretword" not in str(server.lines).lower()
-    assert "secretword" not in server.ask("/metrics").body.decode().lower()
+    assert "secretword" not in server.send("/metrics").body.decode().lower()
     assert not [line for line in server.lines if line["event"] == "no JSON"]

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the server does: schemathesis asks all of it, rightly and wrongly."""
+"""The OpenAPI document matches the server: schemathesis sends valid and invalid requests to every path."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
-from export.serving.openapi import document
-from export.serving.settings import VERSION, Settings
+from export.serving.openapi import openapi_document
+from export.serving.settings import Settings
 
-# as the server of conftest.py is started
+# the settings of the server in conftest.py
 SETTINGS = Settings(bundles=("bundle",), max_body=100_000, max_text=5_000, queue=200)
-DOCUMENT = document(["tiny"], SETTINGS, VERSION)
-# the names of heads, and that a shape fits its data, are not in the document
+DOCUMENT = openapi_document(["tiny"], SETTINGS)
+# the document has neither the names of heads nor the relation of shape and data
 CHECKS = {
     "negative_data_rejection": {"expected-statuses": [400, 404, 405, 413, 415, 422]},
     "positive_data_acceptance": {"expected-statuses": [200, 422]},
@@ -21,11 +21,11 @@ CONFIG = SchemathesisConfig.from_dict({"checks": CHECKS})
 schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 
 
-def test_the_server_gives_its_document(server):
-    assert server.ask("/openapi.json").json() == DOCUMENT
+def test_the_server_serves_its_document(server):
+    assert server.send("/openapi.json").json() == DOCUMENT
 
 
 @schema.parametrize()
 @settings(max_examples=10, deadline=None, suppress_health_check=[*HealthCheck])
-def test_the_server_does_what_its_document_says(case, server):
+def test_the_server_behaves_as_documented(case, server):
     case.call_and_validate(base_url=server.url)
