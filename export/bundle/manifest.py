@@ -37,8 +37,6 @@ class BundleError(Exception):
 
     exit_code = 2
 
-    exit_code = 2
-
 
 class FileRecord(TypedDict):
     """The sha256 (hexadecimal) and the size of a file."""

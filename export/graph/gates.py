@@ -21,8 +21,6 @@ class GateError(Exception):
 
     exit_code = 1
 
-    exit_code = 1
-
 
 def check_parity(
     reference: Mapping[str, NDArray[Any]],

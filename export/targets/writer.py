@@ -25,8 +25,6 @@ class TargetError(Exception):
 
     exit_code = 2
 
-    exit_code = 2
-
 
 def write_export(
     folder: Path, write: Callable[[Path], dict[str, Any]], details: Mapping[str, Any]
