@@ -29,8 +29,11 @@ def pipeline_of(folder: Path) -> Any:
     from transformers import AutoModelForSequenceClassification, pipeline
 
     from distill.models.base import load_classifier
+    from distill.models.classifier import MultiHeadClassifier
 
     network, tokenizer = load_classifier(folder)
+    if not isinstance(network, MultiHeadClassifier):
+        raise SystemExit(f"{folder}: holds a network of the family {network.family!r}, expected 'heads'")
     head = network.heads[0]
     config = network.config
     config.id2label = dict(enumerate(head.labels))
