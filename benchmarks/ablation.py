@@ -35,7 +35,6 @@ VARIANTS = {
     "logit MSE": ["distillation.loss=mse"],
     "standardised KD": ["distillation.loss=standardized", "distillation.temperature=2"],
     "hidden states matching": ["match.hidden=1"],
-    "head learning rate times ten": ["student.head_lr=2e-2"],
     "learning rate 1e-3": ["student.lr=1e-3"],
     "learning rate 4e-3": ["student.lr=4e-3"],
     "seed 1": ["student.seed=1"],
