@@ -98,7 +98,7 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
     "change, message",
     [
         ("data.unlabeled=[]", "data.unlabeled: is required"),
-        ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected 100 at least"),
+        ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected at least 100"),
         ("data.unlabeled=[none.txt]", "none.txt"),
         ("student.start=random", "student.start: unknown key"),
         ("student.metric=cosine", "a pretrained student has no heads"),
