@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from distill.data.tokens import shuffled_batches
 from distill.heads import UNKNOWN, UNLABELLED, Head, columns
-from distill.models.base import Array, EncodedTexts, TextClassifier, save_classifier
+from distill.models.base import Array, EncodedTexts, TextClassifier
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
+from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.run import Run

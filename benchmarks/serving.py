@@ -200,8 +200,8 @@ def _bare(tokenizer: Any, session: Any) -> Callable[[str], Any]:
 
 def _student(run: Path) -> MultiHeadClassifier:
     """The student of a run."""
-    from distill.models.base import load_classifier
     from distill.models.classifier import MultiHeadClassifier
+    from distill.models.saved_networks import load_classifier
 
     network, _ = load_classifier(run / "stages" / "fit_student")
     if not isinstance(network, MultiHeadClassifier):

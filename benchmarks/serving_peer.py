@@ -30,8 +30,8 @@ def load_pipeline(folder: Path) -> Callable[..., list[dict[str, Any]]]:
     """The transformers pipeline with the weights of the student in `folder`."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
-    from distill.models.base import load_classifier
     from distill.models.classifier import MultiHeadClassifier
+    from distill.models.saved_networks import load_classifier
 
     network, tokenizer = load_classifier(folder)
     if not isinstance(network, MultiHeadClassifier):

@@ -6,7 +6,6 @@ what `forward` computes. The training loop, the inference loop and the soft labe
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from distill.heads import Head, columns
@@ -57,7 +55,7 @@ class TextClassifier(nn.Module, ABC):
     """A network that gives every head's logits for a batch of texts.
 
     Attributes:
-        family: The name of the family, which `save_classifier` writes down.
+        family: The name of the family, by which `saved_networks` finds the class again.
         heads: The heads, in the order of their logits.
         config: The configuration of the encoder.
     """
@@ -123,33 +121,3 @@ def on_device(arrays: dict[str, Array], device: torch.device) -> Batch:
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in tensors.items()}
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-
-
-def save_classifier(network: TextClassifier, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a network and its tokenizer into an existing folder."""
-    network.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    content = {
-        "family": network.family,
-        "settings": network.settings(),
-        "heads": [head.to_json() for head in network.heads],
-    }
-    (folder / "heads.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
-    """The network, in eval mode, and the tokenizer that `save_classifier` wrote."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    import distill.models.classifier  # noqa: F401  registers the family that ships
-
-    content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
-    config = AutoConfig.from_pretrained(folder)
-    encoder = AutoModel.from_config(config, attn_implementation="eager")
-    encoder.pooler = None
-    heads = tuple(Head.from_json(head) for head in content["heads"])
-    network = TextClassifier.families[content["family"]](encoder, heads, **content["settings"])
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    return network.eval(), AutoTokenizer.from_pretrained(folder)

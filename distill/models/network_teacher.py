@@ -15,8 +15,9 @@ import numpy as np
 from accelerate import Accelerator
 
 from distill.heads import Head, columns
-from distill.models.base import Array, TextClassifier, TextEncoder, load_classifier, save_classifier
+from distill.models.base import Array, TextClassifier, TextEncoder
 from distill.models.predict import predict_logits
+from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe.data_section import RecipeError
 from teachers.checkpoints import file_sha256
 

@@ -11,8 +11,9 @@ import numpy as np
 from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.evaluation.calibration import Calibration
 from distill.heads import Head
-from distill.models.base import Array, TextClassifier, load_classifier
+from distill.models.base import Array, TextClassifier
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
+from distill.models.saved_networks import load_classifier
 from distill.run import Run, read_json
 from distill.training.checkpoint import load_tensors
 from teachers.base import Teacher

@@ -10,9 +10,9 @@ from accelerate.utils import set_seed
 
 from distill.data.tokens import TextTokenizer
 from distill.heads import columns
-from distill.models.base import save_classifier
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
+from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.run import Run

@@ -12,9 +12,10 @@ from accelerate.utils import set_seed
 from distill.data.tokens import TextTokenizer, chunks
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
-from distill.models.base import TextClassifier, load_classifier, save_classifier
+from distill.models.base import TextClassifier
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.network_teacher import NetworkTeacher, adopt
+from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.run import Run

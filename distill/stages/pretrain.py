@@ -19,9 +19,9 @@ from distill.data.prepare import unlabelled
 from distill.data.sources import DataError
 from distill.data.splits import RowIssues
 from distill.heads import Head
-from distill.models.base import save_classifier
 from distill.models.checkpoints import shape_of
 from distill.models.classifier import MultiHeadClassifier
+from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Distillation, Pretraining

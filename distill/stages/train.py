@@ -10,7 +10,8 @@ import numpy as np
 
 from distill.data.tokens import chunks
 from distill.heads import UNKNOWN, UNLABELLED
-from distill.models.base import Array, TextClassifier, TextEncoder, load_classifier
+from distill.models.base import Array, TextClassifier, TextEncoder
+from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match, Training
 from distill.run import Run

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from distill.cli.main import main
-from distill.models.base import load_classifier
+from distill.models.saved_networks import load_classifier
 from distill.recipe.load import dump_yaml, load_yaml
 from distill.stages import fit_student
 

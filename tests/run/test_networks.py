@@ -8,9 +8,9 @@ from accelerate import Accelerator
 
 from distill.cli.main import main
 from distill.data.dataset import load_split
-from distill.models.base import load_classifier
 from distill.models.network_teacher import NetworkTeacher
 from distill.models.predict import predict_logits
+from distill.models.saved_networks import load_classifier
 from distill.recipe.load import dump_yaml, load_recipe, load_yaml
 from teachers.soft_labels import SoftLabels, text_digests
 

@@ -8,7 +8,7 @@ import pytest
 
 from distill.cli.main import main
 from distill.data.dataset import load_split
-from distill.models.base import load_classifier
+from distill.models.saved_networks import load_classifier
 from export import Classifier
 
 pytestmark = pytest.mark.exporting

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from distill.heads import Head
-from distill.models.base import Batch, load_classifier, on_device, save_classifier
+from distill.models.base import Batch, on_device
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
+from distill.models.saved_networks import load_classifier, save_classifier
 
 HEADS = (
     Head("intent", "single_label", ("a", "b", "c")),

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.heads import Head
-from distill.models.base import Batch, TextClassifier, load_classifier, save_classifier
+from distill.models.base import Batch, TextClassifier
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
+from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe.load import parse_recipe
 from distill.recipe.schema import Distillation, Training
 from distill.run import Run

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from distill.heads import Head
-from distill.models.base import Batch, save_classifier
+from distill.models.base import Batch
 from distill.models.classifier import MultiHeadClassifier
+from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match
