@@ -86,11 +86,11 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
     import tempfile
 
     from distill.data.prepare import prepare
-    from distill.models.checkpoints import weights_named
+    from distill.models.checkpoints import encoder_identities
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    weights_named(recipe)
+    encoder_identities(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "prepared"
         folder.mkdir()
