@@ -69,7 +69,7 @@ def test_bundle_holds_what_readers_expect(finished):
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert {"recipe_sha256", "quality", "parity", "versions"} <= set(manifest)
     card = (bundle / "README.md").read_text("utf-8")
-    assert "toy" in card and "reads the first 32 tokens" in card
+    assert "toy" in card and "truncated to 32 tokens" in card
 
 
 def test_report_page_names_every_head_and_stage(finished):
