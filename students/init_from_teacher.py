@@ -42,10 +42,6 @@ def init_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> lis
     widths are equal, the embeddings are copied. Evenly spaced layers, the first and the last among them, are
     copied too if the feed-forward widths and the numbers of attention heads are equal.
 
-    Args:
-        student: BERT encoder with the vocabulary of the teacher.
-        teacher: Encoder of any architecture.
-
     Raises:
         ValueError: The teacher has no such tables, the vocabularies differ, or the student is wider.
     """
@@ -118,10 +114,7 @@ def encoder_from_teacher(
 
 
 def _projection(words: Tensor, width: int) -> Callable[[Tensor], Tensor]:
-    """A projection of `[rows, teacher width]` to `[rows, width]`, which subtracts the mean of the rows.
-
-    It is the identity if the widths are equal.
-    """
+    """Centres rows `[rows, teacher width]` and projects them to `width`; the identity if that is equal."""
     if words.shape[1] == width:
         return lambda rows: rows
     if words.shape[1] < width:

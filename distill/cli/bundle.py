@@ -108,13 +108,8 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     """Convert a bundle for another runtime."""
     from export.targets.registry import export_bundle
 
-    return export_bundle(
-        options.bundle,
-        options.target,
-        options.out,
-        variant=options.variant,
-        library=options.transformers_js,
-    )
+    chosen = {"variant": options.variant, "library": options.transformers_js}
+    return export_bundle(options.bundle, options.target, options.out, **chosen)
 
 
 def bench(options: argparse.Namespace) -> dict[str, Any]:
@@ -171,42 +166,21 @@ SAMPLE = [
 
 
 COMMANDS: dict[str, tuple[Command, str, str]] = {
-    "predict": (
-        predict,
-        "classify texts, or the lines of stdin",
-        'distill predict runs/demo/bundle "where is my parcel?"',
-    ),
-    "serve": (
-        serve,
-        "serve bundles over HTTP: /predict, Open Inference Protocol v2, /docs",
-        "distill serve runs/demo/bundle --port 8000",
-    ),
-    "export": (
-        export,
-        "convert a bundle for another runtime",
-        "distill export runs/demo/bundle --target triton --out models/demo",
-    ),
-    "evaluate": (
-        evaluate,
-        "measure a bundle on labelled texts",
-        "distill evaluate runs/demo/bundle test.csv --variant fp32",
-    ),
-    "bench": (
-        bench,
-        "measure the latency and throughput of a bundle",
-        "distill bench runs/demo/bundle --threads 2",
-    ),
-    "doctor": (
-        doctor,
-        "check that this machine computes a bundle correctly",
-        "distill doctor runs/demo/bundle",
-    ),
+    "predict": (predict, "classify texts, or the lines of stdin", 'BUNDLE "where is my parcel?"'),
+    "serve": (serve, "serve bundles over HTTP (/predict, Open Inference Protocol)", "BUNDLE --port 8000"),
+    "export": (export, "convert a bundle for another runtime", "BUNDLE --target triton --out models"),
+    "evaluate": (evaluate, "measure a bundle on labelled texts", "BUNDLE test.csv --variant fp32"),
+    "bench": (bench, "measure the latency and throughput of a bundle", "BUNDLE --threads 2"),
+    "doctor": (doctor, "check that this machine computes a bundle correctly", "BUNDLE"),
 }
 
 
 def add_bundle_commands(add: Add) -> None:
-    """Add the commands of this module with `add(name, command, about, example)`."""
-    parsers = {name: add(name, *values) for name, values in COMMANDS.items()}
+    """Add the commands of this module with `add(name, command, about, arguments of the example)`."""
+    parsers = {
+        name: add(name, command, about, example.replace("BUNDLE", "runs/demo/bundle"))
+        for name, (command, about, example) in COMMANDS.items()
+    }
     for name, parser in parsers.items():
         if name == "serve":
             parser.add_argument("bundles", nargs="+", metavar="bundle", help="folder of a bundle")

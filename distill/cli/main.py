@@ -169,38 +169,35 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.",
-            epilog=f"example:\n  {example}",
+            epilog=f"example:\n  distill {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(command=command, parser=sub)
         return sub
 
-    init = add("init", _init, "propose a recipe for a data file", "distill init train.csv --out recipe.yaml")
+    init = add("init", _init, "propose a recipe for a data file", "train.csv --out recipe.yaml")
     init.add_argument("data", help="csv, tsv, jsonl or parquet file, or a folder")
     init.add_argument("--out", metavar="FILE", default="recipe.yaml", help="recipe to write (recipe.yaml)")
     init.add_argument("--teacher", metavar="ENCODER", help="hub id, folder, or package:NAME")
     init.add_argument("--force", action="store_true", help="overwrite an existing recipe")
 
-    check = add("check", _check, "check a recipe and its data without training", "distill check recipe.yaml")
-    example = "distill pretrain recipes/minilm-tiny.yaml --data-root texts"
+    check = add("check", _check, "check a recipe and its data without training", "recipe.yaml")
+    example = "recipes/minilm-tiny.yaml --data-root texts"
     pretrain = add("pretrain", _pretrain, "pretrain a student on unlabelled text", example)
-    example = "distill run recipe.yaml --out runs/demo --set student.epochs=5"
+    example = "recipe.yaml --out runs/demo --set student.epochs=5"
     run = add("run", _run, "run a recipe: data in, bundle out", example)
     for sub in (check, pretrain, run):
         sub.add_argument("recipe", help="a YAML file")
         sub.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
-        sub.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of the recipe"
-        )
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     pretrain.add_argument("--out", metavar="DIR", help="folder of the run (starts/NAME)")
     run.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME)")
-    run.add_argument(
-        "--from", dest="first", metavar="STAGE", help=f"run this stage and all later ones again: {STAGES}"
-    )
+    again = f"run this stage and all later ones again: {STAGES}"
+    run.add_argument("--from", dest="first", metavar="STAGE", help=again)
     run.add_argument("--to", dest="last", metavar="STAGE", help=f"stop after this stage: {STAGES}")
     run.add_argument("--allow", action="append", metavar="HEAD", help="publish int8 though this head fails")
 
-    report = add("report", _report, "write report.json and report.html of a run", "distill report runs/demo")
+    report = add("report", _report, "write report.json and report.html of a run", "runs/demo")
     report.add_argument("run", help="folder of a run")
 
     add_bundle_commands(add)

@@ -52,13 +52,18 @@ def _missing(cell: object) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def label_of(cell: object) -> str:
-    """The label of a cell, stripped; "" if there is none. A whole float such as 2.0 is the label "2"."""
+def word_of(cell: object) -> str:
+    """The content of a cell, stripped; "" if there is none. A whole float such as 2.0 gives "2"."""
     if _missing(cell):
         return ""
     if isinstance(cell, float) and cell.is_integer():  # pandas makes floats of integers with gaps
         cell = int(cell)
-    return _decoded(str(cell).strip())
+    return str(cell).strip()
+
+
+def label_of(cell: object) -> str:
+    """The label of a cell, as in `word_of`; raises InvalidCell if it is not decodable."""
+    return _decoded(word_of(cell))
 
 
 def label_reader(name: str, head: HeadRecipe) -> Reader:

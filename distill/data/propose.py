@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from distill.data.labels import YES_NO
+from distill.data.labels import YES_NO, word_of
 from distill.data.prepare import DataReport, prepare
 from distill.data.sources import READABLE, DataError, open_source
 from distill.recipe.data_section import Data
@@ -62,7 +62,7 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     text = _text_column(opened.name, cells)
     data: dict[str, Any] = {"text": text} if text != "text" else {}
     for column, values in cells.items():
-        words = [_word(value) for value in values]
+        words = [word_of(value) for value in values]
         if column != text and ID_NAME.match(column) and len(set(words)) == len(words):
             data["id"] = column
             break
@@ -114,12 +114,6 @@ def _splits(path: Path, root: Path) -> dict[str, str]:
     }
 
 
-def _word(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None or value != value else str(value).strip()
-
-
 def _text_column(name: str, cells: Mapping[str, Sequence[Any]]) -> str:
     """The column with a known name, or else the one with the longest of mostly different texts."""
     length: dict[str, float] = {}
@@ -144,8 +138,8 @@ def _heads(cells: Mapping[str, Sequence[object]], notes: list[str]) -> dict[str,
     flags = [
         column
         for column, values in cells.items()
-        if {_word(value).lower() for value in values if not isinstance(value, list)} - {""} <= {*YES_NO}
-        and any(_word(value) for value in values)
+        if {word_of(value).lower() for value in values if not isinstance(value, list)} - {""} <= {*YES_NO}
+        and any(word_of(value) for value in values)
         and not any(isinstance(value, list) for value in values)
     ]
     heads: dict[str, dict[str, Any]] = {}
@@ -167,16 +161,16 @@ def _heads(cells: Mapping[str, Sequence[object]], notes: list[str]) -> dict[str,
 
 def _head(values: Sequence[Any], *, likely: bool) -> tuple[dict[str, Any] | None, str]:
     """The settings of a column's head and a note; None and the reason if the column is not a head."""
-    cells = [value for value in values if not isinstance(value, list) and _word(value)]
+    cells = [value for value in values if not isinstance(value, list) and word_of(value)]
     if any(isinstance(value, dict) for value in cells):
         return None, "objects"
     lists = [value for value in values if isinstance(value, list)]
     if lists and not cells:
-        labels = {_word(item) for value in lists for item in value}
+        labels = {word_of(item) for value in lists for item in value}
         if 0 < len(labels) <= MANY and len(labels) * 2 <= sum(map(len, lists)):
             return {"kind": "multi_label"}, ""
         return None, "lists of mostly different values"
-    counts = Counter(_word(value) for value in cells)
+    counts = Counter(word_of(value) for value in cells)
     if len(counts) < 2:
         return None, "one value" if counts else "empty"
     number = all(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", word) for word in counts)
