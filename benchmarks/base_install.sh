@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the base install weighs, and that a bundle is served by it alone:
 #     benchmarks/base_install.sh BUNDLE
-# Prints the megabytes of what pip installed (pip itself left out), the answer, and the peak memory.
+# Prints the MiB of what pip installed (pip itself left out), the answer, and the peak memory.
 set -euo pipefail
 bundle=$(realpath "$1")
 root=$(realpath "$(dirname "$0")/..")
@@ -24,5 +24,5 @@ classifier = Classifier.load(sys.argv[1])
 print(classifier("Not asking for a refund, just tell me where my parcel is!"))
 absent = ["torch", "transformers", "datasets", "accelerate", "optimum", "evaluate", "onnx"]
 assert not any(importlib.util.find_spec(name) for name in absent)
-print("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")
+print("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB")
 PYTHON

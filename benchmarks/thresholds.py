@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.data.dataset import hard_labels, load_heads, load_split
+from accelerate import Accelerator
+
 from distill.evaluation.calibration import best_threshold, calibrate
 from distill.evaluation.metrics import probabilities, quality
-from distill.heads import columns
 from distill.recipe.load import load_recipe
 from distill.run import Run
-from distill.stages.fit_teacher import teacher_logits
+from distill.stages import artifacts
 
 
 def main() -> None:
@@ -30,19 +30,19 @@ def main() -> None:
         parser.error(
             f"{options.run}: no run with soft labels (distill run RECIPE --to label --out {options.run})"
         )
-    run = Run(load_recipe(options.run / "recipe.yaml"), options.run, accelerator=None)
-    heads = load_heads(run.stage("prepare"))
-    multi_label = {head.name: (head, part) for head, part in columns(heads) if head.kind == "multi_label"}
+    run = Run(load_recipe(options.run / "recipe.yaml"), options.run, Accelerator(cpu=True))
+    multi_label = {head.name: head for head in artifacts.heads(run) if head.kind == "multi_label"}
     if options.head not in multi_label:
         parser.error(
             f"{options.head}: no multi_label head of the run (expected one of: "
             f"{', '.join(multi_label) or 'the run has none'})"
         )
-    head, part = multi_label[options.head]
-    logits, labels = {}, {}
+    head, logits, labels = multi_label[options.head], {}, {}
     for split in ("validation", "test"):
-        logits[split] = teacher_logits(run, split)[:, part]
-        labels[split] = hard_labels(load_split(run.stage("prepare"), split), heads)[head.name]
+        known = artifacts.teacher_logits(run, split)
+        if head.name not in known:
+            parser.error(f"{options.head}: the run's teacher does not know this head (choose another)")
+        logits[split], labels[split] = known[head.name], artifacts.labels(run, split)[head.name]
     fitted = calibrate(head, logits["validation"], labels["validation"])
     p, y = probabilities(logits["validation"], head, fitted.temperature), labels["validation"] == 1
     methods = {

@@ -177,7 +177,7 @@ class Run(Generic[R]):
     @contextmanager
     def tracked(self, name: str) -> Iterator[None]:
         """Trackers of one training: some refuse steps that begin again at 1."""
-        self.accelerator.init_trackers(name)
+        self.accelerator.init_trackers(f"{self.recipe.name}-{name}")
         try:
             yield
         finally:

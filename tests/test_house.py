@@ -1,11 +1,12 @@
 """What holds of the project as a whole: sizes of modules, the public names, `--help` without extras."""
 
+import inspect
 from pathlib import Path
 
 import export
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("distill", "teachers", "students", "export")
+PACKAGES = ("tinyheads", "distill", "teachers", "students", "export")
 
 
 def test_public_names():
@@ -15,6 +16,18 @@ def test_public_names():
 def test_modules_are_small():
     lines = [len(p.read_text("utf-8").splitlines()) for top in PACKAGES for p in (ROOT / top).rglob("*.py")]
     assert max(lines) <= 400
+
+
+def test_folders_are_small():
+    for top in PACKAGES:
+        for folder in {path.parent for path in (ROOT / top).rglob("*.py")}:
+            assert len({*folder.glob("*.py")} - {folder / "__init__.py"}) <= 12, folder
+
+
+def test_fit_takes_at_most_six_arguments():
+    from distill.training.loop import fit
+
+    assert len(inspect.signature(fit).parameters) <= 6
 
 
 def test_help_needs_no_extra(run_blocked):

@@ -1,4 +1,4 @@
-"""The wheel holds the four packages and nothing else."""
+"""The wheel holds the five packages and nothing else."""
 
 import subprocess
 import sys
@@ -18,6 +18,7 @@ def test_wheel_holds_the_packages_only(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "tinyheads",
         "distill",
         "teachers",
         "students",

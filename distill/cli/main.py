@@ -21,6 +21,7 @@ from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
 EXTRAS = {
     **dict.fromkeys(("onnx", "optimum"), "onnx"),
     **dict.fromkeys(("uvicorn", "uvloop", "httptools", "orjson", "prometheus_client"), "serve"),
+    **dict.fromkeys(("starlette", "anyio"), "serve"),
     "onnxruntime_extensions": "text-in-graph",
 }
 # as in distill.pipeline, whose import needs torch

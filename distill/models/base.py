@@ -143,6 +143,8 @@ def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFa
     """The network, in eval mode, and the tokenizer that `save_classifier` wrote."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    import distill.models.classifier  # noqa: F401  registers the family that ships
+
     content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
     config = AutoConfig.from_pretrained(folder)
     encoder = AutoModel.from_config(config, attn_implementation="eager")

@@ -12,7 +12,6 @@ from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.evaluation.calibration import Calibration
 from distill.heads import Head
 from distill.models.base import Array, TextClassifier, load_classifier
-from distill.models.classifier import MultiHeadClassifier
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.run import Run, read_json
 from distill.training.checkpoint import load_tensors
@@ -21,8 +20,6 @@ from teachers.soft_labels import SoftLabels, text_digests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-__all__ = ["MultiHeadClassifier"]  # registers the family that `load_classifier` reads
 
 
 def heads(run: Run[Any]) -> tuple[Head, ...]:

@@ -18,9 +18,9 @@ from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, initial_student, prune_vocabulary
-from distill.stages.train import distilled, feature_matching, labelled, seed_of, train, with_defaults
+from distill.stages.train import distilled, feature_matching, labelled, seed_of, with_defaults
 from distill.training.checkpoint import save_tensors
-from distill.training.loop import TrainingJob
+from distill.training.loop import TrainingJob, fit
 from students.factorized_embeddings import fold
 
 
@@ -59,7 +59,8 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         run.recipe.distillation,
         run.recipe.checkpoint_every,
     )
-    metrics |= train(run, network, job, matching)
+    with run.tracked("student"):
+        metrics |= fit(network, job, run.accelerator, matching=matching)
     fold(network.encoder)
     # what calibrate and check compare with; computed here, where every process takes part
     logits = {
@@ -71,4 +72,4 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", logits, {})
         save_classifier(network, tokenizer, folder)
-    return metrics | {"parameters": network.parameters_count}
+    return metrics | {"seed": seed, "parameters": network.parameters_count}

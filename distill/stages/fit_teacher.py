@@ -19,8 +19,8 @@ from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.train import MANY_UNKNOWN, labelled, seed_of, train, with_defaults
-from distill.training.loop import TrainingJob
+from distill.stages.train import MANY_UNKNOWN, labelled, seed_of, with_defaults
+from distill.training.loop import TrainingJob, fit
 from teachers.encoders import load_encoder
 
 if TYPE_CHECKING:
@@ -60,11 +60,12 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         checkpoint_every=run.recipe.checkpoint_every,
         head_lr=settings.head_lr or defaults.teacher_head_lr(lr),
     )
-    metrics = train(run, network, job)
+    with run.tracked("teacher"):
+        metrics = fit(network, job, run.accelerator)
     if run.accelerator.is_main_process:
         save_classifier(network, tokenizer, folder)
     unknown = _unknown_tokens(run, encode)
-    return metrics | length | unknown | {"parameters": network.parameters_count}
+    return metrics | length | unknown | {"seed": seed, "parameters": network.parameters_count}
 
 
 def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Distillation, Pretraining
 from distill.run import Run, write_json
 from distill.stages import artifacts
-from distill.stages.train import distilled, feature_matching, seed_of, train, with_defaults
-from distill.training.loop import Examples, TrainingJob
+from distill.stages.train import distilled, feature_matching, seed_of, with_defaults
+from distill.training.loop import Examples, TrainingJob, fit
 from students.init_from_teacher import encoder_from_teacher
 from students.pretrained import save_start
 from teachers.checkpoints import weights_sha256
@@ -129,7 +129,8 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
         MSE,
         run.recipe.checkpoint_every,
     )
-    metrics = train(run, network, job, matching)
+    with run.tracked("student"):
+        metrics = fit(network, job, run.accelerator, matching=matching)
     if run.accelerator.is_main_process:
         written, start = folder / "start", run.folder / "start"
         written.mkdir(exist_ok=True)
@@ -142,4 +143,4 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
         save_start(written, encoder, {**about, "validation": metrics["validation"]})
         shutil.rmtree(start, ignore_errors=True)
         written.rename(start)
-    return metrics
+    return metrics | {"seed": seed}

@@ -1,4 +1,4 @@
-"""What the stages that train share: examples of labelled texts and of the transfer set, the call of `fit`."""
+"""What the stages that train share: examples, settings with defaults, feature matching."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distill.recipe.schema import Match, Training
 from distill.run import Run
 from distill.stages import artifacts
 from distill.training.feature_matching import FeatureMatching
-from distill.training.loop import Examples, TrainingJob, fit
+from distill.training.loop import Examples
 from teachers.soft_labels import text_digests
 
 if TYPE_CHECKING:
@@ -63,15 +63,6 @@ def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, fol
     texts = encode.to_disk(chunks(transfer["text"]), scratch / "tokens.bin")
     digests = (text_digests(some) for some in chunks(transfer["text"]))
     return Examples(texts, every, artifacts.soft_labels(run).to_disk(digests, scratch))
-
-
-def train(
-    run: Run[Any], network: TextClassifier, job: TrainingJob, matching: FeatureMatching | None = None
-) -> dict[str, Any]:
-    """Fit a network with trackers of its own; returns the metrics."""
-    with run.tracked(f"{run.recipe.name}-{job.name}"):
-        metrics = fit(network, job, run.accelerator, matching=matching)
-    return metrics | {"seed": job.seed}
 
 
 def feature_matching(

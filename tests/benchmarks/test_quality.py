@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 from distill.data.dataset import write_texts
 from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.models.classifier import MultiHeadClassifier
 from distill.recipe.load import dump_yaml
+from distill.training.loop import Examples
+from teachers.encoders import load_encoder
 
 LABELLED = {"train": (0, 1, UNLABELLED, 1), "validation": (1, 0), "test": (0, 0, 1)}
 
@@ -235,8 +238,8 @@ def test_textbrewer_sees_a_multi_label_head_as_two_classes_a_label(program):
     student, teacher = torch.randn(4, 5), torch.randn(4, 5)
     labels = torch.tensor([0, 2, UNLABELLED, 1]), torch.tensor([[1, 0], [0, 1], [UNKNOWN, UNKNOWN], [1, 1]])
     adaptors = textbrewer.Adaptors(heads)
-    seen = adaptors.student((None, None, *labels), student)
-    taught = adaptors.teacher((), (teacher,))["logits"]
+    seen = adaptors.student((None, *labels), [student[:, :3], student[:, 3:]])
+    taught = adaptors.teacher((), [teacher[:, :3], teacher[:, 3:]])["logits"]
     soft = -(taught[1].softmax(-1) * seen["logits"][1].log_softmax(-1)).sum(-1).mean()
     expected = F.binary_cross_entropy_with_logits(student[:, 3:], teacher[:, 3:].sigmoid())
     assert torch.allclose(soft, expected)
@@ -245,3 +248,22 @@ def test_textbrewer_sees_a_multi_label_head_as_two_classes_a_label(program):
     assert torch.allclose(seen["losses"][0], F.cross_entropy(student[known, :3], labels[0][known]))
     flags = F.binary_cross_entropy_with_logits(student[known, 3:], labels[1][known].float())
     assert torch.allclose(seen["losses"][1], flags)
+
+
+def test_textbrewer_trains_on_batches_of_stored_logits(program, tmp_path, tiny_encoder_folder):
+    textbrewer = program("quality_textbrewer")
+    heads = (Head("intent", "single_label", ("a", "b", "c")), Head("flags", "multi_label", ("x", "y")))
+    encoder, tokenizer = load_encoder(str(tiny_encoder_folder(tmp_path)))
+    network = MultiHeadClassifier(encoder, heads, dropout=0.0).eval()
+    texts = network.text_encoder(tokenizer, 16)(["where is my parcel", "refund", "we love the box"])
+    hard = {"flags": np.array([[0, 1], [1, 0], [1, 1]], np.int8), "intent": np.array([0, 1, 2])}
+    soft = {"flags": np.zeros((3, 2), np.float32), "intent": np.ones((3, 3), np.float32)}
+    batches = textbrewer.Batches(Examples(texts, hard, soft), heads, size=2, seed=0)
+    assert len(batches) == 2
+    for batch in batches:
+        logits = textbrewer.Called(network)(*batch["student"])
+        seen = textbrewer.Adaptors(heads).student(batch["student"], logits)
+        taught = textbrewer.Adaptors(heads).teacher(batch["teacher"], batch["teacher_cache"])
+        shapes = [[z.shape for z in side["logits"]] for side in (seen, taught)]
+        assert shapes[0] == shapes[1] and shapes[0][0][1:] == (3,) and shapes[0][1][1:] == (2, 2)
+        assert all(loss > 0 for loss in seen["losses"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from distill.cli.main import main
 from distill.models.base import load_classifier
 from distill.recipe.load import dump_yaml, load_yaml
-from distill.stages import train
+from distill.stages import fit_student
 
 MATCH = ["--set", "match.hidden=1"]
 
@@ -53,7 +53,7 @@ def test_the_teacher_is_taught_and_asked_once(matched, taught):
 
 
 def test_stopped_and_run_again_it_ends_alike(job, matched, copied, monkeypatch, capfd):
-    run, fit = copied("run"), train.fit
+    run, fit = copied("run"), fit_student.fit
     command = ["run", str(job), "--out", str(run), *MATCH, "--to", "fit_student"]
 
     def stop(event, state):
@@ -61,7 +61,7 @@ def test_stopped_and_run_again_it_ends_alike(job, matched, copied, monkeypatch, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", functools.partial(fit, hook=stop))
+        patch.setattr(fit_student, "fit", functools.partial(fit, hook=stop))
         assert main(command) == 130
     kept = load_file(run / "stages/fit_student/scratch/checkpoint.safetensors")
     assert any("projections" in name for name in kept)
@@ -100,7 +100,7 @@ def test_a_start_is_taught_with_it(job, tmp_path, capfd):
         ("match.layers=[1, 2]", "match.layers: 2 numbers for a student of 1 layers"),
         ("match.layers=[3]", "match.layers: 3, but the teacher has 2 layers"),
         ("match.layer=[1]", "match.layer: unknown key (did you mean 'layers'?)"),
-        ("student.train=[heads]", "match: shapes the student's encoder, which is frozen"),
+        ("student.train=[heads]", "match: the student's encoder is frozen"),
     ],
 )
 def test_faults_are_told_in_a_line(job, copied, capfd, change, message):

@@ -213,7 +213,7 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
         ({"match__hiden": 1}, "match.hiden: unknown key (did you mean 'hidden'?)"),
         (
             {"match__hidden": 1, "student__train": ["heads"]},
-            "match: shapes the student's encoder, which is frozen (add it to student.train)",
+            "match: the student's encoder is frozen (add encoder to student.train)",
         ),
         # a metric of the other kind
         ({"teacher__metric": "flags.accuracy"}, "teacher.metric: 'flags.accuracy' is no HEAD.METRIC"),

@@ -83,6 +83,7 @@ def test_a_new_bundle_replaces_the_old_one_without_losing_requests(changing, man
     wanted = {}
     for turn in range(3):
         heads = (replace(manifest.heads[0], labels=(f"a{turn}", "b", "c")), manifest.heads[1])
+        replies += [server.predict_later(text="thanks") for _ in range(8)]  # in flight during the reload
         version = new_bundle(folder, manifest, contents, heads=heads)
         while versions(server) != [version]:
             assert server.process.poll() is None
