@@ -52,6 +52,8 @@ def load_encoder(
                 f"{name}: has {config.num_hidden_layers} layers, expected at least {layers} (keep fewer)"
             )
         config.num_hidden_layers = layers
+        if types := getattr(config, "layer_types", None):  # transformers 5 checks their number
+            config.layer_types = types[:layers]
     for keys, rate in ((DROPOUT, dropout), (ATTENTION_DROPOUT, attention_dropout)):
         for key in keys:
             if rate is not None and hasattr(config, key):

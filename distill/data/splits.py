@@ -187,8 +187,8 @@ def make_heads(
         for split in SPLITS:
             if splits[split] and not count[split][None]:
                 lines.append(f"head {name!r}: no text of {split} is labelled, expected some")
-        if len(set(labels)) < len(labels):
-            lines.append(f"head {name!r}: a label is listed twice: {', '.join(labels)}")
+        if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+            lines.append(f"head {name!r}: label {repeated[0]!r} is listed twice (remove one)")
         if head.columns and head.labels and set(head.columns) != set(head.labels):
             lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")
         elif count["train"][None]:

@@ -66,7 +66,7 @@ def test_a_folder_of_something_else_is_left_alone(edited, finished, capfd, tmp_p
 
 def test_stages_turned_round(edited, capfd, tmp_path):
     line = complaint(capfd, "run", edited, "--out", tmp_path / "run", "--from", "bundle", "--to", "label")
-    assert "--from bundle comes after --to label" in line
+    assert "the first stage bundle comes after the last, label" in line
 
 
 def test_missing_recipe(capfd, tmp_path):
@@ -207,5 +207,5 @@ def test_a_start_of_another_language_is_refused(job, finished, tiny_encoder_fold
     settings = ["--set", f"student.start={start}", "--to", "fit_student"]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 2
     error = capfd.readouterr().err
-    assert "its vocabulary cannot spell 100% of the validation texts' tokens, the teacher's" in error
+    assert "its vocabulary does not cover 100% of the validation texts' tokens, the teacher's" in error
     assert "Traceback" not in error

@@ -74,7 +74,7 @@ def test_an_assistant_teaches_to_the_bundle(taught_by, tmp_path, capfd):
     recipe = taught_by("fit_student")
     assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0, capfd.readouterr()
     card = (tmp_path / "run/bundle/README.md").read_text("utf-8")
-    assert "Distilled from the networks `" in card
+    assert "Teacher: the networks `" in card
     report = json.loads((tmp_path / "run/report.json").read_text("utf-8"))
     assert report["heads"]["intent"]["test"]["student"]["accuracy"] > 0.9
 
@@ -91,7 +91,7 @@ ORDER = {"intent": {"column": "intent", "labels": ["thank", "track", "refund"]},
         ("fit_teacher", FLAGS, [], "head 'intent' has 3 labels, expected 'flags' with 2"),
         ("fit_teacher", INTENT, [], "has 2 heads, expected 1 (run both on the same heads)"),
         ("fit_teacher", ORDER, [], "has its labels in another order (set heads.intent.labels: ["),
-        ("fit_teacher", None, ["--set", "teacher.epochs=3"], "taken as they are; leave out epochs"),
+        ("fit_teacher", None, ["--set", "teacher.epochs=3"], "used as they are; leave out epochs"),
     ],
 )
 def test_faults_are_told_in_a_line(taught_by, tmp_path, capfd, stage, heads, settings, message):

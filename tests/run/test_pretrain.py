@@ -98,12 +98,12 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
     "change, message",
     [
         ("data.unlabeled=[]", "data.unlabeled: is required"),
-        ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected 100 at least"),
+        ("data.unlabeled=[inbox.txt]", "data.unlabeled: 3 texts, expected at least 100"),
         ("data.unlabeled=[none.txt]", "none.txt"),
         ("student.start=random", "student.start: unknown key"),
         ("student.metric=cosine", "a pretrained student has no heads"),
         ("teacher.epochs=3", "teacher.epochs: unknown key"),
-        ("student.hidden=32", "the student is 32 wide, the teacher"),
+        ("student.hidden=32", "student.hidden: 32 is too wide for factorised embeddings"),
         ("heads={}", "heads: unknown key"),
     ],
 )

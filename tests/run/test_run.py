@@ -218,10 +218,10 @@ def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd, 
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_student"]) == 0
     teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
-    assert teacher["max_length"] == 6 and 0.05 < teacher["cut_texts"] < 1
-    said = f"teacher: {teacher['cut_texts']:.0%} of the training texts are longer than the 6 tokens that are"
+    assert teacher["max_length"] == 6 and 0.05 < teacher["truncated_texts"] < 1
+    line = f"teacher: {teacher['truncated_texts']:.0%} of the training texts are truncated to 6 tokens"
     err = capfd.readouterr().err
-    assert said in err and "(set teacher.max_length, 64 at most, or split them)" in err
+    assert line in err and "(set teacher.max_length, 64 at most, or split them)" in err
     assert (f"student: reads {reads} tokens of a text, its teacher 6" in err) == (reads != 6)
     network, tokenizer = load_classifier(tmp_path / "run/stages/fit_student")
     assert tokenizer.model_max_length == network.config.max_position_embeddings == reads
@@ -240,4 +240,4 @@ def test_how_much_is_read_follows_from_the_texts(job, tmp_path, tiny_encoder_fol
         assert main([*command, "--to", "fit_teacher"]) == 0
         teacher = json.loads((run / "stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
         assert teacher["max_length"] == reads
-        assert (teacher["cut_texts"] > 0.05) == (reads < 256)
+        assert (teacher["truncated_texts"] > 0.05) == (reads < 256)
