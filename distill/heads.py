@@ -1,7 +1,7 @@
-"""A head: one question asked of every text, and the ordered labels that answer it.
+"""Classification heads: their names, kinds and ordered labels, and their columns in a row of logits.
 
-The order of the heads, and of the labels in each, is decided once (`prepare`) and travels unchanged
-through logits, ONNX outputs and manifest: logits of all heads lie side by side in one row.
+`prepare` fixes the order of the heads and of the labels in each. Logits, ONNX outputs and the manifest keep
+this order. The logits of all heads are side by side in one row.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# embedding: no labels but a teacher's embedding of the text, which a student is pretrained to give
+# an embedding head has no labels: a pretrained student learns the teacher's embedding of a text with it
 Kind = Literal["single_label", "multi_label", "embedding"]
 UNLABELLED = -100  # class index of a text without a label; torch's ignore_index
-UNKNOWN = -1  # in every cell of a multi_label row without a label
+UNKNOWN = -1  # in every cell of a multi_label row without labels
 
-# What is measured of a head; the first of each kind is the head's first metric.
+# metrics by kind; the first one compares epochs and variants
 METRICS: dict[Kind, tuple[str, ...]] = {
     "single_label": ("accuracy", "macro_f1", "log_loss", "ece"),
     "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "label_accuracy", "log_loss", "roc_auc"),
@@ -25,7 +25,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Head:
-    """A head's name, kind, labels in order and weight in the loss."""
+    """A head: its name, kind, labels in the order of its logits, and weight in the loss."""
 
     name: str
     kind: Kind
@@ -34,7 +34,7 @@ class Head:
 
     @property
     def first_metric(self) -> str:
-        """The metric the head is judged by."""
+        """The first metric of the head's kind."""
         return METRICS[self.kind][0]
 
     @property
@@ -43,7 +43,7 @@ class Head:
         return f"head_{self.name}"
 
     def to_json(self) -> dict[str, Any]:
-        """The head as a JSON object; `Head.from_json` reads it back."""
+        """The head as a JSON object."""
         return asdict(self)
 
     @staticmethod
@@ -53,12 +53,12 @@ class Head:
 
 
 def width(heads: Sequence[Head]) -> int:
-    """The number of logits a text has over all heads."""
+    """The number of logits of a text over all heads."""
     return sum(len(head.labels) for head in heads)
 
 
 def columns(heads: Sequence[Head]) -> Iterator[tuple[Head, slice]]:
-    """Each head with its slice of a row of logits, in order."""
+    """Each head and its slice of a row of logits, in order."""
     start = 0
     for head in heads:
         stop = start + len(head.labels)

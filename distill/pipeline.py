@@ -17,7 +17,7 @@ from typing import Any
 
 from distill.data.in_memory import in_memory, write_sources
 from distill.data.prepare import contents, prepare
-from distill.models.checkpoints import weights_named
+from distill.models.checkpoints import encoder_identities
 from distill.recipe.data_section import RecipeError, near
 from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
 from distill.recipe.schema import Job, Pretraining, Recipe
@@ -77,7 +77,7 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
     time.
     """
     settings = recipe.model_dump(mode="json", exclude_none=True)
-    weights = weights_named(recipe)
+    weights = encoder_identities(recipe)
     labelled, unlabelled = contents(recipe.data)
     data = settings.pop("data")
     data.pop("root")

@@ -1,12 +1,14 @@
-"""How a student starts from its teacher: embeddings by PCA, whole layers where the widths agree.
+"""Initialises a BERT student from its teacher: embeddings by PCA, and whole layers where the shapes agree.
 
-`bert` and `distilbert` name the same pieces differently; a table of names lets either start the other.
+The teacher may be any encoder with tables of word and position embeddings. Whole layers are copied from BERT
+and, through a table of parameter names, from DistilBERT.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +16,10 @@ from torch import Tensor
 from students.factorized_embeddings import factorize
 from students.shapes import Shape, build_encoder
 
-# distilbert's names of the pieces of a layer, and bert's
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# the modules of a DistilBERT layer, and their names in BERT
 LAYER_NAMES = {
     "attention.q_lin": "attention.self.query",
     "attention.k_lin": "attention.self.key",
@@ -29,20 +34,16 @@ LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.(.+)\.(weight|bias)\
 
 
 @torch.no_grad()
-def start_from_teacher(student: Any, teacher: Any) -> list[str]:
-    """Start a student encoder in place from a teacher's; returns what was taken over.
+def init_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> list[str]:
+    """Initialise a student in place; returns the names of the parts that come from the teacher.
 
-    Word and position embeddings are projected to the student's width on the principal components of
-    the teacher's word embeddings: of all linear maps to that width it keeps most of their variance.
-    Where the widths agree they are copied, as are evenly spaced whole layers (the first and the last
-    among them) if the feed-forward parts and the number of attention heads agree too.
-
-    Args:
-        student: Encoder to start; the same vocabulary as the teacher.
-        teacher: Encoder to start from.
+    Word and position embeddings are projected to the student's width on the principal components of the
+    teacher's word embeddings. No other linear projection to that width keeps more of their variance. If the
+    widths are equal, the embeddings are copied. Evenly spaced layers, the first and the last among them, are
+    copied too if the feed-forward widths and the numbers of attention heads are equal.
 
     Raises:
-        ValueError: The vocabularies differ.
+        ValueError: The teacher has no such tables, the vocabularies differ, or the student is wider.
     """
     source, target = teacher.embeddings, student.embeddings
     tables = ("word_embeddings", "position_embeddings")  # deberta's positions may be None
@@ -54,104 +55,102 @@ def start_from_teacher(student: Any, teacher: Any) -> list[str]:
     words: Tensor = source.word_embeddings.weight.float()
     if len(words) != len(target.word_embeddings.weight):
         raise ValueError(
-            f"student.start: teacher: the teacher has {len(words)} word pieces, the student "
-            f"{len(target.word_embeddings.weight)} (use the teacher's tokenizer, or start: random)"
+            f"student.start: teacher: the student has {len(target.word_embeddings.weight)} word pieces, "
+            f"expected the teacher's {len(words)} (use the teacher's tokenizer, or start: random)"
         )
-    project = _principal_components(words, student.config.hidden_size)
+    project = _projection(words, student.config.hidden_size)
     target.word_embeddings.weight.copy_(project(words))
     padding = source.position_embeddings.padding_idx
-    behind = 0 if padding is None else padding + 1  # roberta counts from behind the padding
-    positions = project(source.position_embeddings.weight[behind:].float())
+    first = 0 if padding is None else padding + 1  # roberta's positions begin after the padding index
+    positions = project(source.position_embeddings.weight[first:].float())
     count = min(len(positions), len(target.position_embeddings.weight))
     target.position_embeddings.weight[:count] = positions[:count]
-    if hasattr(target, "token_type_embeddings"):
-        target.token_type_embeddings.weight.zero_()
-    taken = ["word embeddings", "position embeddings"]
+    target.token_type_embeddings.weight.zero_()
+    copied = ["word embeddings", "position embeddings"]
     if teacher.config.hidden_size != student.config.hidden_size:
-        return taken
-    types = getattr(source, "token_type_embeddings", None)
-    if types is not None:  # a text alone is all of type 0
-        if hasattr(target, "token_type_embeddings"):
-            target.token_type_embeddings.weight[0] = types.weight[0]
-        else:
-            target.position_embeddings.weight.add_(types.weight[0])
+        return copied
+    if getattr(source, "token_type_embeddings", None) is not None:
+        # a single text consists of tokens of type 0
+        target.token_type_embeddings.weight[0] = source.token_type_embeddings.weight[0]
     target.LayerNorm.load_state_dict(source.LayerNorm.state_dict())
-    return taken + _copy_layers(student, teacher)
+    return copied + _copy_layers(student, teacher)
 
 
 def encoder_from_teacher(
     shape: Shape,
-    teacher: Any,
+    teacher: PreTrainedModel,
     *,
     positions: int,
     pad: int,
     factorized: bool = False,
-    **rates: Any,
-) -> tuple[Any, list[str]]:
-    """A fresh encoder started from a teacher's, and what was taken over.
+    dropout: float = 0.0,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A new BERT encoder, and the names of the parts that come from the teacher.
+
+    The word embeddings of a student narrower than its teacher are factorised.
 
     Args:
-        shape: Of the student.
-        teacher: Encoder to start from.
+        shape: Shape of the student.
+        teacher: Encoder whose vocabulary the student shares.
         positions: Number of positions.
         pad: Token id of padding.
-        factorized: Refuse a student for which the words cannot learn as a projection of the teacher's, which
-            they do where the teacher's are wider.
-        rates: `dropout`.
+        factorized: Whether factorised word embeddings are required.
+        dropout: Rate of hidden states.
 
     Raises:
-        ValueError: It cannot be started, or not factorised.
+        ValueError: As in `init_from_teacher`, or the required factorisation is impossible.
     """
     words, width = teacher.get_input_embeddings().weight.shape
-    encoder = build_encoder(shape, vocabulary=words, positions=positions, pad=pad, **rates)
-    taken = start_from_teacher(encoder, teacher)
-    if factorized and shape.hidden >= width:
-        raise ValueError(
-            f"student.embeddings: factorized: the student is {shape.hidden} wide, the teacher's words "
-            f"{width} (choose a smaller student)"
-        )
+    encoder = build_encoder(shape, vocabulary=words, positions=positions, pad=pad, dropout=dropout)
+    copied = init_from_teacher(encoder, teacher)
     if shape.hidden < width:
         factorize(encoder, teacher)
-    return encoder, taken
+    elif factorized:
+        raise ValueError(
+            f"student.hidden: {shape.hidden} is too wide for factorised embeddings, expected less than the "
+            f"teacher's {width} (choose a smaller student)"
+        )
+    return encoder, copied
 
 
-def _principal_components(words: Tensor, width: int) -> Any:
-    """A map of `[rows, teacher width]` to `[rows, width]`; the identity where they are the same.
-
-    It takes the rows' mean off: what all rows share tells none of them apart.
-    """
+def _projection(words: Tensor, width: int) -> Callable[[Tensor], Tensor]:
+    """Centres rows `[rows, teacher width]` and projects them to `width`; the identity if that is equal."""
     if words.shape[1] == width:
         return lambda rows: rows
     if words.shape[1] < width:
         raise ValueError(
-            f"student.start: teacher: the student is wider ({width}) than the teacher "
-            f"({words.shape[1]}) (choose a smaller size, or start: random)"
+            f"student.start: teacher: the student is {width} wide, expected at most the teacher's "
+            f"{words.shape[1]} (choose a smaller size, or start: random)"
         )
     centred = words - words.mean(0)
-    _, basis = torch.linalg.eigh(centred.T @ centred)  # ascending
+    _, basis = torch.linalg.eigh(centred.T @ centred)  # in ascending order of variance
     components = basis[:, -width:].flip(1)
     return lambda rows: (rows - rows.mean(0)) @ components
 
 
-def _copy_layers(student: Any, teacher: Any) -> list[str]:
-    mine, theirs = _layers(student), _layers(teacher)
-    have, want = len(theirs), len(mine)
-    chosen = [round(i * (have - 1) / max(1, want - 1)) for i in range(want)]
-    same = student.config.num_attention_heads == teacher.config.num_attention_heads
-    shape = {k: v.shape for k, v in theirs[0].items()}
-    if not same or want > have or {k: v.shape for k, v in mine[0].items()} != shape:
+def _copy_layers(student: PreTrainedModel, teacher: PreTrainedModel) -> list[str]:
+    """Copy evenly spaced layers of the teacher if the shapes agree; returns their names."""
+    targets, sources = _layers(student), _layers(teacher)
+    have, want = len(sources), len(targets)
+    same_heads = student.config.num_attention_heads == teacher.config.num_attention_heads
+    if not same_heads or want > have or _shapes(targets[0]) != _shapes(sources[0]):
         return []
-    for layer, number in zip(mine, chosen, strict=True):
+    chosen = [round(i * (have - 1) / max(1, want - 1)) for i in range(want)]
+    for layer, number in zip(targets, chosen, strict=True):
         for name, weight in layer.items():
-            weight.copy_(theirs[number][name])
+            weight.copy_(sources[number][name])
     return [f"layer {number}" for number in chosen]
 
 
-def _layers(encoder: Any) -> list[dict[str, Tensor]]:
-    """The weights of each layer by bert's names."""
-    found: dict[int, dict[str, Tensor]] = {}
+def _shapes(layer: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in layer.items()}
+
+
+def _layers(encoder: PreTrainedModel) -> list[dict[str, Tensor]]:
+    """The weights of each layer, by their names in BERT."""
+    layers: dict[int, dict[str, Tensor]] = {}
     for name, weight in encoder.named_parameters():
         if match := LAYER.search(name):
-            number, piece, kind = match.groups()
-            found.setdefault(int(number), {})[f"{LAYER_NAMES.get(piece, piece)}.{kind}"] = weight
-    return [found[number] for number in sorted(found)]
+            number, module, kind = match.groups()
+            layers.setdefault(int(number), {})[f"{LAYER_NAMES.get(module, module)}.{kind}"] = weight
+    return [layers[number] for number in sorted(layers)]

@@ -3,101 +3,109 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Add = Callable[[str, Callable[[argparse.Namespace], Any], str], argparse.ArgumentParser]
+if TYPE_CHECKING:
+    from export.runtime.classifier import Classifier
+
+CHUNK = 1024  # texts that `predict` reads before it prints their answers
+
+
+Command = Callable[[argparse.Namespace], Any]
+Add = Callable[[str, Command, str, str], argparse.ArgumentParser]
 
 
 class UsageError(Exception):
-    """A command that cannot be carried out as given."""
+    """The arguments of a command are invalid."""
 
     exit_code = 2
 
 
-def _classifier(options: argparse.Namespace) -> Any:
+@contextmanager
+def _usage_errors(prefix: str = "") -> Iterator[None]:
+    """Raise a ValueError, which names an invalid argument, as UsageError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{prefix}{error}") from None
+
+
+def _classifier(options: argparse.Namespace) -> Classifier:
     from export.runtime.classifier import Classifier
 
-    try:
+    with _usage_errors():
         return Classifier.load(options.bundle, variant=options.variant, threads=options.threads)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Print a line of JSON for each text."""
-    import itertools
-
+    """Print one JSON object per text."""
     classifier = _classifier(options)
-    texts = iter(options.text)
-    if not options.text:
-        if sys.stdin is None:
-            raise UsageError("stdin: is closed (give texts, or lines on stdin)")
-        # undecodable bytes become surrogates, which no text holds
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-        texts = (_decoded(number, line) for number, line in enumerate(sys.stdin, 1))
-    done = 0
-    while chunk := list(itertools.islice(texts, 1024)):
-        try:
+    texts, done = iter(options.text or _stdin_lines()), 0
+    while chunk := list(itertools.islice(texts, CHUNK)):
+        with _usage_errors(f"after {done} texts: " if done else ""):
             answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
-        except ValueError as error:
-            raise UsageError(f"after {done} texts: {error}" if done else str(error)) from None
         for text, answer in zip(chunk, answers, strict=True):
             print(json.dumps({"text": text, **answer}, ensure_ascii=False))
         done += len(chunk)
 
 
-def _decoded(number: int, line: str) -> str:
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"stdin: line {number} is not UTF-8 (convert it first)") from None
-    return line.rstrip("\r\n")
+def _stdin_lines() -> Iterator[str]:
+    if sys.stdin is None:
+        raise UsageError("stdin: is closed, expected lines of text (or give texts as arguments)")
+    # bytes that are not UTF-8 become surrogates, which valid text cannot contain
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            line.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"stdin: line {number} is not UTF-8 (convert the input to UTF-8)") from None
+        yield line.rstrip("\r\n")
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure on labelled texts."""
+    """Print the metrics of a bundle on labelled texts."""
     from distill.evaluation.evaluate_bundle import evaluate_bundle
 
     classifier = _classifier(options)
-    try:
-        found = evaluate_bundle(classifier, options.data, text=options.text, heads=options.heads)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    for head, quality in found["heads"].items():
-        told = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
-        print(f"{head}: {told}", file=sys.stderr)
-    return found
+    with _usage_errors():
+        result = evaluate_bundle(classifier, options.data, text=options.text, heads=options.heads)
+    for head, quality in result["heads"].items():
+        metrics = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
+        print(f"{head}: {metrics}", file=sys.stderr)
+    return result
 
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
-    """Say whether this machine computes the bundle right."""
+    """Compare the logits that this machine computes with those stored in a bundle."""
     from export.graph.gates import GateError
     from export.runtime.doctor import doctor as replay
 
-    found = replay(options.bundle)
-    print(f"{found['cpu']['model']}, {' '.join(found['cpu']['flags'])}", file=sys.stderr)
-    for name, variant in found["variants"].items():
-        said = "computed right" if variant["right"] else "computed WRONG"
-        most, mean = variant["allowed"]
-        far = (
-            f"differs by {variant['max_difference']:.1e} at most, {variant['mean_difference']:.1e} on average"
+    result = replay(options.bundle)
+    print(f"{result['cpu']['model']}, {' '.join(result['cpu']['flags'])}", file=sys.stderr)
+    for name, variant in result["variants"].items():
+        largest, mean = variant["allowed"]
+        print(
+            f"{name}: {'correct' if variant['right'] else 'WRONG'}: largest difference of a logit "
+            f"{variant['max_difference']:.1e} (allowed {largest:.1e}), mean difference "
+            f"{variant['mean_difference']:.1e} (allowed {mean:.1e})",
+            file=sys.stderr,
         )
-        far += f" (allowed are {most:.1e} and {mean:.1e})"
-        print(f"{name}: {said}: {far}", file=sys.stderr)
-    if wrong := [name for name, variant in found["variants"].items() if not variant["right"]]:
-        print(json.dumps(found, ensure_ascii=False), flush=True)
+    if wrong := [name for name, variant in result["variants"].items() if not variant["right"]]:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
         raise GateError(
             f"{options.bundle}: this machine computes {', '.join(wrong)} wrong (use another variant)"
         )
-    return found
+    return result
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
-    """Write it as another reader wants it."""
+    """Convert a bundle for another runtime."""
     from export.targets.registry import export_bundle
 
     chosen = {"variant": options.variant, "library": options.transformers_js}
@@ -105,7 +113,7 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def bench(options: argparse.Namespace) -> dict[str, Any]:
-    """Time it on this machine."""
+    """Measure the latency and throughput of a bundle on this machine."""
     from export.runtime.benchmark import bench as measure
 
     classifier = _classifier(options)
@@ -113,40 +121,41 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
         texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise UsageError(f"{options.texts}: cannot be read: {reason} (give UTF-8, a text a line)") from None
-    try:
-        found = measure(classifier, texts, heads=options.heads)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    one = found["latency_ms"]
-    told = f"one text of {one['tokens']} tokens {one['p50']:.3f} ms, p99 {one['p99']:.3f} ms"
-    many = f"{found['throughput']:,.0f} texts a second, threads: {found['threads']}"
-    print(f"{found['variant']}: {told}; {many}", file=sys.stderr)
-    return found
+        raise UsageError(f"{options.texts}: cannot be read: {reason}, expected one text per line") from None
+    with _usage_errors():
+        result = measure(classifier, texts, heads=options.heads)
+    latency = result["latency_ms"]
+    print(
+        f"{result['variant']}: {latency['tokens']} tokens take {latency['p50']:.3f} ms (median), "
+        f"{latency['p99']:.3f} ms (p99); {result['throughput']:,.0f} texts per second, "
+        f"threads: {result['threads']}",
+        file=sys.stderr,
+    )
+    return result
 
 
 def serve(options: argparse.Namespace) -> dict[str, Any]:
-    """Answer over HTTP until a signal."""
-    from export.serving.server import serve as answer
+    """Serve bundles over HTTP until a signal."""
+    from export.serving.server import serve as run_server
     from export.serving.settings import Settings
 
-    given = {name: value for name, value in vars(options).items() if name != "command" and value is not None}
-    return answer(Settings(**{**given, "bundles": tuple(options.bundles)}))
+    settings = {name: x for name, x in vars(options).items() if name != "command" and x is not None}
+    return run_server(Settings(**{**settings, "bundles": tuple(options.bundles)}))
 
 
 SERVE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "host": (str, "address to listen at (127.0.0.1)"),
-    "port": (int, "port; 0 takes a free one (8000)"),
-    "variant": (str, "int8 or fp32"),
-    "threads": (int, "batches of one call that are computed at once (1)"),
-    "max-batch": (int, "texts that one call takes (64)"),
-    "max-wait-ms": (float, "how long an idle classifier waits for a batch to fill (0)"),
-    "queue": (int, "texts that may wait; more get 503 (512)"),
-    "timeout-s": (float, "for a request; then 504 (10)"),
-    "max-body": (int, "bytes of a request; more get 413 (1048576)"),
-    "max-text": (int, "characters of a text; more get 422 (20000)"),
-    "drain-s": (float, "how long a stopping server still answers, new texts with 503 (1)"),
-    "watch-s": (float, "how often to look for a new bundle in the folders; 0 is never (1)"),
+    "host": (str, "address to bind (127.0.0.1)"),
+    "port": (int, "port to bind; 0 picks a free one (8000)"),
+    "variant": (str, "int8 or fp32 (the default of the bundle)"),
+    "threads": (int, "batches computed in parallel within one call (1)"),
+    "max-batch": (int, "texts in one call of the classifier (64)"),
+    "max-wait-ms": (float, "milliseconds that an idle classifier waits for a batch to fill (0)"),
+    "queue": (int, "texts that may wait; further requests get status 503 (512)"),
+    "timeout-s": (float, "seconds until a request gets status 504 (10)"),
+    "max-body": (int, "bytes of a request body; larger ones get status 413 (1048576)"),
+    "max-text": (int, "characters of a text; longer ones get status 422 (20000)"),
+    "drain-s": (float, "seconds that a stopping server still responds, with status 503 (1)"),
+    "watch-s": (float, "seconds between checks for changed bundles; 0 disables them (1)"),
 }
 
 
@@ -156,35 +165,45 @@ SAMPLE = [
 ] * 500
 
 
-def add_bundle_commands(add: Add) -> None:
-    """Add them to a parser; `add` takes a command's name, function and what it is about."""
-    asked = add("predict", predict, "classify texts, or the lines of stdin")
-    server = add("serve", serve, "answer over HTTP: /predict, the open inference protocol v2, /docs")
-    server.add_argument("bundles", nargs="+", metavar="BUNDLE", help="folder of a bundle")
-    for name, (kind, about) in SERVE_OPTIONS.items():
-        server.add_argument(f"--{name}", type=kind, help=about)
-    server.add_argument("--log-texts", action="store_true", help="log the texts too")
+COMMANDS: dict[str, tuple[Command, str, str]] = {
+    "predict": (predict, "classify texts, or the lines of stdin", 'BUNDLE "where is my parcel?"'),
+    "serve": (serve, "serve bundles over HTTP (/predict, Open Inference Protocol)", "BUNDLE --port 8000"),
+    "export": (export, "convert a bundle for another runtime", "BUNDLE --target triton --out models"),
+    "evaluate": (evaluate, "measure a bundle on labelled texts", "BUNDLE test.csv --variant fp32"),
+    "bench": (bench, "measure the latency and throughput of a bundle", "BUNDLE --threads 2"),
+    "doctor": (doctor, "check that this machine computes a bundle correctly", "BUNDLE"),
+}
 
-    written = add("export", export, "write a bundle as another reader wants it")
-    written.add_argument("bundle", help="folder of a bundle")
-    written.add_argument("--target", required=True, help="transformers-js, triton, tei or text-in-graph")
-    written.add_argument("--out", metavar="DIR", help="folder to write (BUNDLE-TARGET)")
-    written.add_argument("--variant", help="int8 or fp32")
-    about = "the npm package's folder (node_modules/@huggingface/transformers): the page then works offline"
-    written.add_argument("--transformers-js", metavar="DIR", help=about)
-    judged = add("evaluate", evaluate, "measure a bundle on labelled texts")
-    timed = add("bench", bench, "time a bundle on this machine")
-    replayed = add("doctor", doctor, "say whether this machine computes a bundle right")
-    for sub in (asked, judged, timed, replayed):
-        sub.add_argument("bundle", help="folder of a bundle")
-    for sub in (asked, judged, timed):
-        sub.add_argument("--variant", help="int8 or fp32")
-        sub.add_argument("--threads", type=int, help="batches of one call that are computed at once")
-    asked.add_argument("text", nargs="*", help="texts; without any, lines of stdin")
-    asked.add_argument("--top-k", type=int, metavar="K", help="the K best labels of each head")
-    judged.add_argument("data", help="a labelled file with a column for each head")
-    judged.add_argument("--text", help="column of the text (that of the recipe)")
-    timed.add_argument("--texts", metavar="FILE", help="texts to time, one a line")
-    for sub in (asked, judged, timed):
-        about = "only these heads, parted by commas"
-        sub.add_argument("--heads", type=lambda names: names.split(","), metavar="HEAD,HEAD", help=about)
+
+def add_bundle_commands(add: Add) -> None:
+    """Add the commands of this module with `add(name, command, about, arguments of the example)`."""
+    parsers = {
+        name: add(name, command, about, example.replace("BUNDLE", "runs/demo/bundle"))
+        for name, (command, about, example) in COMMANDS.items()
+    }
+    for name, parser in parsers.items():
+        if name == "serve":
+            parser.add_argument("bundles", nargs="+", metavar="bundle", help="folder of a bundle")
+        else:
+            parser.add_argument("bundle", help="folder of a bundle")
+    for name, (kind, about) in SERVE_OPTIONS.items():
+        parsers["serve"].add_argument(f"--{name}", type=kind, help=about)
+    parsers["serve"].add_argument("--log-texts", action="store_true", help="include the texts in the log")
+    targets = "transformers-js, triton, tei or text-in-graph"
+    parsers["export"].add_argument("--target", required=True, help=targets)
+    parsers["export"].add_argument("--out", metavar="DIR", help="output folder (BUNDLE-TARGET)")
+    about = "npm package to copy for offline use (node_modules/@huggingface/transformers)"
+    parsers["export"].add_argument("--transformers-js", metavar="DIR", help=about)
+    parsers["predict"].add_argument("text", nargs="*", help="texts (the lines of stdin)")
+    parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
+    parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
+    parsers["evaluate"].add_argument("--text", metavar="COLUMN", help="column of the texts (the recipe's)")
+    parsers["bench"].add_argument("--texts", metavar="FILE", help="texts to measure, one per line")
+    for name in ("export", "predict", "evaluate", "bench"):
+        parsers[name].add_argument("--variant", help="int8 or fp32 (the default of the bundle)")
+    about = "only these heads, separated by commas"
+    for name in ("predict", "evaluate", "bench"):
+        parsers[name].add_argument("--threads", type=int, help="batches computed in parallel (1)")
+        parsers[name].add_argument(
+            "--heads", type=lambda names: names.split(","), metavar="HEAD,HEAD", help=about
+        )

@@ -18,12 +18,7 @@ Reader = Callable[[Iterator[object], Row], tuple[str, ...] | None]
 
 
 class InvalidCell(Exception):
-    """A cell that makes its row invalid.
-
-    Attributes:
-        kind: What is wrong. Invalid rows are counted by kind.
-        excerpt: The part of the row to show.
-    """
+    """A cell makes its row invalid: `kind` says why, `excerpt` is the part of the row to show."""
 
     def __init__(self, kind: str, excerpt: str) -> None:
         super().__init__(kind, excerpt)
@@ -57,20 +52,24 @@ def _missing(cell: object) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def label_of(cell: object) -> str:
-    """The label of a cell, stripped; "" if there is none. A whole float such as 2.0 is the label "2"."""
+def word_of(cell: object) -> str:
+    """The content of a cell, stripped; "" if there is none. A whole float such as 2.0 gives "2"."""
     if _missing(cell):
         return ""
     if isinstance(cell, float) and cell.is_integer():  # pandas makes floats of integers with gaps
         cell = int(cell)
-    return _decoded(str(cell).strip())
+    return str(cell).strip()
+
+
+def label_of(cell: object) -> str:
+    """The label of a cell, as in `word_of`; raises InvalidCell if it is not decodable."""
+    return _decoded(word_of(cell))
 
 
 def label_reader(name: str, head: HeadRecipe) -> Reader:
-    """The function that reads the labels of a head from a row.
+    """The function that reads the labels of a head from a row, from as many cells as it has columns.
 
-    It takes as many cells as the head has columns. It raises InvalidCell for a label that is not
-    allowed, and DataError where a single_label column has a list.
+    It raises InvalidCell for a label that is not allowed, and DataError if a single_label column has a list.
     """
 
     def allowed(labels: tuple[str, ...]) -> tuple[str, ...]:

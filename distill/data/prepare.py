@@ -54,16 +54,11 @@ class DataCounts(TypedDict):
 
 
 def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
-    """The counts of the prepared data.
+    """Write the splits and heads.json to an empty folder, and a `DataReport`; returns the counts.
 
-    Writes train, validation, test and unlabeled, each a `datasets.Dataset` on disk, and heads.json.
-    The columns are `text` and, for each head, `Head.column`: an int32 class index or UNLABELLED, or for
-    multi_label a list of int8 0/1, all UNKNOWN if unlabelled.
-
-    Args:
-        recipe: Names the sources and the heads.
-        folder: An existing, empty folder for the splits.
-        report_path: File for the report, a `DataReport`. It is written on failure, too.
+    The splits are train, validation, test and unlabeled, each a `datasets.Dataset`. The columns are `text`
+    and, for each head, `Head.column`: an int32 class index or UNLABELLED, or for multi_label a list of int8
+    0/1, all UNKNOWN if unlabelled. The report is also written on failure.
 
     Raises:
         DataError: A source cannot be read, too many rows are invalid, or labels cannot be learned.
@@ -105,9 +100,7 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
 def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dict[str, NDArray[Any]]]:
     """The texts of the train source, and their labels by head as `dataset.hard_labels` returns them.
 
-    Args:
-        recipe: A recipe whose validation and test are fractions. They are not split off.
-        heads: The heads, whose labels give the class indices.
+    Fractions for validation and test are not split off. The labels of `heads` give the class indices.
 
     Raises:
         DataError: The source cannot be read, or too many rows are invalid.

@@ -1,8 +1,8 @@
-"""A proposed recipe for a data file: the text column, the heads and the splits.
+"""Proposes a recipe for a data file: the text column, the heads and the splits.
 
-The proposal goes by the names and the values of columns. It is tried with `prepare` before it is returned,
-so the recipe that `distill init` writes runs unchanged. Comments in it give the label counts, and the
-columns and files that are not used.
+The names and the values of the columns determine the proposal. It is tested with `prepare`, so the recipe
+that `distill init` writes runs unchanged. Its comments give the label counts, and the columns and files that
+are not used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from distill.data.labels import YES_NO
+from distill.data.labels import YES_NO, word_of
 from distill.data.prepare import DataReport, prepare
 from distill.data.sources import READABLE, DataError, open_source
 from distill.recipe.data_section import Data
@@ -37,7 +37,7 @@ TEXT_NAMES = (
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "topic", "intent", "sentiment")
 ID_NAME = re.compile(r"(.*_)?(id|idx|guid|uuid|index)\Z|Unnamed.*\Z|\Z", re.IGNORECASE)
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # older readers take them for booleans
+YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1
 ROWS = 200_000  # the first rows, which are used to choose the heads
 LONG = 60  # mean characters of cells, over which they are free text
 MANY = 1000  # most labels of a head
@@ -45,12 +45,9 @@ SHOWN = 8  # labels that a comment counts
 
 
 def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
-    """A commented recipe, in YAML, for a data file or folder.
+    """A commented recipe, in YAML, for a file, a folder, or a folder with a train file.
 
-    Args:
-        path: A file or folder that `sources` can read, or a folder with a train file.
-        root: The folder of the recipe. Data paths are written relative to it.
-        teacher: The encoder to write as the teacher.
+    Data paths are relative to `root`, the folder of the recipe. `teacher` is the encoder to write, if any.
 
     Raises:
         DataError: The data cannot be read, or has no text column or no head.
@@ -65,7 +62,7 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     text = _text_column(opened.name, cells)
     data: dict[str, Any] = {"text": text} if text != "text" else {}
     for column, values in cells.items():
-        words = [_word(value) for value in values]
+        words = [word_of(value) for value in values]
         if column != text and ID_NAME.match(column) and len(set(words)) == len(words):
             data["id"] = column
             break
@@ -117,12 +114,6 @@ def _splits(path: Path, root: Path) -> dict[str, str]:
     }
 
 
-def _word(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None or value != value else str(value).strip()
-
-
 def _text_column(name: str, cells: Mapping[str, Sequence[Any]]) -> str:
     """The column with a known name, or else the one with the longest of mostly different texts."""
     length: dict[str, float] = {}
@@ -147,8 +138,8 @@ def _heads(cells: Mapping[str, Sequence[object]], notes: list[str]) -> dict[str,
     flags = [
         column
         for column, values in cells.items()
-        if {_word(value).lower() for value in values if not isinstance(value, list)} - {""} <= {*YES_NO}
-        and any(_word(value) for value in values)
+        if {word_of(value).lower() for value in values if not isinstance(value, list)} - {""} <= {*YES_NO}
+        and any(word_of(value) for value in values)
         and not any(isinstance(value, list) for value in values)
     ]
     heads: dict[str, dict[str, Any]] = {}
@@ -169,20 +160,17 @@ def _heads(cells: Mapping[str, Sequence[object]], notes: list[str]) -> dict[str,
 
 
 def _head(values: Sequence[Any], *, likely: bool) -> tuple[dict[str, Any] | None, str]:
-    """The settings of a column's head, except the column itself, and a note.
-
-    The settings are None if the column is not a head. The note then is the reason.
-    """
-    cells = [value for value in values if not isinstance(value, list) and _word(value)]
+    """The settings of a column's head and a note; None and the reason if the column is not a head."""
+    cells = [value for value in values if not isinstance(value, list) and word_of(value)]
     if any(isinstance(value, dict) for value in cells):
         return None, "objects"
     lists = [value for value in values if isinstance(value, list)]
     if lists and not cells:
-        labels = {_word(item) for value in lists for item in value}
+        labels = {word_of(item) for value in lists for item in value}
         if 0 < len(labels) <= MANY and len(labels) * 2 <= sum(map(len, lists)):
             return {"kind": "multi_label"}, ""
         return None, "lists of mostly different values"
-    counts = Counter(_word(value) for value in cells)
+    counts = Counter(word_of(value) for value in cells)
     if len(counts) < 2:
         return None, "one value" if counts else "empty"
     number = all(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", word) for word in counts)
@@ -207,7 +195,7 @@ def _head(values: Sequence[Any], *, likely: bool) -> tuple[dict[str, Any] | None
 
 
 def _try(recipe: dict[str, Any], root: Path, notes: list[str]) -> DataReport:
-    """The report of `prepare`. Heads that it refuses are taken out of the recipe, as long as one is left."""
+    """The report of `prepare`. Heads that it rejects are removed from the recipe if others are left."""
     heads = recipe["heads"]
     while True:
         raw = {**recipe, "data": {**recipe["data"], "root": str(root)}}
@@ -231,13 +219,13 @@ def _try(recipe: dict[str, Any], root: Path, notes: list[str]) -> DataReport:
                 raise
 
 
-def _identifier(name: str, taken: Mapping[str, Any]) -> str:
-    """A valid name for a head that is not taken."""
+def _identifier(name: str, used: Mapping[str, Any]) -> str:
+    """A valid name for a head that is not in `used`."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     if not re.match("[A-Za-z]", name) or name in ("encoder", "heads"):
         name = f"head_{name}".strip("_")
     numbered = (f"{name}_{i}" for i in itertools.count(2))
-    return next(free for free in itertools.chain([name], numbered) if free not in taken)
+    return next(free for free in itertools.chain([name], numbered) if free not in used)
 
 
 def _name(path: Path) -> str:
@@ -296,7 +284,7 @@ def _printable(text: str) -> str:
 
 
 def _flow(value: Any) -> Any:
-    """A value for ruamel.yaml that is written on one line. Words that older readers misread are quoted."""
+    """A value that ruamel.yaml writes on one line; booleans of YAML 1.1 are quoted."""
     if isinstance(value, str):
         quote = not value.isprintable() or value.lower() in YAML_1_1_WORDS
         return DoubleQuotedScalarString(value) if quote else value

@@ -1,8 +1,8 @@
-"""Sources: rows from csv, tsv, jsonl, txt, class folders, parquet, saved data sets and the hub.
+"""Reads rows of csv, tsv, jsonl, txt, class folders, parquet, saved data sets and the hub.
 
-All rows are streamed. Text formats are read here with the standard library, in one pass that knows the
-line of every row. `datasets` reads parquet, saved data sets and the hub. CSV cells stay strings, class
-indices become their names, bytes that are not UTF-8 become `MARK`, and blank lines are skipped.
+All rows are streamed. The standard library reads text formats, in one pass that keeps line numbers.
+`datasets` reads parquet, saved data sets and the hub. CSV cells remain strings, class indices become their
+names, bytes that are not UTF-8 become `MARK`, and blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its name in messages, its columns, and a function that reads some of them."""
+    """A source: its name in messages, its columns, and a function that reads some of them."""
 
     name: str
     columns: tuple[str, ...]
@@ -74,7 +74,7 @@ class Source:
 
 
 def open_source(source: str | Hub, root: Path, *, text: str = "text", role: str = "train") -> Source:
-    """An opened source.
+    """Open a source.
 
     Args:
         source: A path relative to `root`, or a data set on the hub. `folder#split` is a split of a
@@ -183,7 +183,7 @@ def _records(name: str, path: Path, separator: str) -> Iterator[tuple[int, list[
     with _open(path, newline="") as file:
         reader = csv.reader(lines(file), delimiter=separator)
         for cells in reader:
-            if at_end:  # only a record with an open quote reads on after its line
+            if at_end:  # only an unclosed quote makes the reader read past the line
                 todo = "write a quote inside a cell twice"
                 raise DataError(f"{name}:{line}: a quote in one of the cells is never closed ({todo})")
             if nul:
@@ -263,7 +263,7 @@ def _tables(name: str, load: Callable[[], Any]) -> Source:
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Raises what goes wrong in Arrow, the hub and its HTTP client, with no common base, as DataError."""
+    """Raise errors of Arrow, the hub and its HTTP client, which have no common base, as DataError."""
     try:
         yield
     except Exception as error:

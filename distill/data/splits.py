@@ -24,9 +24,7 @@ FIRST = 10  # rows of a kind that data_report.json lists
 EXCERPT = 80  # characters of a row that are shown
 
 Labels = tuple[tuple[str, ...] | None, ...]  # the labels that apply, by head; None where unlabelled
-LabelCounts = dict[
-    str, Counter[str | None]
-]  # of one head: texts by split and label; None counts labelled texts
+LabelCounts = dict[str, Counter[str | None]]  # texts of a head by split and label; None: all labelled texts
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class RowIssues:
     kinds: dict[str, RowKind] = field(default_factory=dict)
 
     def add(self, kind: str, file: str, place: int | str, excerpt: str) -> None:
-        """Count a row, and list it if it is among the first of its kind."""
+        """Count a row; the first rows of each kind are listed."""
         entry = self.kinds.setdefault(kind, {"count": 0, "first": []})
         entry["count"] += 1
         if entry["count"] <= FIRST:
@@ -74,7 +72,7 @@ class RowIssues:
         return Counter({kind: entry["count"] for kind, entry in self.kinds.items()})
 
     def log(self, what: str) -> None:
-        """Print one line a kind on stderr, which begins with `what` happened to the rows."""
+        """Print one line per kind to stderr; `what` is what happened to the rows."""
         for kind, entry in self.kinds.items():
             first = entry["first"][0]
             place = f"{first['file']}:{first['line']}: {first['excerpt']!r}"
@@ -121,14 +119,9 @@ def stratified(
 
     The unique texts are sorted by their labels in all heads, then at random, and the sample takes evenly
     spaced ones. The size of each class of the first head is within one of its share, unless the two texts
-    that are kept back of every label prevent it. Within these classes the other heads are stratified too.
+    that stay in train prevent it. Within these classes the other heads are stratified too.
 
-    Args:
-        texts: The text of each row.
-        labels: The labels of each row.
-        fraction: Share of the unique texts to sample.
-        seed: Seed of the random order.
-        of: Number of unique texts that `fraction` refers to. The default is the number in `texts`.
+    `fraction` is a share of `of` unique texts, by default of those in `texts`.
     """
     rows: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
@@ -145,12 +138,12 @@ def stratified(
     for text in units:
         if text not in kept:
             free[key[text][0]].append(text)
-    taken: list[int] = []
+    sample: list[int] = []
     for block, candidates in free.items():
         count = min(share[block], len(candidates))
         for i in range(count):
-            taken += rows[candidates[(2 * i + 1) * len(candidates) // (2 * count)]]
-    return sorted(taken)
+            sample += rows[candidates[(2 * i + 1) * len(candidates) // (2 * count)]]
+    return sorted(sample)
 
 
 def _first_two(rows: Mapping[str, Sequence[int]], labels: Sequence[Labels]) -> set[str]:
@@ -158,15 +151,10 @@ def _first_two(rows: Mapping[str, Sequence[int]], labels: Sequence[Labels]) -> s
     seen: Counter[tuple[int, str]] = Counter()
     kept: set[str] = set()
     for text, places in rows.items():
-        having = {
-            (head, label)
-            for row in places
-            for head, applying in enumerate(labels[row])
-            for label in applying or ()
-        }
-        if any(seen[label] < 2 for label in having):
+        own = {(head, x) for row in places for head, some in enumerate(labels[row]) for x in some or ()}
+        if any(seen[label] < 2 for label in own):
             kept.add(text)
-        seen.update(having)
+        seen.update(own)
     return kept
 
 
@@ -199,8 +187,8 @@ def make_heads(
         for split in SPLITS:
             if splits[split] and not count[split][None]:
                 lines.append(f"head {name!r}: no text of {split} is labelled, expected some")
-        if len(set(labels)) < len(labels):
-            lines.append(f"head {name!r}: a label is listed twice: {', '.join(labels)}")
+        if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+            lines.append(f"head {name!r}: label {repeated[0]!r} is listed twice (remove one)")
         if head.columns and head.labels and set(head.columns) != set(head.labels):
             lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")
         elif count["train"][None]:

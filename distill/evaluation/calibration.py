@@ -1,4 +1,4 @@
-"""Temperature of a head and thresholds of its labels, fitted on validation logits, and its quality there."""
+"""Calibration of heads on validation logits, and the metrics that compare epochs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from distill.evaluation.metrics import labelled, probabilities, quality
 from distill.heads import Head, columns
 
 Array = NDArray[Any]
-FEW = 5  # positive texts of a label below which a threshold of its own would be noise
-ROUNDS = 20  # in which thresholds move; 3 to 5 are enough as a rule
+FEW = 5  # positive texts below which a threshold of the label alone would be noise
+ROUNDS = 20  # of coordinate ascent on the thresholds; 3 to 5 usually suffice
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A head's calibration temperature, and a threshold a label where it is multi_label."""
+    """A head's calibration temperature, and the threshold of each label of a multi_label head."""
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
@@ -33,13 +33,13 @@ class Calibration:
 def calibrate(head: Head, logits: Array, labels: Array) -> Calibration:
     """The calibration of a head on labelled texts.
 
-    The temperature minimises the log loss (Guo et al. 2017, arXiv:1706.04599, section 4.2), between
-    0.1 and 10. The thresholds maximise micro F1, a multi_label head's first metric, at that temperature.
+    The temperature minimises the log loss (Guo et al. 2017, arXiv:1706.04599, section 4.2), between 0.1 and
+    10. The thresholds maximise micro F1, the first metric of multi_label heads, at that temperature.
 
     Args:
-        head: Whose.
-        logits: `[texts, labels]`.
-        labels: As `metrics.quality` takes them; unlabelled rows are left out.
+        head: The head.
+        logits: Logits `[texts, labels]`.
+        labels: Labels as in `metrics.quality`; unlabelled texts are ignored.
     """
     rows = labelled(labels, head)
     logits, labels = logits[rows], labels[rows]
@@ -49,10 +49,10 @@ def calibrate(head: Head, logits: Array, labels: Array) -> Calibration:
     def log_loss(log_temperature: float) -> float:
         p = probabilities(logits, head, float(np.exp(log_temperature)))
         if head.kind == "single_label":
-            right = p[np.arange(len(labels)), labels]
+            likelihood = p[np.arange(len(labels)), labels]
         else:
-            right = np.where(labels == 1, p, 1 - p)
-        return float(-np.log(np.maximum(right, 1e-12)).mean())
+            likelihood = np.where(labels == 1, p, 1 - p)
+        return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
 
     best = minimize_scalar(log_loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
     temperature = round(float(np.exp(best.x)), 4)
@@ -62,14 +62,14 @@ def calibrate(head: Head, logits: Array, labels: Array) -> Calibration:
 
 
 def best_thresholds(p: Array, y: Array) -> tuple[float, ...]:
-    """The threshold of each label at which micro F1 is highest, each in turn until none gains.
+    """The thresholds of the labels that maximise micro F1, by coordinate ascent.
 
-    They begin at the one threshold that is best for all labels together, which a label with fewer than 5
-    positive texts keeps. Each label is predicted for one of the texts at least.
+    The initial value is the best threshold for all labels together. A label with fewer than 5 positive texts
+    keeps it. Every other label is predicted for at least one text.
 
     Args:
         p: Probabilities `[texts, labels]`.
-        y: Which are positive, of bool.
+        y: The positive labels, bools `[texts, labels]`.
     """
     shared = best_threshold(p.ravel(), y.ravel())
     thresholds = [shared] * p.shape[1]
@@ -81,63 +81,67 @@ def best_thresholds(p: Array, y: Array) -> tuple[float, ...]:
         for i, label in ranked.items():
             others, others_hit = chosen - counts[i], hits - int(label.hits[counts[i]])
             f1 = 2 * (others_hit + label.hits) / (others + np.arange(len(label.hits)) + positives)
-            best = int(np.argmax(np.where(label.parts, f1, -1)))
+            best = int(np.argmax(np.where(label.separable, f1, -1)))
             if f1[best] > f1[counts[i]] + 1e-12:
                 chosen, hits = others + best, others_hit + int(label.hits[best])
-                counts[i], thresholds[i] = best, label.below(best)
+                counts[i], thresholds[i] = best, label.threshold(best)
         if counts == before:
             break
     return tuple(thresholds)
 
 
 def best_threshold(p: Array, y: Array) -> float:
-    """The threshold of probabilities `[n]` that maximises F1 against bools `[n]`; 0.5 without any.
+    """The threshold of probabilities `[n]` that maximises F1 against bools `[n]`; 0.5 without positives.
 
-    It lies halfway between the two probabilities that it parts.
+    It is the midpoint of the two probabilities that it separates.
     """
     if not y.any():
         return 0.5
     ranked = _Ranked(p, y)
     f1 = 2 * ranked.hits / (np.arange(len(ranked.hits)) + y.sum())
-    return ranked.below(int(np.argmax(np.where(ranked.parts, f1, -1))))
+    return ranked.threshold(int(np.argmax(np.where(ranked.separable, f1, -1))))
 
 
 def validation_quality(heads: Sequence[Head], logits: Array, hard: Mapping[str, Array]) -> dict[str, float]:
-    """Every metric of every head, `{"HEAD.METRIC": x}`, and `mean` of the heads' first metrics.
+    """The metrics of all heads, `{"HEAD.METRIC": x}`, and `mean`, the mean of the heads' first metrics.
 
-    A multi_label head is judged at the one threshold that is best on these texts, not at 0.5: where its
-    labels are rare, hardly any probability reaches 0.5, and epochs could not be told apart.
+    A multi_label head is measured at the one threshold that is best on these texts. If labels are rare, few
+    probabilities reach 0.5, and metrics at 0.5 could not compare epochs.
 
     Args:
-        heads: In order.
-        logits: Of all heads side by side, `[texts, sum of labels]`.
-        hard: Labels a head, as `metrics.quality` takes them.
+        heads: Heads in the order of the logits.
+        logits: Logits of all heads side by side, `[texts, sum of labels]`.
+        hard: Labels of each head, as in `metrics.quality`.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for head, part in columns(heads):
-        mine, labels, thresholds = logits[:, part], hard[head.name], None
+        own, labels, thresholds = logits[:, part], hard[head.name], None
         if head.kind == "multi_label":
             rows = labelled(labels, head)
-            p = probabilities(mine[rows], head)
+            p = probabilities(own[rows], head)
             thresholds = [best_threshold(p.ravel(), labels[rows].ravel() == 1)] * len(head.labels)
-        of_head = quality(head, mine, labels, thresholds=thresholds)
-        found |= {f"{head.name}.{metric}": value for metric, value in of_head.items()}
-    return found | {"mean": float(np.nanmean([found[f"{h.name}.{h.first_metric}"] for h in heads]))}
+        values = quality(head, own, labels, thresholds=thresholds)
+        metrics |= {f"{head.name}.{metric}": value for metric, value in values.items()}
+    return metrics | {"mean": float(np.nanmean([metrics[f"{h.name}.{h.first_metric}"] for h in heads]))}
 
 
 class _Ranked:
-    """Probabilities from the highest down: `hits[n]` are right of the first n, `parts[n]` where they end."""
+    """Probabilities in descending order.
+
+    Attributes:
+        hits: The number of positives among the first n, for n from 0.
+        separable: Whether a threshold can separate the first n from the others; False for n = 0.
+    """
 
     def __init__(self, p: Array, y: Array) -> None:
         order = np.argsort(-p, kind="stable")
         self.p = p[order]
         self.hits = np.concatenate([[0], np.cumsum(y[order])])
-        # none is no choice, and equal probabilities cannot be parted
-        self.parts = np.concatenate([[False], self.p[1:] < self.p[:-1], [True]])
+        self.separable = np.concatenate([[False], self.p[1:] < self.p[:-1], [True]])
 
-    def below(self, count: int) -> float:
-        """A threshold that the first `count` reach and no other, halfway to the next."""
+    def threshold(self, count: int) -> float:
+        """The midpoint between the first `count` probabilities and the next one."""
         last, following = self.p[count - 1], self.p[count] if count < len(self.p) else 0.0
-        halfway = float((last + following) / 2)
-        short = round(halfway, 6)
-        return short if following < short <= last else halfway  # near 0 and 1 six digits may not part them
+        midpoint = float((last + following) / 2)
+        rounded = round(midpoint, 6)
+        return rounded if following < rounded <= last else midpoint  # six digits may be too few near 0 and 1

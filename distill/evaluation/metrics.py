@@ -1,6 +1,6 @@
-"""Quality of a head on labelled texts, as `evaluate.Metric` modules of our own.
+"""Metrics of a head on labelled texts, as `evaluate.Metric` modules.
 
-`heads.METRICS` names them; scikit-learn computes what is not one line.
+`heads.METRICS` lists them. Modules from the hub would run remote code, so they are written here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def probabilities(logits: Array, head: Head, temperature: float = 1.0) -> Array:
-    """Softmax or sigmoid of `[texts, labels]` logits over the temperature, float64."""
+    """The softmax or sigmoid of logits `[texts, labels]` divided by the temperature, in float64."""
     scaled = logits.astype(np.float64) / temperature
     if head.kind == "multi_label":
         return np.asarray(np.exp(-np.logaddexp(0, -scaled)))
@@ -31,7 +31,7 @@ def probabilities(logits: Array, head: Head, temperature: float = 1.0) -> Array:
 
 
 def labelled(labels: Array, head: Head) -> Array:
-    """Which rows have a label for the head, `[texts]` of bool; labels as in `quality`."""
+    """A mask `[texts]` of the texts that have a label; labels as in `quality`."""
     if head.kind == "single_label":
         return np.asarray(labels != UNLABELLED)
     return np.asarray((labels != UNKNOWN).all(-1))
@@ -45,17 +45,17 @@ def quality(
     temperature: float = 1.0,
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Every metric of a head over its labelled rows; NaN where none is labelled.
+    """The metrics of a head on the labelled texts; NaN if no text is labelled.
+
+    The metric of an embedding head is the mean cosine similarity. Its logits and labels are embeddings
+    `[texts, dimensions]`.
 
     Args:
-        head: Whose labels.
-        logits: `[texts, labels]`.
-        labels: Class indices `[texts]`, -100 where unlabelled; or 0/1 `[texts, labels]`, -1 there.
+        head: The head.
+        logits: Logits `[texts, labels]`.
+        labels: Class indices `[texts]`, or 0 and 1 `[texts, labels]`; UNLABELLED or UNKNOWN without a label.
         temperature: Calibration temperature.
-        thresholds: A probability a label, multi_label only; by default 0.5.
-
-    An embedding head's logits and labels are embeddings `[texts, dimensions]`; its metric is the mean
-    cosine of the two.
+        thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
     """
     if head.kind == "embedding":
         lengths = np.linalg.norm(logits, axis=-1) * np.linalg.norm(labels, axis=-1)
@@ -65,54 +65,50 @@ def quality(
         return dict.fromkeys(METRICS[head.kind], float("nan"))
     module = _MODULES[head.kind](keep_in_memory=True)
     module.add_batch(predictions=probabilities(logits[rows], head, temperature), references=labels[rows])
-    extra = {"thresholds": thresholds} if head.kind == "multi_label" else {}
-    found: dict[str, float] = module.compute(**extra)
-    return found
+    options = {"thresholds": thresholds} if head.kind == "multi_label" else {}
+    metrics: dict[str, float] = module.compute(**options)
+    return metrics
 
 
 def without_nan(quality: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics as JSON, which has no NaN: what the texts cannot tell is null."""
+    """Metrics as JSON values, which have no NaN: None instead."""
     return {name: None if math.isnan(value) else value for name, value in quality.items()}
 
 
 def decisions(head: Head, logits: Array, thresholds: Sequence[float] | None, temperature: float) -> Array:
-    """What the head says of each text: class indices `[texts]`, or bool `[texts, labels]`."""
+    """The predicted labels: class indices `[texts]`, or bools `[texts, labels]`."""
     if head.kind == "single_label":
         return np.asarray(logits.argmax(-1))
-    return np.asarray(probabilities(logits, head, temperature) >= _row(thresholds))
-
-
-def _row(thresholds: Sequence[float] | None) -> Array:
-    return np.asarray(0.5 if thresholds is None else thresholds)
+    return _applies(probabilities(logits, head, temperature), thresholds)
 
 
 def expected_calibration_error(p: Array, labels: Array, bins: int = 15) -> float:
     """The mean gap between confidence and accuracy (Guo et al. 2017, arXiv:1706.04599, eq. 3)."""
-    confidence, right = p.max(-1), p.argmax(-1) == labels
+    confidence, correct = p.max(-1), p.argmax(-1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
 class SingleLabelQuality(evaluate.Metric):  # type: ignore[misc]
-    """Metrics of class probabilities `[texts, labels]` against class indices."""
+    """Metrics of class probabilities `[texts, labels]` against class indices `[texts]`."""
 
     def _info(self) -> Any:
         return _info(self, datasets.Value("int64"))
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         p, y = np.asarray(predictions), np.asarray(references)
-        said = p.argmax(-1)
+        predicted = p.argmax(-1)
         return {
-            "accuracy": float((said == y).mean()),
-            "macro_f1": float(sk.f1_score(y, said, average="macro", zero_division=0.0)),
+            "accuracy": float((predicted == y).mean()),
+            "macro_f1": float(sk.f1_score(y, predicted, average="macro", zero_division=0.0)),
             "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
             "ece": expected_calibration_error(p, y),
         }
 
 
 class MultiLabelQuality(evaluate.Metric):  # type: ignore[misc]
-    """Metrics of label probabilities `[texts, labels]` against 0/1."""
+    """Metrics of label probabilities `[texts, labels]` against 0 and 1 `[texts, labels]`."""
 
     def _info(self) -> Any:
         return _info(self, datasets.Sequence(datasets.Value("int8")))
@@ -121,15 +117,15 @@ class MultiLabelQuality(evaluate.Metric):  # type: ignore[misc]
         self, predictions: Any, references: Any, thresholds: Sequence[float] | None = None
     ) -> dict[str, float]:
         p, y = np.asarray(predictions), np.asarray(references).astype(bool)
-        said = p >= _row(thresholds)
+        predicted = _applies(p, thresholds)
         likelihood = np.maximum(np.where(y, p, 1 - p), 1e-12)
         both = [i for i in range(y.shape[1]) if 0 < y[:, i].sum() < len(y)]
         auc = [sk.roc_auc_score(y[:, i], p[:, i]) for i in both]
         return {
-            "micro_f1": _f1(said.ravel(), y.ravel()),
-            "macro_f1": float(np.mean([_f1(said[:, i], y[:, i]) for i in range(y.shape[1])])),
-            "subset_accuracy": float((said == y).all(-1).mean()),
-            "label_accuracy": float((said == y).mean()),
+            "micro_f1": _f1(predicted.ravel(), y.ravel()),
+            "macro_f1": float(np.mean([_f1(predicted[:, i], y[:, i]) for i in range(y.shape[1])])),
+            "subset_accuracy": float((predicted == y).all(-1).mean()),
+            "label_accuracy": float((predicted == y).mean()),
             "log_loss": float(-np.log(likelihood).mean()),
             "roc_auc": float(np.mean(auc)) if auc else float("nan"),
         }
@@ -138,10 +134,14 @@ class MultiLabelQuality(evaluate.Metric):  # type: ignore[misc]
 _MODULES: dict[str, Any] = {"single_label": SingleLabelQuality, "multi_label": MultiLabelQuality}
 
 
-def _f1(said: Array, y: Array) -> float:
-    """F1 of bools; 0 where nothing is said and nothing is true, as scikit-learn's zero_division=0."""
-    wrong, hit = int((said != y).sum()), int((said & y).sum())
-    return 2 * hit / (2 * hit + wrong) if hit else 0.0
+def _applies(p: Array, thresholds: Sequence[float] | None) -> Array:
+    return np.asarray(p >= np.asarray(0.5 if thresholds is None else thresholds))
+
+
+def _f1(predicted: Array, y: Array) -> float:
+    """F1 of bools; 0 without true positives, like scikit-learn with zero_division=0."""
+    wrong, hits = int((predicted != y).sum()), int((predicted & y).sum())
+    return 2 * hits / (2 * hits + wrong) if hits else 0.0
 
 
 def _info(module: Any, reference: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What weights a recipe names: found whole, and told from others of the same name. Torch-free."""
+"""The encoders that a recipe names: their identities, and the default initialisation. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,40 +10,39 @@ from students.shapes import SIZES, Shape
 from teachers.checkpoints import EncoderError, file_sha256, identity, weights_sha256
 
 
-def weights_named(recipe: Job) -> dict[str, list[str]]:
-    """The identity of each encoder and start that a recipe names, by section.
+def encoder_identities(recipe: Job) -> dict[str, list[str]]:
+    """The identities of the encoders of `teacher` and `student`, which change with their weights.
 
     Raises:
-        EncoderError: One is not there, not whole, or not as pinned.
+        EncoderError: An encoder is missing or incomplete, or its digest is not the expected one.
     """
-    networks = recipe.teacher.networks if isinstance(recipe, Recipe) else ()
-    named = {"teacher": [_network_identity(folder) for folder in networks], "student": []}
-    if not networks:
-        named["teacher"].append(identity(recipe.teacher.encoder, recipe.teacher.sha256))
-    if isinstance(recipe, Recipe):
-        encoder, start = recipe.student.encoder, recipe.student.start
-        if encoder:
-            named["student"].append(identity(encoder))
-        elif (start := start or usual_start(recipe)) not in ("teacher", "random"):
-            named["student"].append(start_identity(Path(start)) if is_start(start) else identity(start))
-    return named
+    if not isinstance(recipe, Recipe):
+        return {"teacher": [identity(recipe.teacher.encoder, recipe.teacher.sha256)], "student": []}
+    teacher, student = recipe.teacher, recipe.student
+    teachers = [_network_identity(folder) for folder in teacher.networks]
+    start = student.encoder or student.start or default_initialisation(recipe)
+    if start in ("teacher", "random"):
+        students = []
+    else:
+        students = [start_identity(Path(start)) if is_start(start) else identity(start)]
+    return {"teacher": teachers or [identity(teacher.encoder, teacher.sha256)], "student": students}
 
 
 def shape_of(settings: SmallEncoder) -> Shape:
-    """The shape asked for, by name or by numbers."""
+    """The shape of a student, which the recipe gives by name or by numbers."""
     if settings.layers and settings.hidden and settings.attention_heads:
         return Shape(settings.layers, settings.hidden, settings.attention_heads)
     return SIZES[settings.size or "tiny"]
 
 
-def usual_start(recipe: Recipe) -> str:
-    """What a student starts from where the recipe does not say.
+def default_initialisation(recipe: Recipe) -> str:
+    """The value of `student.start` if the recipe sets none.
 
-    For a teacher from the hub the miniature of the student's size, where there is one. For any other the
-    general start that is shipped for its weights and the student's shape, and else the teacher.
+    For a teacher from the hub, it is the BERT miniature of the student's size. For a local teacher, it is the
+    pretrained student that is shipped for these weights and this shape. Otherwise it is "teacher".
 
     Raises:
-        EncoderError: The teacher is not there, not whole, or not as pinned.
+        EncoderError: The teacher is missing or incomplete, or its digest is not the expected one.
     """
     student, teacher, shape = recipe.student, recipe.teacher, shape_of(recipe.student)
     if teacher.networks:
@@ -57,8 +56,8 @@ def usual_start(recipe: Recipe) -> str:
 def _network_identity(folder: str) -> str:
     if not all(Path(folder, name).is_file() for name in ("heads.json", "model.safetensors")):
         raise EncoderError(
-            f"teacher.networks: {folder} holds no network (give RUN/stages/fit_teacher or fit_student)"
+            f"teacher.networks: {folder} holds no network, expected RUN/stages/fit_teacher or fit_student"
         )
     if any(Path(folder).glob("member-*")):
-        raise EncoderError(f"teacher.networks: {folder} is an ensemble itself (name its networks instead)")
+        raise EncoderError(f"teacher.networks: {folder} is an ensemble (name its networks instead)")
     return f"{identity(folder)}/{file_sha256(Path(folder, 'heads.json'))}"

@@ -1,7 +1,7 @@
-"""What a recipe leaves open, found from the training texts and from the shapes of teacher and student.
+"""Default values that depend on the training texts, or on the shapes of teacher and student.
 
-Fixed here and nowhere else. The budgets of a student are what two cores do in half an hour; they and the
-rates were found in trials on validation splits (docs/ablation.md).
+The token budgets of a student take two CPU cores about half an hour. The budgets and the learning rates were
+chosen in trials on validation splits (docs/ablation.md).
 """
 
 from __future__ import annotations
@@ -12,78 +12,80 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-TEXT_LENGTHS = (128, 256, 512)  # tokens; beyond 512 a step costs more than most texts' ends are worth
-WHOLE = 0.95  # share of the texts that are read to their end
-LABELLED_TOKENS = 6_000_000  # of the transfer set, made up to by copies
-READ_TOKENS = 36_000_000  # by the student in all its epochs
-START_TOKENS = 300_000_000  # read by a general start, which is learnt once for many jobs
-MOST_COPIES, MOST_STUDENT_EPOCHS = 160, 20
+TEXT_LENGTHS = (128, 256, 512)  # tokens; a longer limit costs more per step than it gains
+UNTRUNCATED = 0.95  # share of the texts that the limit should not truncate
+TRANSFER_TOKENS = 6_000_000  # of the transfer set, augmented texts included
+STUDENT_TOKENS = 36_000_000  # that a student reads in all epochs
+PRETRAINING_TOKENS = 300_000_000  # that a pretrained student reads in all epochs
+MAX_COPIES, MAX_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
 
 
 def max_length(lengths: NDArray[np.int64]) -> int:
-    """Tokens read of a text: the least of 128, 256 and 512 that 95 % of texts of such lengths fit in."""
-    fit = (limit for limit in TEXT_LENGTHS if np.mean(lengths <= limit) >= WHOLE)
+    """Tokens read of a text: the least of 128, 256 and 512 that does not truncate 95 % of the texts."""
+    fit = (limit for limit in TEXT_LENGTHS if np.mean(lengths <= limit) >= UNTRUNCATED)
     return next(fit, TEXT_LENGTHS[-1])
 
 
 def teacher_epochs(texts: int, batch: int) -> int:
-    """Epochs of a teacher of so many texts a step: 75,000 read in 3 to 5 epochs, 300 steps to 20 epochs."""
+    """Epochs of a teacher with `batch` texts a step: 75,000 texts in 3 to 5 epochs, but at least 300 steps.
+
+    Few texts are read in up to 20 epochs.
+    """
     return min(20, max(3, min(5, 75_000 // texts), math.ceil(300 * batch / texts)))
 
 
 def teacher_lr(hidden: int) -> float:
-    """Peak rate of a teacher: 5e-5 at BERT-base's width of 768, and inversely as the width."""
+    """Peak learning rate of a teacher: inversely proportional to its width, 5e-5 for BERT-base (768)."""
     return 5e-5 * 768 / hidden
 
 
 def teacher_head_lr(lr: float) -> float:
-    """Peak rate of a teacher's heads: 30 times the encoder's, as they start from nothing.
+    """Peak learning rate of the teacher's heads: 30 times that of the encoder.
 
-    At the encoder's rate, weights for many labels are still too small after a thousand steps to part them.
+    The heads are initialised at random. At the encoder's rate, the weights of many labels are still too small
+    to separate them after a thousand steps.
     """
     return 30 * lr
 
 
-def student_lr(hidden: int, *, learnt: bool) -> float:
-    """Peak rate of a student at BERT-tiny's width of 128, and inversely as the width.
+def student_lr(hidden: int, *, trained_layers: bool) -> float:
+    """Peak learning rate of a student: inversely proportional to its width, given here for width 128.
 
-    2e-3 for fresh layers and general starts, 1e-3 for layers of a checkpoint or of the teacher.
+    It is 1e-3 if the layers come from a checkpoint or the teacher, and 2e-3 if they are new or from a
+    pretrained student.
     """
-    return (1e-3 if learnt else 2e-3) * 128 / hidden
+    return (1e-3 if trained_layers else 2e-3) * 128 / hidden
 
 
 def copies(tokens: int) -> int:
-    """Copies of each of texts of so many tokens: up to a set of 6 million tokens, 160 at most."""
-    return max(0, min(MOST_COPIES, round(LABELLED_TOKENS / tokens) - 1))
+    """Augmented texts per text, for training texts with `tokens` tokens in all: up to 6 million tokens."""
+    return max(0, min(MAX_COPIES, round(TRANSFER_TOKENS / tokens) - 1))
 
 
 def student_epochs(tokens: int) -> int:
-    """Epochs of a student over a transfer set of so many tokens: 36 million read, 3 to 20 epochs."""
-    return min(MOST_STUDENT_EPOCHS, max(3, round(READ_TOKENS / tokens)))
+    """Epochs of a student, for a transfer set of `tokens` tokens: 36 million tokens in 3 to 20 epochs."""
+    return min(MAX_STUDENT_EPOCHS, max(3, round(STUDENT_TOKENS / tokens)))
 
 
-def start_epochs(tokens: int) -> int:
-    """Epochs of a general start over texts of so many tokens: 300 million read, 3 to 20 epochs.
-
-    An hour of two cores, eight times a student's reading: a start is learnt once for many jobs.
-    """
-    return min(MOST_STUDENT_EPOCHS, max(3, round(START_TOKENS / tokens)))
+def pretraining_epochs(tokens: int) -> int:
+    """Epochs of a pretrained student, for `tokens` tokens of text: 300 million tokens in 3 to 20 epochs."""
+    return min(MAX_STUDENT_EPOCHS, max(3, round(PRETRAINING_TOKENS / tokens)))
 
 
 def matched_layers(student: int, teacher: int) -> tuple[int, ...]:
-    """The teacher's layer for each of the student's, from 1: evenly spaced, the last for the last."""
+    """The teacher's layer for each of the student's, counted from 1: evenly spaced, ending with the last."""
     return tuple(max(1, round(i * teacher / student)) for i in range(1, student + 1))
 
 
 def distillation_loss(kind: str, labels: int) -> Literal["kl", "standardized"]:
-    """The loss of a head: standardised KD for single_label heads of ten labels and more, else KL.
+    """The loss of a head: "standardized" for single_label heads with at least ten labels, otherwise "kl".
 
-    Over few labels a row's deviation is most of what it says: standardised, sure and unsure look alike.
+    With few labels, standardising removes most of the teacher's confidence.
     """
     return "standardized" if kind == "single_label" and labels >= MANY_LABELS else "kl"
 
 
 def distillation_temperature(loss: str) -> float:
-    """2 for standardised KD, 1 for every other loss."""
+    """The distillation temperature: 2 for "standardized", 1 for every other loss."""
     return 2.0 if loss == "standardized" else 1.0

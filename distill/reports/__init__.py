@@ -1,1 +1,1 @@
-"""Pages and cards made of stage records."""
+"""Reports of runs, and model cards of bundles."""

@@ -1,4 +1,4 @@
-"""report.json and report.html of a run, made of its stage records: formats, never computes."""
+"""The report of a run, report.json and report.html, from the records of its stages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.recipe.load import load_yaml
-from distill.reports.model_card import figure
-from distill.run import read_json, write_json, written_whole
+from distill.reports.model_card import format_metric
+from distill.run import StageRecord, read_json, write_json, written_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24;
@@ -22,7 +22,7 @@ p { margin: .3rem 0; color: #57606a }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e6e9ec }
 th { font-weight: 600; color: #57606a } th:first-child, td:first-child { text-align: left }
-td.first { font-weight: 600 } .bar { background: #eaeef2; border-radius: 3px; height: 9px; min-width: 6rem }
+.bar { background: #eaeef2; border-radius: 3px; height: 9px; min-width: 6rem }
 .bar i { display: block; height: 9px; border-radius: 3px; background: #2f6fdb }
 @media (prefers-color-scheme: dark) { body { background: #0d1117; color: #e6edf3 }
  p, th, .tile span { color: #9198a1 } .tile, th, td { border-color: #30363d } .bar { background: #21262d } }
@@ -30,21 +30,20 @@ td.first { font-weight: 600 } .bar { background: #eaeef2; border-radius: 3px; he
 
 
 class ReportError(Exception):
-    """A folder that no report can be made of."""
+    """A folder holds no finished run."""
 
     exit_code = 2
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write report.json and report.html of the finished run in a folder; returns the report.
+    """Write report.json and report.html of a finished run; returns the content of report.json.
 
     Raises:
         ReportError: The folder holds no finished run.
     """
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
-    stages = {path.parent.name: read_json(path) for path in paths}
-    needed = ("prepare", "fit_student", "export", "check", "bundle")
-    if not all(name in stages for name in needed):
+    stages: dict[str, StageRecord] = {path.parent.name: read_json(path) for path in paths}
+    if not {"prepare", "fit_student", "export", "check", "bundle"} <= stages.keys():
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     metrics = {name: stage["metrics"] for name, stage in stages.items()}
     recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
@@ -57,9 +56,13 @@ def write_report(folder: Path) -> dict[str, Any]:
         "artefact": {**metrics["export"], "parameters": metrics["fit_student"]["parameters"]},
         "latency_ms": metrics["bundle"]["latency_ms"],
         "throughput": metrics["bundle"]["throughput"],
-        "throughput_threads": metrics["bundle"].get("threads"),  # no record of before has it
+        "throughput_threads": metrics["bundle"]["threads"],
         "stages": {
-            name: {key: stage[key] for key in ("seconds", "peak_rss_bytes", "device")}
+            name: {
+                "seconds": stage["seconds"],
+                "peak_rss_bytes": stage["peak_rss_bytes"],
+                "device": stage["device"],
+            }
             for name, stage in stages.items()
         },
     }
@@ -70,59 +73,54 @@ def write_report(folder: Path) -> dict[str, Any]:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The report's main figures as a table for a terminal."""
+    """A table of the first metric of each head, for a terminal."""
     rows = [("head", "metric", "teacher", "student", "fp32", "int8")]
     for name, head in report["heads"].items():
         metric = next(iter(head["test"]["student"]))
-        forms = [head["test"].get(form, {}).get(metric) for form in rows[0][2:]]
-        rows.append((name, metric, *(figure(value) for value in forms)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        values = [head["test"].get(form, {}).get(metric) for form in rows[0][2:]]
+        rows.append((name, metric, *map(format_metric, values)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _page(report: Mapping[str, Any]) -> str:
-    artefact, latency = report["artefact"], report["latency_ms"]
+    artefact, latency, rows = report["artefact"], report["latency_ms"], report["rows"]
     size = artefact.get("int8_bytes", artefact["fp32_bytes"])
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     tiles = [
-        (f"{size / 1e6:.2f} MB", "model served"),
+        (f"{size / 1e6:.2f} MB", "model file"),
         (f"{artefact['parameters'] / 1e6:.2f} M", "parameters"),
-        (f"{latency['p50']:.2f} ms", f"one text of {latency['tokens']} tokens, p50"),
-        (f"{report['throughput']:,.0f}", f"texts a second, threads: {report['throughput_threads'] or '?'}"),
-        (f"{seconds / 60:.1f} min", "the whole run"),
+        (f"{latency['p50']:.2f} ms", f"median latency of a text of {latency['tokens']} tokens"),
+        (f"{report['throughput']:,.0f}", f"texts per second, threads: {report['throughput_threads']}"),
+        (f"{seconds / 60:.1f} min", "duration of the run"),
     ]
-    rows = report["rows"]
+    parity = [
+        (escape(name), f"{head['max_difference']:.1e}", str(head["other_labels"]))
+        for name, head in report["parity"]["heads"].items()
+    ]
+    stages = [
+        (
+            name,
+            f"{stage['seconds']:.1f}",
+            f'<div class="bar"><i style="width:{100 * stage["seconds"] / seconds:.1f}%"></i></div>',
+            f"{stage['peak_rss_bytes'] / 1e9:.2f} GB",
+            stage["device"],
+        )
+        for name, stage in report["stages"].items()
+    ]
     parts = [
         f"<h1>{escape(report['name'])}</h1>",
         f"<p>{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test and "
-        f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Figures are on test.</p>",
+        f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Metrics are on test.</p>",
         '<div class="tiles">',
         *(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles),
         "</div>",
         *(part for name, head in report["heads"].items() for part in _head(name, head)),
         "<h2>Parity of torch and ONNX fp32</h2>",
-        _table(
-            ("head", "largest difference of a logit", "other labels"),
-            (
-                (escape(name), f"{head['max_difference']:.1e}", str(head["other_labels"]))
-                for name, head in report["parity"]["heads"].items()
-            ),
-        ),
-        f"<p>Over {report['parity']['texts']:,} test texts.</p>",
+        _table(("head", "largest difference of a logit", "texts with another label"), parity),
+        f"<p>On {report['parity']['texts']:,} test texts.</p>",
         "<h2>Stages</h2>",
-        _table(
-            ("stage", "seconds", "share", "peak memory so far", "device"),
-            (
-                (
-                    name,
-                    f"{stage['seconds']:.1f}",
-                    f'<div class="bar"><i style="width:{100 * stage["seconds"] / seconds:.1f}%"></i></div>',
-                    f"{stage['peak_rss_bytes'] / 1e9:.2f} GB",
-                    stage["device"],
-                )
-                for name, stage in report["stages"].items()
-            ),
-        ),
+        _table(("stage", "seconds", "share", "peak memory so far", "device"), stages),
     ]
     title = f"<title>{escape(report['name'])}</title><style>{STYLE}</style>"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{title}'
@@ -131,12 +129,14 @@ def _page(report: Mapping[str, Any]) -> str:
 
 def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:
     metrics = list(head["test"]["student"])
-    yield f"<h2>{escape(name)}</h2><p>{head['kind']}, {head['labels']} labels. Student and teacher choose "
-    yield f"alike on {head['agreement']:.1%} of the texts; retention {figure(head['retention'])}.</p>"
-    yield _table(
-        ("", *metrics),
-        ((form, *(figure(values[m]) for m in metrics)) for form, values in head["test"].items()),
-    )
+    yield f"<h2>{escape(name)}</h2><p>{head['kind']}, {head['labels']} labels. "
+    if head["agreement"] is None:
+        yield "The teacher does not know this head.</p>"
+    else:
+        yield f"The student agrees with the teacher on {head['agreement']:.1%} of the texts; "
+        yield f"retention {format_metric(head['retention'])}.</p>"
+    values = ((form, *(format_metric(row[m]) for m in metrics)) for form, row in head["test"].items())
+    yield _table(("", *metrics), values)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

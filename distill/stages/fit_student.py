@@ -47,7 +47,7 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     settings = with_defaults(
         settings,
         epochs=defaults.student_epochs(int(training.texts.lengths.sum())),
-        lr=defaults.student_lr(network.config.hidden_size, learnt=student.trained_layers),
+        lr=defaults.student_lr(network.config.hidden_size, trained_layers=student.trained_layers),
     )
     job = TrainingJob(
         "student",

@@ -116,8 +116,8 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
     )
     settings = with_defaults(
         settings,
-        epochs=defaults.start_epochs(int(training.texts.lengths.sum())),
-        lr=defaults.student_lr(shape.hidden, learnt=False),
+        epochs=defaults.pretraining_epochs(int(training.texts.lengths.sum())),
+        lr=defaults.student_lr(shape.hidden, trained_layers=False),
     )
     job = TrainingJob(
         "student",

@@ -35,7 +35,8 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     }
     contents: dict[str, Path | bytes] = {file: candidate / file for file in manifest.files}
     sizes = run.metrics("export")
-    card = model_card(run.recipe, manifest.heads, checked, artifacts.rows(run), sizes, manifest.max_length)
+    rows, heads = artifacts.rows(run), artifacts.heads(run)
+    card = model_card(run.recipe, heads, checked, rows, sizes, manifest.max_length)
     contents["README.md"] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
     write_bundle(target, final, contents)

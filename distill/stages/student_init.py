@@ -9,7 +9,7 @@ import numpy as np
 
 from distill.data.tokens import TextTokenizer, Tokens, chunks
 from distill.models.base import Array
-from distill.models.checkpoints import shape_of, usual_start
+from distill.models.checkpoints import default_initialisation, shape_of
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Recipe
 from distill.run import Run
@@ -54,7 +54,7 @@ def initial_student(run: Run[Recipe], positions: int) -> InitialStudent:
         RecipeError: The recipe's settings do not fit each other or the teacher.
     """
     student, shape = run.recipe.student, shape_of(run.recipe.student)
-    start = student.encoder or student.start or usual_start(run.recipe)
+    start = student.encoder or student.start or default_initialisation(run.recipe)
     if student.encoder or not (is_start(start) or start in ("teacher", "random")):
         encoder, tokenizer = load_encoder(start, dropout=student.dropout, attention_dropout=0.0)
         config = encoder.config
@@ -96,7 +96,7 @@ def check_vocabulary(recipe: Recipe) -> None:
     student, teacher = recipe.student, recipe.teacher
     if not isinstance(student.vocabulary, int):
         return
-    start = student.encoder or student.start or usual_start(recipe)
+    start = student.encoder or student.start or default_initialisation(recipe)
     if is_start(start) or start in ("teacher", "random"):  # which use the teacher's tokenizer
         start = teacher.networks[0] if teacher.networks else teacher.encoder
     tokenizer = load_tokenizer(start)

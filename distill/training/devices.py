@@ -1,4 +1,4 @@
-"""What a run computes on: device, precision and trackers, through accelerate."""
+"""Device, precision and trackers of a run, as one `accelerate.Accelerator`."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from distill.recipe.schema import Job
 
 
 def make_accelerator(recipe: Job, folder: Path) -> Accelerator:
-    """The device, precision and trackers of a run, as the recipe and `accelerate launch` say.
+    """The accelerator of a run, which also follows the settings of `accelerate launch`.
 
     Raises:
-        RecipeError: The precision needs another device, or a tracker is not installed.
+        RecipeError: The device does not support the precision, or a tracker is not installed.
     """
-    AcceleratorState._reset_state()  # a second run in one process may ask for another precision
+    AcceleratorState._reset_state()  # an earlier run in this process may have set another precision
     cpu = recipe.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     precision = recipe.precision
     if precision == "auto":
-        # without these units bf16 is emulated on a CPU, and slower than float32
+        # a CPU without bf16 units emulates bf16, which is slower than float32
         fast = (
             torch.cpu._is_avx512_bf16_supported()
             if cpu
             else torch.cuda.is_bf16_supported(including_emulation=False)
         )
         precision = "bf16" if fast else "no"
-    available = [str(tracker.value) for tracker in get_available_trackers()]
-    for tracker in recipe.trackers:
-        if tracker not in available:  # which accelerate would leave out without a word
-            raise RecipeError(f"trackers: {tracker!r} is not installed (pip install {tracker})")
     if precision == "fp16" and cpu:
         raise RecipeError("precision: fp16 needs a GPU (set precision: bf16 or no)")
+    available = [str(tracker.value) for tracker in get_available_trackers()]
+    for tracker in recipe.trackers:
+        if tracker not in available:  # accelerate ignores such a tracker
+            raise RecipeError(f"trackers: {tracker!r} is not installed (pip install {tracker})")
     try:
         return Accelerator(
             mixed_precision=precision,
             cpu=cpu,
             log_with=list(recipe.trackers) or None,
             project_dir=folder / "trackers",
-            # a student's buffers are the same everywhere, and its teacher's words among them
+            # the buffers, such as the teacher's word embeddings, are equal in all processes
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:

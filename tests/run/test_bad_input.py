@@ -138,7 +138,7 @@ def test_hub_unreachable(edited, capfd, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.encoder=nobody/nothing"]
     line = complaint(capfd, *run)
-    assert "nobody/nothing: cannot be had from the hub" in line
+    assert "nobody/nothing: cannot be loaded from the hub" in line
     assert "package:NAME" in line
 
 

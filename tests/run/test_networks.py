@@ -60,7 +60,7 @@ def test_an_ensemble_labels_by_the_mean(taught_by, finished, tmp_path, capfd):
     # an ensemble is not taken for its first network, and no run for its own teacher
     own = tmp_path / "run/stages/fit_teacher"
     for out, network, message in (
-        ("other", own, "is an ensemble itself (name its networks instead)"),
+        ("other", own, "is an ensemble (name its networks instead)"),
         ("run", own / "member-2", "is of this run, whose stages are redone (set another --out)"),
     ):
         settings = ["--out", str(tmp_path / out), "--set", f"teacher.networks=[{network}]"]
@@ -74,7 +74,7 @@ def test_an_assistant_teaches_to_the_bundle(taught_by, tmp_path, capfd):
     recipe = taught_by("fit_student")
     assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0, capfd.readouterr()
     card = (tmp_path / "run/bundle/README.md").read_text("utf-8")
-    assert "Distilled from the networks `" in card
+    assert "Teacher: the networks `" in card
     report = json.loads((tmp_path / "run/report.json").read_text("utf-8"))
     assert report["heads"]["intent"]["test"]["student"]["accuracy"] > 0.9
 
@@ -87,7 +87,7 @@ ORDER = {"intent": {"column": "intent", "labels": ["thank", "track", "refund"]},
 @pytest.mark.parametrize(
     "stage, heads, settings, message",
     [
-        ("prepare", None, [], "prepare holds no network (give RUN/stages/fit_teacher or fit_student)"),
+        ("prepare", None, [], "prepare holds no network, expected RUN/stages/fit_teacher or fit_student"),
         ("fit_teacher", FLAGS, [], "head 'intent' has 3 labels, expected 'flags' with 2"),
         ("fit_teacher", INTENT, [], "has 2 heads, expected 1 (run both on the same heads)"),
         ("fit_teacher", ORDER, [], "has its labels in another order (set heads.intent.labels: ["),

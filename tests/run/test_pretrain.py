@@ -103,7 +103,7 @@ def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path
         ("student.start=random", "student.start: unknown key"),
         ("student.metric=cosine", "a pretrained student has no heads"),
         ("teacher.epochs=3", "teacher.epochs: unknown key"),
-        ("student.hidden=32", "the student is 32 wide, the teacher"),
+        ("student.hidden=32", "student.hidden: 32 is too wide for factorised embeddings"),
         ("heads={}", "heads: unknown key"),
     ],
 )

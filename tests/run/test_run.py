@@ -69,7 +69,7 @@ def test_bundle_holds_what_readers_expect(finished):
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert {"recipe_sha256", "quality", "parity", "versions"} <= set(manifest)
     card = (bundle / "README.md").read_text("utf-8")
-    assert "toy" in card and "reads the first 32 tokens" in card
+    assert "toy" in card and "truncated to 32 tokens" in card
 
 
 def test_report_page_names_every_head_and_stage(finished):
@@ -219,9 +219,9 @@ def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd, 
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *words, "--to", "fit_student"]) == 0
     teacher = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
     assert teacher["max_length"] == 6 and 0.05 < teacher["truncated_texts"] < 1
-    said = f"teacher: {teacher['truncated_texts']:.0%} of the training texts are truncated to 6 tokens"
+    line = f"teacher: {teacher['truncated_texts']:.0%} of the training texts are truncated to 6 tokens"
     err = capfd.readouterr().err
-    assert said in err and "(set teacher.max_length, 64 at most, or split them)" in err
+    assert line in err and "(set teacher.max_length, 64 at most, or split them)" in err
     assert (f"student: reads {reads} tokens of a text, its teacher 6" in err) == (reads != 6)
     network, tokenizer = load_classifier(tmp_path / "run/stages/fit_student")
     assert tokenizer.model_max_length == network.config.max_position_embeddings == reads

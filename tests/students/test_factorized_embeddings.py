@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from students.factorized_embeddings import FactorizedEmbedding, factorize, fold
-from students.init_from_teacher import start_from_teacher
+from students.init_from_teacher import init_from_teacher
 from students.shapes import Shape, build_encoder
 
 IDS = torch.randint(1, 60, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -21,7 +21,7 @@ def encoder(hidden: int) -> Any:
 @pytest.fixture
 def pair() -> tuple[Any, Any]:
     student, teacher = encoder(8), encoder(16)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     return student, teacher
 
 

@@ -1,4 +1,4 @@
-"""The proof of the table of names: the same input gives the same hidden states on the other side."""
+"""A student with all layers of its teacher computes the same hidden states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DistilBertConfig, DistilBertModel
 
-from students.init_from_teacher import start_from_teacher
+from students.init_from_teacher import init_from_teacher
 from students.shapes import Shape, build_encoder
 
 VOCABULARY, POSITIONS = 60, 20
@@ -21,14 +21,14 @@ def encoder(
     kind: str, layers: int = 3, hidden: int = 16, *, seed: int = 0, heads: int = 4, **settings: Any
 ) -> Any:
     """An encoder with every weight drawn at random, biases and normalisations included."""
-    given = {"vocabulary": VOCABULARY, "positions": POSITIONS, "pad": 0, **settings}
+    arguments = {"vocabulary": VOCABULARY, "positions": POSITIONS, "pad": 0, **settings}
     torch.manual_seed(seed)
     if kind == "bert":
-        built = build_encoder(Shape(layers, hidden, heads), **given)
+        built = build_encoder(Shape(layers, hidden, heads), **arguments)
     else:
         config = DistilBertConfig(
-            vocab_size=given["vocabulary"],
-            max_position_embeddings=given["positions"],
+            vocab_size=arguments["vocabulary"],
+            max_position_embeddings=arguments["positions"],
             dim=hidden,
             n_layers=layers,
             n_heads=heads,
@@ -38,8 +38,8 @@ def encoder(
         built = DistilBertModel(config)
     with torch.no_grad():
         for name, weight in built.named_parameters():
-            about = 1.0 if "norm.weight" in name.lower() else 0.0
-            weight.normal_(about, 0.3)
+            mean = 1.0 if "norm.weight" in name.lower() else 0.0
+            weight.normal_(mean, 0.3)
     return built.eval()
 
 
@@ -63,19 +63,19 @@ def positions(network: Any) -> Any:
 
 
 @pairs
-def test_all_layers_kept_say_the_same(teacher_kind: str, student_kind: str) -> None:
+def test_all_layers_give_the_same_hidden_states(teacher_kind: str, student_kind: str) -> None:
     teacher, student = encoder(teacher_kind, seed=1), encoder(student_kind, seed=2)
     assert not torch.allclose(states(student), states(teacher), atol=0.1)
-    taken = start_from_teacher(student, teacher)
+    copied = init_from_teacher(student, teacher)
     torch.testing.assert_close(states(student), states(teacher), atol=1e-5, rtol=0)
-    assert taken == ["word embeddings", "position embeddings", "layer 0", "layer 1", "layer 2"]
+    assert copied == ["word embeddings", "position embeddings", "layer 0", "layer 1", "layer 2"]
 
 
 @pairs
 def test_fewer_positions_than_the_teacher(teacher_kind: str, student_kind: str) -> None:
     teacher = encoder(teacher_kind, seed=1)
     student = encoder(student_kind, seed=2, positions=12)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     torch.testing.assert_close(states(student), states(teacher), atol=1e-5, rtol=0)
 
 
@@ -83,16 +83,16 @@ def test_fewer_positions_than_the_teacher(teacher_kind: str, student_kind: str) 
 def test_more_positions_than_the_teacher(teacher_kind: str, student_kind: str) -> None:
     teacher = encoder(teacher_kind, seed=1)
     student = encoder(student_kind, seed=2, positions=POSITIONS + 4)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     torch.testing.assert_close(states(student), states(teacher), atol=1e-5, rtol=0)
     assert np.isfinite(positions(student)).all()
 
 
-def test_the_student_is_its_own(*, kind: str = "bert") -> None:
-    """What is taken over is copied: the student's learning leaves the teacher as it was."""
+def test_weights_are_copied(*, kind: str = "bert") -> None:
+    """Training the student does not change the teacher."""
     teacher, student = encoder(kind, seed=1), encoder(kind, seed=2)
     before = states(teacher)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     with torch.no_grad():
         for weight in student.parameters():
             weight.add_(1.0)
@@ -116,8 +116,8 @@ def test_evenly_spaced_layers(
 ) -> None:
     teacher = encoder(teacher_kind, have, 8, seed=1, heads=2)
     student = encoder(student_kind, want, 8, seed=2, heads=2)
-    taken = start_from_teacher(student, teacher)
-    assert taken[2:] == [f"layer {number}" for number in chosen]
+    copied = init_from_teacher(student, teacher)
+    assert copied[2:] == [f"layer {number}" for number in chosen]
     stack = teacher.encoder if teacher_kind == "bert" else teacher.transformer
     stack.layer = torch.nn.ModuleList([stack.layer[number] for number in chosen])
     teacher.config.num_hidden_layers = want
@@ -129,39 +129,38 @@ def layer_weights(network: Any) -> dict[str, torch.Tensor]:
 
 
 @pairs
-def test_narrower_student_takes_embeddings_alone(teacher_kind: str, student_kind: str) -> None:
+def test_narrower_student_takes_only_embeddings(teacher_kind: str, student_kind: str) -> None:
     teacher = encoder(teacher_kind, seed=1)
     student = encoder(student_kind, hidden=8, heads=2, seed=2)
     before = layer_weights(student)
     norm = student.embeddings.LayerNorm.weight.detach().clone()
-    assert start_from_teacher(student, teacher) == ["word embeddings", "position embeddings"]
+    assert init_from_teacher(student, teacher) == ["word embeddings", "position embeddings"]
     for name, weight in layer_weights(student).items():
         assert torch.equal(weight, before[name]), name
     assert torch.equal(student.embeddings.LayerNorm.weight, norm)
-    if student_kind == "bert":  # no type tells a text alone from itself
-        assert not student.embeddings.token_type_embeddings.weight.any()
+    assert not student.embeddings.token_type_embeddings.weight.any()
 
 
 @pytest.mark.parametrize("width", [4, 8, 12])
-def test_projection_keeps_the_most_that_any_can(width: int) -> None:
-    """Inner products of words: as near the teacher's as any of that rank (Eckart and Young)."""
+def test_projection_keeps_the_most_variance(width: int) -> None:
+    """Its inner products are the best approximation of that rank (Eckart and Young)."""
     teacher, student = encoder("bert", seed=1), encoder("bert", hidden=width, heads=2, seed=2)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     full = words(teacher) - words(teacher).mean(0)
     found = words(student)
     singular = np.linalg.svd(full, compute_uv=False)
     error = np.linalg.norm(full @ full.T - found @ found.T)
     best = np.sqrt((singular[width:] ** 4).sum())
     assert error == pytest.approx(best, rel=1e-4)
-    # so is the variance kept, largest first
+    # the kept variance too, in descending order
     kept = (found**2).sum(0)
     np.testing.assert_allclose(kept, singular[:width] ** 2, rtol=1e-4)
 
 
-def test_positions_lie_on_the_same_axes_as_words() -> None:
-    """Rows of words and of positions are summed, so one map must project both."""
+def test_words_and_positions_have_the_same_projection() -> None:
+    """The encoder adds word and position embeddings, so one projection must map both."""
     teacher, student = encoder("distilbert", seed=1), encoder("bert", hidden=8, seed=2)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     full = words(teacher) - words(teacher).mean(0)
     basis, *_ = np.linalg.lstsq(full, words(student), rcond=None)
     np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-4)
@@ -169,9 +168,9 @@ def test_positions_lie_on_the_same_axes_as_words() -> None:
     np.testing.assert_allclose(positions(student), moved @ basis, atol=1e-4)
 
 
-def test_equal_width_copies_embeddings_as_they_are() -> None:
+def test_equal_widths_copy_embeddings() -> None:
     teacher, student = encoder("bert", seed=1), encoder("bert", seed=2)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     np.testing.assert_array_equal(words(student), words(teacher))
     np.testing.assert_array_equal(positions(student), positions(teacher))
     types = student.embeddings.token_type_embeddings.weight
@@ -181,7 +180,7 @@ def test_equal_width_copies_embeddings_as_they_are() -> None:
 
 def test_teacher_in_half_precision() -> None:
     teacher, student = encoder("bert", seed=1).bfloat16(), encoder("bert", hidden=8, seed=2)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     assert {weight.dtype for weight in student.parameters()} == {torch.float32}
     assert np.isfinite(words(student)).all()
 
@@ -193,24 +192,24 @@ def test_other_feed_forward_width_takes_no_layers() -> None:
     config = BertConfig(vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, **shape)
     student = encoder("bert", seed=2)
     before = layer_weights(student)
-    taken = start_from_teacher(student, BertModel(config, add_pooling_layer=False))
-    assert taken == ["word embeddings", "position embeddings"]
+    copied = init_from_teacher(student, BertModel(config, add_pooling_layer=False))
+    assert copied == ["word embeddings", "position embeddings"]
     assert all(torch.equal(weight, before[name]) for name, weight in layer_weights(student).items())
 
 
 @pairs
 def test_deeper_student_takes_no_layers(teacher_kind: str, student_kind: str) -> None:
     teacher, student = encoder(teacher_kind, 2, seed=1), encoder(student_kind, 3, seed=2)
-    assert start_from_teacher(student, teacher) == ["word embeddings", "position embeddings"]
+    assert init_from_teacher(student, teacher) == ["word embeddings", "position embeddings"]
 
 
 def test_wider_student_is_refused() -> None:
     student = encoder("bert", hidden=32, seed=2)
     before = words(student)
     with pytest.raises(ValueError) as caught:
-        start_from_teacher(student, encoder("bert", seed=1))
+        init_from_teacher(student, encoder("bert", seed=1))
     assert str(caught.value) == (
-        "student.start: teacher: the student is wider (32) than the teacher (16) "
+        "student.start: teacher: the student is 32 wide, expected at most the teacher's 16 "
         "(choose a smaller size, or start: random)"
     )
     np.testing.assert_array_equal(words(student), before)
@@ -218,15 +217,15 @@ def test_wider_student_is_refused() -> None:
 
 def test_other_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError) as caught:
-        start_from_teacher(encoder("bert", vocabulary=61), encoder("bert"))
+        init_from_teacher(encoder("bert", vocabulary=61), encoder("bert"))
     assert str(caught.value) == (
-        "student.start: teacher: the teacher has 60 word pieces, the student 61 "
+        "student.start: teacher: the student has 61 word pieces, expected the teacher's 60 "
         "(use the teacher's tokenizer, or start: random)"
     )
 
 
 def test_a_teacher_without_a_table_of_positions_is_refused() -> None:
     teacher = encoder("bert", seed=1)
-    teacher.embeddings.position_embeddings = None  # as deberta's, whose positions are relative
+    teacher.embeddings.position_embeddings = None  # like deberta, whose positions are relative
     with pytest.raises(ValueError, match="BertModel has no table of word and position embeddings"):
-        start_from_teacher(encoder("bert", seed=2), teacher)
+        init_from_teacher(encoder("bert", seed=2), teacher)

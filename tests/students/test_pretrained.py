@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from students.factorized_embeddings import factorize, fold
-from students.init_from_teacher import start_from_teacher
+from students.init_from_teacher import init_from_teacher
 from students.pretrained import load_start, save_start
 from students.pretrained_files import is_start, read_about
 from students.shapes import Shape, build_encoder
@@ -29,7 +29,7 @@ def teacher() -> Any:
 @pytest.fixture
 def saved(teacher: Any, tmp_path: Path) -> tuple[Path, Any]:
     student = encoder(SHAPE)
-    start_from_teacher(student, teacher)
+    init_from_teacher(student, teacher)
     factorize(student, teacher)
     with torch.no_grad():
         for weight in student.parameters():

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from students.factorized_embeddings import FactorizedEmbedding, factorize
-from students.init_from_teacher import start_from_teacher
+from students.init_from_teacher import init_from_teacher
 from students.prune_vocabulary import needed_pieces, prune_encoder, prune_tokenizer
 from students.shapes import Shape, build_encoder
 
@@ -132,7 +132,7 @@ def test_pieces_keep_their_embeddings(factorized: bool) -> None:
     student = build_encoder(Shape(1, 8, 2), vocabulary=words, positions=20, pad=0)
     if factorized:
         teacher = build_encoder(Shape(1, 16, 2), vocabulary=words, positions=20, pad=0)
-        start_from_teacher(student, teacher)
+        init_from_teacher(student, teacher)
         factorize(student, teacher)
     student.eval()
     chosen = [0, 3, 4, 5, 8, 20, 21, 40]

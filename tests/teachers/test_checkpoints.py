@@ -48,7 +48,9 @@ def test_folder(folder: Path) -> None:
     assert locate(str(folder)) == Location(str(folder), local=True)
 
 
-def test_relative_folder_goes_before_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_takes_precedence_over_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.parent)
     assert locate("encoder") == Location("encoder", local=True)
     assert locate("./encoder").local
@@ -62,16 +64,15 @@ def test_wrong_sha256(folder: Path) -> None:
     with pytest.raises(EncoderError) as caught:
         locate(str(folder), "0" * 64)
     assert str(caught.value) == (
-        f"{folder}: model.safetensors has sha256 {SHA256[:16]}…, expected 0000000000000000… (install it anew)"
+        f"{folder}: model.safetensors has sha256 {SHA256[:16]}…, expected 0000000000000000… "
+        "(install it again)"
     )
 
 
-@pytest.mark.parametrize(
-    "file, words", [(WEIGHTS, "save the weights there"), ("config.json", "save its config")]
-)
-def test_folder_without_a_file(folder: Path, file: str, words: str) -> None:
+@pytest.mark.parametrize("file", [WEIGHTS, "config.json"])
+def test_folder_without_a_file(folder: Path, file: str) -> None:
     (folder / file).unlink()
-    with pytest.raises(EncoderError, match=f"has no {file} .*{words}"):
+    with pytest.raises(EncoderError, match=f"has no {file} .*save_pretrained"):
         locate(str(folder))
 
 
@@ -85,17 +86,17 @@ def test_pickled_weights_alone_are_refused(folder: Path) -> None:
 def test_missing_folder(name: str) -> None:
     with pytest.raises(EncoderError) as caught:
         locate(name)
-    assert str(caught.value) == f"{name}: no such folder (give a folder, a hub id, or package:NAME)"
+    assert str(caught.value) == f"{name}: no such folder, expected a folder, a hub id, or package:NAME"
 
 
-def test_a_file_is_no_folder(folder: Path) -> None:
+def test_a_file_is_not_a_folder(folder: Path) -> None:
     with pytest.raises(EncoderError, match="no such folder"):
         locate(str(folder / WEIGHTS))
 
 
 @pytest.mark.parametrize("name", ["owner/name", "name"])
 def test_sha256_of_a_hub_id_is_refused(name: str) -> None:
-    with pytest.raises(EncoderError, match=f"pins local weights; pin a hub id as {name}@REVISION"):
+    with pytest.raises(EncoderError, match=f"local weights only .pin a hub id as {name}@REVISION"):
         locate(name, SHA256)
 
 
@@ -122,17 +123,17 @@ def test_package_not_installed() -> None:
 
 def test_package_not_pinned(install: Install) -> None:
     install("loose-weights", **FILES)
-    with pytest.raises(EncoderError, match=r"its weights are not pinned \(give their sha256\)"):
+    with pytest.raises(EncoderError, match=r"its weights are not pinned \(set their sha256\)"):
         locate("package:loose-weights")
 
 
-def test_package_pinned_in_the_recipe_is_found_and_not_imported(install: Install) -> None:
+def test_a_package_with_a_given_sha256_is_located_and_not_imported(install: Install) -> None:
     folder = install("loose-weights", **FILES)
     assert locate("package:loose-weights", SHA256) == Location(str(folder), local=True)
     assert "loose_weights" not in sys.modules
 
 
-def test_package_of_other_weights(install: Install) -> None:
+def test_package_with_other_weights(install: Install) -> None:
     install("loose-weights", **FILES)
     with pytest.raises(EncoderError, match=r"model\.safetensors has sha256"):
         locate("package:loose-weights", "f" * 64)
@@ -140,7 +141,7 @@ def test_package_of_other_weights(install: Install) -> None:
 
 def test_package_without_weights(install: Install) -> None:
     install("no-weights", **{"config.json": b"{}"})
-    with pytest.raises(EncoderError, match=r"package:no-weights: ships no model\.safetensors"):
+    with pytest.raises(EncoderError, match=r"package:no-weights: has no model\.safetensors"):
         locate("package:no-weights", SHA256)
 
 

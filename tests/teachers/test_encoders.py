@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from teachers.checkpoints import WEIGHTS, EncoderError, file_sha256
-from teachers.encoders import keep_layers, layer_stack, load_encoder
+from teachers.encoders import load_encoder
 
 SaveEncoder = Callable[..., Path]
 ARCHITECTURES = ("bert", "distilbert")
@@ -23,6 +23,10 @@ def states(encoder: Any, ids: list[list[int]]) -> torch.Tensor:
     with torch.no_grad():
         tokens = torch.tensor(ids)
         return encoder.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
+
+
+def layers_of(encoder: Any) -> nn.ModuleList:
+    return (encoder.encoder if encoder.config.model_type == "bert" else encoder.transformer).layer
 
 
 @both
@@ -38,7 +42,7 @@ def test_local_folder(save_encoder: SaveEncoder, architecture: str) -> None:
 
 
 @both
-def test_every_weight_is_the_files(save_encoder: SaveEncoder, architecture: str) -> None:
+def test_every_weight_comes_from_the_file(save_encoder: SaveEncoder, architecture: str) -> None:
     folder = save_encoder(architecture=architecture)
     encoder, _ = load_encoder(str(folder))
     saved = load_file(folder / WEIGHTS)
@@ -67,13 +71,13 @@ def test_the_pooler_is_gone(save_encoder: SaveEncoder) -> None:
 def test_keeps_the_first_layers(save_encoder: SaveEncoder, architecture: str, layers: int) -> None:
     name = str(save_encoder(architecture=architecture))
     whole, cut = load_encoder(name)[0], load_encoder(name, layers=layers)[0]
-    assert cut.config.num_hidden_layers == layers == len(layer_stack(cut))
-    for ours, theirs in zip(layer_stack(cut), layer_stack(whole), strict=False):
+    assert cut.config.num_hidden_layers == layers == len(layers_of(cut))
+    for ours, theirs in zip(layers_of(cut), layers_of(whole), strict=False):
         for (key, weight), (_, expected) in zip(
             ours.named_parameters(), theirs.named_parameters(), strict=True
         ):
             assert torch.equal(weight, expected), key
-    # so do the hidden states: those of the whole encoder after as many layers
+    # the hidden states equal those of the whole encoder after as many layers
     tokens = torch.tensor([[2, 5, 6, 7, 3]])
     with torch.no_grad():
         expected = whole.eval()(input_ids=tokens, output_hidden_states=True).hidden_states[layers]
@@ -86,8 +90,21 @@ def test_a_cut_encoder_survives_saving(save_encoder: SaveEncoder, architecture: 
     encoder.save_pretrained(tmp_path / "cut")
     tokenizer.save_pretrained(tmp_path / "cut")
     again, _ = load_encoder(str(tmp_path / "cut"))
-    assert len(layer_stack(again)) == 1
+    assert len(layers_of(again)) == 1
     assert torch.equal(states(again, [[2, 6, 3]]), states(encoder, [[2, 6, 3]]))
+
+
+def test_a_cut_modernbert_survives_saving(save_encoder: SaveEncoder, tmp_path: Path) -> None:
+    from transformers import ModernBertConfig, ModernBertModel
+
+    folder = save_encoder()
+    ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 0)
+    shape = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    ModernBertModel(ModernBertConfig(vocab_size=40, **shape, **ids)).save_pretrained(folder)
+    encoder, _ = load_encoder(str(folder), layers=2, dropout=0.3, attention_dropout=0.05)
+    assert len(encoder.layers) == encoder.config.num_hidden_layers == 2
+    assert {part.p for part in encoder.modules() if isinstance(part, nn.Dropout)} == {0.3, 0.05}
+    encoder.save_pretrained(tmp_path / "cut")
 
 
 @both
@@ -95,14 +112,7 @@ def test_too_many_layers(save_encoder: SaveEncoder, architecture: str) -> None:
     name = str(save_encoder(architecture=architecture, layers=2))
     with pytest.raises(EncoderError) as caught:
         load_encoder(name, layers=3)
-    assert str(caught.value) == f"{name}: has 2 layers, cannot keep 3"
-
-
-def test_layer_stack_of_a_foreign_network() -> None:
-    encoder: Any = nn.Sequential(nn.Linear(2, 2))
-    encoder.config = type("Config", (), {"num_hidden_layers": 2})()
-    with pytest.raises(EncoderError, match="Sequential: found no list of 2 layers"):
-        keep_layers(encoder, 1)
+    assert str(caught.value) == f"{name}: has 2 layers, expected at least 3 (keep fewer)"
 
 
 def rates(encoder: Any) -> dict[bool, set[float]]:
@@ -163,7 +173,7 @@ def test_sha256_is_checked(save_encoder: SaveEncoder) -> None:
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No network, as the hub's own switch says it, and an empty cache."""
+    """The hub in offline mode, with an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("huggingface_hub.constants.HF_HUB_CACHE", "transformers.utils.hub.TRANSFORMERS_CACHE"):
         monkeypatch.setattr(name, str(tmp_path / "cache"), raising=False)
@@ -171,15 +181,15 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize("name", ["nobody/nothing", "nobody/nothing@v1"])
-def test_hub_out_of_reach(name: str) -> None:
+def test_unreachable_hub(name: str) -> None:
     with pytest.raises(EncoderError) as caught:
         load_encoder(name)
     message = str(caught.value)
-    assert message.startswith(f"{name}: cannot be had from the hub: ")
+    assert message.startswith(f"{name}: cannot be loaded from the hub: ")
     assert message.endswith(" (check the name and the network, or name a local folder or package:NAME)")
     assert "\n" not in message
     assert len(message) < 400
-    assert caught.value.__suppress_context__  # no page of the hub's own traceback
+    assert caught.value.__suppress_context__  # no traceback of the hub client
 
 
 def test_revision_reaches_model_and_tokenizer(
@@ -188,28 +198,30 @@ def test_revision_reaches_model_and_tokenizer(
     import transformers
 
     folder, seen = str(save_encoder()), []
-    for kind in ("AutoModel", "AutoTokenizer"):
+    for kind in ("AutoConfig", "AutoModel", "AutoTokenizer"):
         original = getattr(transformers, kind).from_pretrained
 
-        def fetch(name: str, *, revision: str, original: Any = original, **settings: Any) -> Any:
-            seen.append((name, revision))
+        def fetch(name: str, *, original: Any = original, **settings: Any) -> Any:
+            if name != "owner/name":  # transformers 5 loads the configuration with the tokenizer
+                return original(name, **settings)
+            seen.append(settings.pop("revision"))
             assert "trust_remote_code" not in settings
             return original(folder, **settings)
 
         monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", fetch)
     load_encoder("owner/name@abc")
-    assert seen == [("owner/name", "abc")] * 2
+    assert seen == ["abc"] * 3
 
 
 def test_no_fast_tokenizer(save_encoder: SaveEncoder) -> None:
     folder = save_encoder()
     for file in ("tokenizer.json", "vocab.txt"):
         (folder / file).unlink()
-    # CANINE reads characters: it has no fast form, and needs no file
+    # CANINE tokenises characters; it has no fast tokenizer and needs no file
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
     with pytest.raises(EncoderError) as caught:
         load_encoder(str(folder))
-    assert str(caught.value) == f"{folder}: has no fast tokenizer (save a tokenizer.json beside it)"
+    assert str(caught.value) == f"{folder}: has no fast tokenizer (add its tokenizer.json)"
 
 
 def test_pickle_is_refused(save_encoder: SaveEncoder) -> None:
@@ -248,7 +260,7 @@ def spoil_shapes(folder: Path) -> None:
 
 
 def spoil_names(folder: Path) -> None:
-    # what a checkpoint of a whole classifier looks like: read as an encoder, nothing would be found
+    # the names of a classifier checkpoint, none of which an encoder has
     named = {f"encoder.{name}": weight for name, weight in load_file(folder / WEIGHTS).items()}
     save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
 

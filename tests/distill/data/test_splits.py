@@ -47,8 +47,8 @@ def test_rows_with_the_same_text_go_together() -> None:
     texts = [f"text {i % 30}" for i in range(90)]
     labels: list[Labels] = [((("a", "b", "c")[i % 3],),) for i in range(90)]
     rows = stratified(texts, labels, 0.2, 1)
-    taken = {texts[row] for row in rows}
-    assert len(taken) == 6 and rows == [i for i in range(90) if texts[i] in taken]
+    sample = {texts[row] for row in rows}
+    assert len(sample) == 6 and rows == [i for i in range(90) if texts[i] in sample]
 
 
 def test_unlabelled_rows_and_further_heads_are_stratified_too() -> None:

@@ -62,7 +62,7 @@ def test_best_threshold_maximises_f1_by_brute_force(seed: int) -> None:
     assert f1_score(y, p >= found) == pytest.approx(brute)
 
 
-def test_a_threshold_lies_halfway_between_the_two_it_parts() -> None:
+def test_a_threshold_is_the_midpoint_of_two_probabilities() -> None:
     p, y = np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, True, False, False])
     assert best_threshold(p, y) == pytest.approx(0.55)
     assert best_threshold(p, ~y & False) == 0.5
@@ -77,13 +77,13 @@ def test_a_threshold_lies_halfway_between_the_two_it_parts() -> None:
     ],
     ids=["near one", "near zero"],
 )
-def test_a_threshold_parts_probabilities_closer_than_its_rounding(p: list[float], y: list[bool]) -> None:
+def test_a_threshold_separates_probabilities_closer_than_its_rounding(p: list[float], y: list[bool]) -> None:
     assert (np.array(p) >= best_threshold(np.array(p), np.array(y))).tolist() == y
 
 
 def test_no_other_threshold_of_a_label_gives_a_higher_micro_f1() -> None:
     z, y = drawn(FLAGS, 2.0)
-    z[:, 2] -= 3  # a label whose own best threshold is far from that of the others
+    z[:, 2] -= 3  # a label whose best threshold is far from the shared one
     found = calibrate(FLAGS, z, y)
     assert found.thresholds is not None and len(found.thresholds) == 3
     p = probabilities(z, FLAGS, found.temperature)
@@ -111,7 +111,7 @@ def test_thresholds_of_two_labels_by_brute_force(seed: int) -> None:
     assert f1_score(y, p >= best_thresholds(p, y), average="micro") == pytest.approx(brute, abs=0.01)
 
 
-def test_a_rare_label_shares_the_threshold_of_all() -> None:
+def test_a_rare_label_has_the_shared_threshold() -> None:
     z, y = drawn(FLAGS, 1.0)
     y[:, 1] = 0
     y[: FEW - 1, 1] = 1
@@ -125,20 +125,20 @@ def test_a_rare_label_shares_the_threshold_of_all() -> None:
 def test_every_label_can_be_predicted() -> None:
     z, y = drawn(FLAGS, 1.0)
     z[:, 1], y[:, 1] = -np.abs(z[:, 1]), 0
-    y[np.argsort(z[:, 1])[:FEW], 1] = 1  # where it is least likely
+    y[np.argsort(z[:, 1])[:FEW], 1] = 1  # where its probability is lowest
     found = calibrate(FLAGS, z, y)
     assert (probabilities(z, FLAGS, found.temperature) >= found.thresholds).any(0).all()
 
 
 @pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
-def test_unlabelled_rows_are_left_out(head: Head) -> None:
+def test_unlabelled_texts_are_ignored(head: Head) -> None:
     z, y = drawn(head, 2.0)
     hidden = y.copy()
     hidden[200:] = UNLABELLED if head.kind == "single_label" else UNKNOWN
     assert calibrate(head, z, hidden) == calibrate(head, z[:200], y[:200])
 
 
-def test_without_labels_nothing_is_changed() -> None:
+def test_calibration_without_labels() -> None:
     z = np.zeros((4, 3), np.float32)
     assert calibrate(INTENT, z, np.full(4, UNLABELLED)) == Calibration()
     assert calibrate(FLAGS, z, np.full((4, 3), UNKNOWN)) == Calibration(1.0, (0.5, 0.5, 0.5))
@@ -151,12 +151,12 @@ def test_json() -> None:
     }
 
 
-def test_rare_labels_are_judged_at_the_threshold_that_is_best_for_them() -> None:
+def test_validation_quality_uses_the_best_threshold() -> None:
     z = np.full((20, 3), -4.0)
     y = np.zeros((20, 3), np.int8)
     y[:4, 1] = 1
-    z[:3, 1] = -1.0  # right, and far from 0.5
-    y[19] = -1  # of no known labels
+    z[:3, 1] = -1.0  # positives far from 0.5
+    y[19] = -1  # unlabelled
     found = validation_quality([FLAGS], z, {"flags": y})
     assert quality(FLAGS, z, y)["micro_f1"] == 0
     assert found["flags.micro_f1"] == found["mean"] == pytest.approx(6 / 7)

@@ -37,10 +37,10 @@ def test_the_first_metric_of_each_kind_comes_first() -> None:
 
 def test_single_label_against_scikit_learn() -> None:
     z, y = logits(INTENT), labels(INTENT)
-    p, said = probabilities(z, INTENT), z.argmax(-1)
+    p, predicted = probabilities(z, INTENT), z.argmax(-1)
     found = quality(INTENT, z, y)
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, said))
-    assert found["macro_f1"] == pytest.approx(sk.f1_score(y, said, average="macro"))
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
     assert found["log_loss"] == pytest.approx(sk.log_loss(y, p))
     assert found["ece"] == pytest.approx(naive_ece(p, y))
 
@@ -49,17 +49,17 @@ def test_single_label_against_scikit_learn() -> None:
 def test_multi_label_against_scikit_learn(thresholds: tuple[float, ...] | None) -> None:
     z, y = logits(FLAGS), labels(FLAGS)
     p = probabilities(z, FLAGS)
-    said = p >= np.array(thresholds or 0.5)
+    predicted = p >= np.array(thresholds or 0.5)
     found = quality(FLAGS, z, y, thresholds=thresholds)
-    assert found["micro_f1"] == pytest.approx(sk.f1_score(y, said, average="micro"))
-    assert found["macro_f1"] == pytest.approx(sk.f1_score(y, said, average="macro"))
-    assert found["subset_accuracy"] == pytest.approx(sk.accuracy_score(y, said))
-    assert found["label_accuracy"] == pytest.approx(1 - sk.hamming_loss(y, said))
+    assert found["micro_f1"] == pytest.approx(sk.f1_score(y, predicted, average="micro"))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
+    assert found["subset_accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert found["label_accuracy"] == pytest.approx(1 - sk.hamming_loss(y, predicted))
     assert found["log_loss"] == pytest.approx(np.mean([sk.log_loss(y[:, i], p[:, i]) for i in range(3)]))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(y, p, average="macro"))
 
 
-def test_labels_that_no_text_has_or_every_text_has() -> None:
+def test_labels_of_no_text_or_of_every_text() -> None:
     z, y = logits(FLAGS), labels(FLAGS)
     y[:, 0], y[:, 1] = 0, 1
     p = probabilities(z, FLAGS)
@@ -73,7 +73,7 @@ def test_labels_that_no_text_has_or_every_text_has() -> None:
 
 
 @pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
-def test_unlabelled_rows_are_left_out(head: Head) -> None:
+def test_unlabelled_texts_are_ignored(head: Head) -> None:
     z, y = logits(head), labels(head)
     hidden = y.copy()
     hidden[50:] = UNLABELLED if head.kind == "single_label" else UNKNOWN
@@ -82,7 +82,7 @@ def test_unlabelled_rows_are_left_out(head: Head) -> None:
 
 
 @pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
-def test_nan_where_nothing_is_labelled(head: Head) -> None:
+def test_nan_without_labelled_texts(head: Head) -> None:
     y = np.full_like(labels(head), UNLABELLED if head.kind == "single_label" else UNKNOWN)
     found = quality(head, logits(head), y)
     assert tuple(found) == METRICS[head.kind] and all(map(math.isnan, found.values()))
@@ -104,10 +104,10 @@ def test_probabilities() -> None:
     assert probabilities(z / 2, INTENT) == pytest.approx(probabilities(z, INTENT, 2.0))
     q = probabilities(np.array([[-800.0, 0.0, 800.0]], np.float32), FLAGS)
     assert q[0] == pytest.approx([0, 0.5, 1]) and np.isfinite(q).all()
-    assert z[0, 0] == 1000  # the logits are left as they were
+    assert z[0, 0] == 1000  # the logits are not changed
 
 
-def test_the_temperature_changes_confidence_not_accuracy() -> None:
+def test_the_temperature_changes_only_confidence() -> None:
     z, y = logits(INTENT), labels(INTENT)
     one, three = quality(INTENT, z, y), quality(INTENT, z, y, temperature=3.0)
     assert one["accuracy"] == three["accuracy"] and one["macro_f1"] == three["macro_f1"]
@@ -125,13 +125,13 @@ def naive_ece(p: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
 
 
 def test_ece_of_a_perfectly_calibrated_head_is_0() -> None:
-    """Of ten texts said at 0.7 seven are right, of ten at 0.9 nine."""
+    """Seven of ten texts with confidence 0.7 are correct, and nine of ten with 0.9."""
     p = np.array([[0.7, 0.3]] * 10 + [[0.1, 0.9]] * 10)
     y = np.array([0] * 7 + [1] * 3 + [1] * 9 + [0])
     assert expected_calibration_error(p, y) == pytest.approx(0, abs=1e-12)
 
 
-def test_ece_of_a_head_that_is_sure_and_wrong() -> None:
+def test_ece_of_an_over_confident_head() -> None:
     certain = np.eye(2)[[0] * 10]
     assert expected_calibration_error(certain, np.array([1] * 10)) == 1
     assert expected_calibration_error(certain, np.array([0] * 8 + [1] * 2)) == pytest.approx(0.2)

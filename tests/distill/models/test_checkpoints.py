@@ -1,12 +1,12 @@
-"""What weights a recipe names, and what a student starts from where the recipe does not say."""
+"""The identities of encoders, and the default initialisation of a student."""
 
 import json
 
 import pytest
 
-from distill.models.checkpoints import usual_start, weights_named
+from distill.models.checkpoints import default_initialisation, encoder_identities
 from distill.recipe.load import dump_yaml, load_recipe
-from students import pretrained_files as start_folder
+from students import pretrained_files
 from teachers.checkpoints import EncoderError, file_sha256
 
 TINY = {"layers": 2, "hidden": 128, "attention_heads": 2}
@@ -28,42 +28,44 @@ def recipe(tmp_path, tiny_encoder_folder):
 
 @pytest.fixture
 def shipped(tmp_path, recipe, monkeypatch):
-    """A start of the tiny shape, shipped for the tiny teacher."""
+    """A pretrained student of the tiny shape, shipped for the tiny teacher."""
     folder = tmp_path / "starts" / "some"
     folder.mkdir(parents=True)
     sha256 = file_sha256(tmp_path / "tiny-bert" / "model.safetensors")
     (folder / "start.json").write_text(json.dumps({"shape": TINY, "teacher_sha256": sha256}), "utf-8")
     (folder / "start.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(start_folder, "SHIPPED", folder.parent)
+    monkeypatch.setattr(pretrained_files, "SHIPPED", folder.parent)
     return folder
 
 
-def test_a_local_teacher_gives_its_own_start_or_the_one_shipped_for_it(recipe, shipped):
-    assert usual_start(recipe()) == str(shipped)
-    assert usual_start(recipe(student={"layers": 2, "hidden": 128, "attention_heads": 2})) == str(shipped)
-    assert usual_start(recipe(student={"size": "mini"})) == "teacher"
+def test_default_with_a_local_teacher(recipe, shipped):
+    assert default_initialisation(recipe()) == str(shipped)
+    assert default_initialisation(recipe(student={"layers": 2, "hidden": 128, "attention_heads": 2})) == str(
+        shipped
+    )
+    assert default_initialisation(recipe(student={"size": "mini"})) == "teacher"
 
 
-def test_other_weights_have_no_start(recipe, shipped):
+def test_no_pretrained_student_for_other_weights(recipe, shipped):
     about = json.loads((shipped / "start.json").read_text("utf-8"))
     (shipped / "start.json").write_text(json.dumps(about | {"teacher_sha256": "0" * 64}), "utf-8")
-    assert usual_start(recipe()) == "teacher"
+    assert default_initialisation(recipe()) == "teacher"
 
 
-def test_a_teacher_from_the_hub_gives_the_miniature(recipe, shipped):
+def test_default_with_a_teacher_from_the_hub(recipe, shipped):
     hub = {"encoder": "distilbert/distilbert-base-uncased"}
-    assert usual_start(recipe(teacher=hub)) == "google/bert_uncased_L-2_H-128_A-2"
-    assert usual_start(recipe(teacher=hub, student=TINY)) == "teacher"
+    assert default_initialisation(recipe(teacher=hub)) == "google/bert_uncased_L-2_H-128_A-2"
+    assert default_initialisation(recipe(teacher=hub, student=TINY)) == "teacher"
 
 
-def test_the_start_is_among_what_tells_a_run_from_another(recipe, shipped):
-    before = weights_named(recipe())["student"]
-    (shipped / "start.safetensors").write_bytes(b"others")
-    after = weights_named(recipe())["student"]
+def test_the_identity_changes_with_the_pretrained_student(recipe, shipped):
+    before = encoder_identities(recipe())["student"]
+    (shipped / "start.safetensors").write_bytes(b"other weights")
+    after = encoder_identities(recipe())["student"]
     assert len(before) == len(after) == 1 and before != after
-    assert weights_named(recipe(student={"start": "random"}))["student"] == []
+    assert encoder_identities(recipe(student={"start": "random"}))["student"] == []
 
 
-def test_a_teacher_that_is_not_there(recipe):
+def test_missing_teacher(recipe):
     with pytest.raises(EncoderError, match="no such folder"):
-        usual_start(recipe(teacher={"encoder": "./none"}))
+        default_initialisation(recipe(teacher={"encoder": "./none"}))

@@ -1,5 +1,3 @@
-"""Device, precision and trackers of a run; faults are told before anything is trained."""
-
 from pathlib import Path
 
 import pytest
@@ -15,11 +13,11 @@ RAW = {"name": "a", "data": {"train": "a.csv"}, "heads": HEADS, "device": "cpu",
 def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="fp16"):
         make_accelerator(parse_recipe({**RAW, "precision": "fp16"}), tmp_path)
-    made = make_accelerator(parse_recipe({**RAW, "precision": "no"}), tmp_path)
-    assert (made.mixed_precision, made.device.type) == ("no", "cpu")
+    accelerator = make_accelerator(parse_recipe({**RAW, "precision": "no"}), tmp_path)
+    assert (accelerator.mixed_precision, accelerator.device.type) == ("no", "cpu")
 
 
-def test_a_tracker_that_is_not_installed_is_told(tmp_path: Path) -> None:
+def test_a_tracker_must_be_installed(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="'wandb' is not installed"):
         make_accelerator(parse_recipe({**RAW, "trackers": ["wandb"]}), tmp_path)
     assert make_accelerator(parse_recipe({**RAW, "trackers": ["tensorboard"]}), tmp_path)

@@ -48,7 +48,7 @@ def test_the_building_machine_is_right(replayed: Path, capsys: pytest.CaptureFix
         assert variant["right"] and variant["max_difference"] == 0 and variant["other_labels"] == 0
     assert main(["doctor", str(replayed)]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out) == found and "int8: computed right" in printed.err
+    assert json.loads(printed.out) == found and "int8: correct" in printed.err
 
 
 def test_wrong_variants_are_named(replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+
+from distill.heads import Head
+from distill.recipe.load import dump_yaml, parse_recipe
+from distill.reports.model_card import model_card
+from distill.reports.report import ReportError, summary, write_report
+
+RECIPE = parse_recipe(
+    {
+        "name": "toy",
+        "data": {"train": "train.csv", "unlabeled": ["more.txt"]},
+        "heads": {"intent": {"column": "intent"}, "flags": {"column": "flags", "kind": "multi_label"}},
+    }
+)
+HEADS = (Head("intent", "single_label", ("a", "b")), Head("flags", "multi_label", ("x", "y")))
+ROWS = {"train": 8, "validation": 2, "test": 2, "unlabeled": 1}
+INTENT = {
+    "kind": "single_label",
+    "labels": 2,
+    "test": {form: {"accuracy": 0.5, "ece": None} for form in ("teacher", "student", "fp32", "int8")},
+    "agreement": 0.75,
+    "retention": 1.0,
+}
+FLAGS = {  # which the teacher does not know
+    "kind": "multi_label",
+    "labels": 2,
+    "test": {form: {"micro_f1": 0.25} for form in ("student", "fp32", "int8")},
+    "agreement": None,
+    "retention": None,
+}
+CHECKED = {
+    "quality": {"intent": INTENT, "flags": FLAGS},
+    "parity": {"texts": 2, "heads": {"intent": {"max_difference": 1e-6, "other_labels": 0}}},
+    "allowed": {"flags": ["changes 0.1000 of its decisions, more than 0.03 (gates.int8_changed)"]},
+}
+SIZES = {"fp32_bytes": 2_000_000, "int8_bytes": 500_000}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The records of a finished run."""
+    metrics = {
+        "prepare": {"rows": ROWS},
+        "fit_student": {"parameters": 4_400_000},
+        "export": SIZES,
+        "check": CHECKED,
+        "bundle": {
+            "latency_ms": {"p50": 0.5, "p99": 1.0, "tokens": 27, "threads": 1},
+            "throughput": 1234.5,
+            "threads": 2,
+        },
+    }
+    for name, values in metrics.items():
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        record = {"seconds": 1.5, "peak_rss_bytes": 10**9, "device": "cpu", "metrics": values}
+        (tmp_path / "stages" / name / "stage.json").write_text(json.dumps(record), "utf-8")
+    (tmp_path / "recipe.yaml").write_text(dump_yaml({"name": "toy", "seed": 7}), "utf-8")
+    return tmp_path
+
+
+def test_report_and_page(folder):
+    report = write_report(folder)
+    assert json.loads((folder / "report.json").read_text("utf-8")) == report
+    assert report["artefact"] == {**SIZES, "parameters": 4_400_000}
+    assert set(report["stages"]["export"]) == {"seconds", "peak_rss_bytes", "device"}
+    page = (folder / "report.html").read_text("utf-8")
+    assert "agrees with the teacher on 75.0% of the texts; retention 1.0000" in page
+    assert "The teacher does not know this head" in page
+    assert "0.50 MB" in page and "texts per second, threads: 2" in page
+
+
+def test_summary_has_a_row_per_head(folder):
+    assert [line.split() for line in summary(write_report(folder)).splitlines()] == [
+        ["head", "metric", "teacher", "student", "fp32", "int8"],
+        ["intent", "accuracy", "0.5000", "0.5000", "0.5000", "0.5000"],
+        ["flags", "micro_f1", "-", "0.2500", "0.2500", "0.2500"],
+    ]
+
+
+def test_an_unfinished_run_has_no_report(folder):
+    (folder / "stages" / "bundle" / "stage.json").unlink()
+    with pytest.raises(ReportError, match="holds no finished run"):
+        write_report(folder)
+
+
+def test_model_card():
+    card = model_card(RECIPE, HEADS, CHECKED, ROWS, SIZES, 128)
+    assert card.startswith("---\nlibrary_name: tinyheads\n")
+    for line in (
+        "- **intent** (single_label, 2 labels): a, b",
+        "Texts are truncated to 128 tokens.",
+        "- Data: `train.csv`, `more.txt`",
+        "- Licence of the data: not specified",
+        "| teacher | 0.5000 | - |",
+        "Size of the model file: fp32 2.00 MB, int8 0.50 MB.",
+    ):
+        assert line in card.splitlines()
+    assert "Allowed by the recipe: int8 head 'flags' changes 0.1000 of its decisions" in card
