@@ -64,7 +64,7 @@ def test_the_teacher_is_not_trained_again(finished, pruned):
         (["student.vocabulary=3"], "student.vocabulary: must be >= "),
         (["student.vocabulary=half"], "must be a number of word pieces, or full, got 'half'"),
         (["student.vocabulary=99999"], "student.vocabulary: 99999 pieces, the tokenizer has"),
-        (["student.vocabulary=50", "match.hidden=1"], "leave out it or student.vocabulary"),
+        (["student.vocabulary=50", "match.hidden=1"], "leave out match or student.vocabulary"),
     ],
 )
 def test_refused(job, finished, tmp_path, capsys, settings, problem):
