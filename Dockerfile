@@ -5,6 +5,7 @@
 FROM python:3.11-slim AS build
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY tinyheads tinyheads
 COPY distill distill
 COPY teachers teachers
 COPY students students

@@ -161,28 +161,6 @@ def tiny_encoder_folder(tiny_bert: Callable[..., Any], tiny_tokenizer: Any) -> C
     return write
 
 
-@pytest.fixture(scope="session")
-def tiny_masked_lm_folder(tiny_bert: Callable[..., Any], tiny_tokenizer: Any) -> Callable[..., Path]:
-    """A function (folder, architecture, **shape) that writes a masked-language model of fresh weights.
-
-    They are wide enough that what it predicts hangs on the words around.
-    """
-
-    def write(folder: Path, architecture: str = "bert", seed: int = 0, **shape: Any) -> Path:
-        import torch
-        from transformers import AutoModelForMaskedLM
-
-        config = tiny_bert(architecture, **shape).config
-        config.initializer_range = 0.5
-        torch.manual_seed(seed)
-        place = folder / f"masked-{architecture}"
-        AutoModelForMaskedLM.from_config(config).save_pretrained(place)
-        tiny_tokenizer.save_pretrained(place)
-        return place
-
-    return write
-
-
 @pytest.fixture
 def cpu_accelerator() -> Iterator[Any]:
     """A fresh `Accelerator` on the CPU in float32, without trackers."""

@@ -62,7 +62,7 @@ def test_a_stage_with_the_same_digest_is_skipped(run: Run, capsys: pytest.Captur
     assert out.out == "" and "one: done before" in out.err
 
 
-def test_a_stage_whose_inputs_changed_is_begun_anew(run: Run) -> None:
+def test_a_stage_whose_inputs_changed_starts_again(run: Run) -> None:
     seen: list[list[str]] = []
     run.do(Stage("one", counting(seen), ()), "a")
     run.do(Stage("one", counting(seen, metric=2), ()), "b")
@@ -71,7 +71,7 @@ def test_a_stage_whose_inputs_changed_is_begun_anew(run: Run) -> None:
     assert len(seen) == 3 and run.metrics("one") == {"metric": 3}
 
 
-def test_a_long_stage_that_was_stopped_goes_on_in_its_folder(
+def test_a_long_stage_that_was_stopped_resumes_in_its_folder(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[list[str]] = []
@@ -85,7 +85,7 @@ def test_a_long_stage_that_was_stopped_goes_on_in_its_folder(
 
 
 @pytest.mark.parametrize(("digest", "long"), [("b", True), ("a", False)], ids=["other inputs", "short"])
-def test_a_stopped_stage_is_begun_anew_otherwise(run: Run, digest: str, long: bool) -> None:
+def test_a_stopped_stage_starts_again_otherwise(run: Run, digest: str, long: bool) -> None:
     seen: list[list[str]] = []
     with pytest.raises(Killed):
         run.do(Stage("one", counting(seen, killed=True), (), resumes=long), "a")
@@ -93,7 +93,7 @@ def test_a_stopped_stage_is_begun_anew_otherwise(run: Run, digest: str, long: bo
     assert seen == [["begun.json"], ["begun.json"]]
 
 
-def test_a_done_stage_stopped_while_begun_anew_is_not_taken_for_done(run: Run) -> None:
+def test_a_done_stage_stopped_while_it_starts_again_is_not_done(run: Run) -> None:
     seen: list[list[str]] = []
     run.do(Stage("one", counting(seen), ()), "a")
     with pytest.raises(Killed):

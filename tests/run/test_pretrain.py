@@ -46,7 +46,7 @@ def test_the_student_learns_the_teachers_embeddings(pretrained):
     assert load_pretraining(pretrained["folder"] / "recipe.yaml").student.hidden == 16
 
 
-def test_another_pooling_is_labelled_anew(recipe, tmp_path, capfd):
+def test_another_pooling_is_labelled_again(recipe, tmp_path, capfd):
     for pooling in ("mean", "cls"):
         settings = ["--set", "student.epochs=1", "--set", f"teacher.pooling={pooling}"]
         assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), *settings]) == 0
@@ -55,7 +55,7 @@ def test_another_pooling_is_labelled_anew(recipe, tmp_path, capfd):
         assert figures["labelled_texts"] > 500
 
 
-def test_other_lengths_are_labelled_anew(recipe, tmp_path, capfd):
+def test_other_lengths_are_labelled_again(recipe, tmp_path, capfd):
     for tokens, reads in ((32, 32), (6, 6), (100_000, 64)):
         settings = ["--set", "student.epochs=1", "--set", f"max_length={tokens}"]
         assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), *settings]) == 0

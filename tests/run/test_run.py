@@ -117,7 +117,7 @@ def test_other_unlabelled_texts_leave_the_teacher_done(job, finished, tmp_path, 
     assert set(found[1]) <= set(transfer)
 
 
-def test_from_does_a_stage_anew(job, finished, tmp_path, capfd):
+def test_from_does_a_stage_again(job, finished, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(finished["folder"], run)
     assert main(["run", str(job), "--out", str(run), "--from", "calibrate"]) == 0
