@@ -30,15 +30,31 @@ def save_classifier(network: TextClassifier, tokenizer: PreTrainedTokenizerFast,
     (folder / "heads.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+class SavedNetworkError(Exception):
+    """A folder whose network cannot be loaded."""
+
+    exit_code = 2
+
+
 def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
-    """The network, in eval mode, and the tokenizer that `save_classifier` wrote."""
+    """The network, in eval mode, and the tokenizer that `save_classifier` wrote.
+
+    Raises:
+        SavedNetworkError: The network is of a family that this version does not know.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+    families = TextClassifier.families
+    if (family := content.get("family")) not in families:
+        raise SavedNetworkError(
+            f"{folder / 'heads.json'}: family {family!r}, expected one of {sorted(families)} (the network is of "
+            "another version of tinyheads: run its recipe again)"
+        )
     config = AutoConfig.from_pretrained(folder)
     encoder = AutoModel.from_config(config, attn_implementation="eager")
     encoder.pooler = None
     heads = tuple(Head.from_json(head) for head in content["heads"])
-    network = TextClassifier.families[content["family"]](encoder, heads, **content["settings"])
+    network = families[family](encoder, heads, **content["settings"])
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network.eval(), AutoTokenizer.from_pretrained(folder)

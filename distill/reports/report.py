@@ -42,7 +42,8 @@ def write_report(folder: Path) -> dict[str, Any]:
         ReportError: The folder holds no finished run.
     """
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
-    stages: dict[str, StageRecord] = {path.parent.name: read_json(path) for path in paths}
+    records: dict[str, StageRecord] = {path.parent.name: read_json(path) for path in paths}
+    stages = {name: record for name, record in records.items() if record and "metrics" in record}
     if not {"prepare", "fit_student", "export", "check", "bundle"} <= stages.keys():
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     metrics = {name: stage["metrics"] for name, stage in stages.items()}

@@ -15,7 +15,7 @@ from distill.heads import Head
 from distill.models.base import Batch, TextClassifier
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
-from distill.models.saved_networks import load_classifier, save_classifier
+from distill.models.saved_networks import SavedNetworkError, load_classifier, save_classifier
 from distill.recipe.load import parse_recipe
 from distill.recipe.schema import Distillation, Training
 from distill.run import Run
@@ -162,3 +162,11 @@ def test_a_teacher_that_knows_one_head_of_two_teaches_that_head(
     assert metrics["validation"]["intent.accuracy"] > 0.8 and metrics["validation"]["flags.micro_f1"] > 0.9
     parts = {name.removeprefix("student/") for name in tracked if name.count("/") == 2}
     assert parts == {"intent/hard", "intent/distillation", "flags/hard"}
+
+
+def test_a_network_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    """So is one of a version that wrote no family."""
+    for content in ("{}", '{"family": "packed"}'):
+        (tmp_path / "heads.json").write_text(content)
+        with pytest.raises(SavedNetworkError, match="expected one of .*'heads'.*run its recipe again"):
+            load_classifier(tmp_path)
