@@ -48,8 +48,8 @@ def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFa
     families = TextClassifier.families
     if (family := content.get("family")) not in families:
         raise SavedNetworkError(
-            f"{folder / 'heads.json'}: family {family!r}, expected one of {sorted(families)} (the network is of "
-            "another version of tinyheads: run its recipe again)"
+            f"{folder / 'heads.json'}: family {family!r}, expected one of {sorted(families)} (the network "
+            "is of another version of tinyheads: run its recipe again)"
         )
     config = AutoConfig.from_pretrained(folder)
     encoder = AutoModel.from_config(config, attn_implementation="eager")
