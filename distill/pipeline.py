@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill.data.in_memory import in_memory, write_sources
+from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
 from distill.recipe.data_section import RecipeError, near
@@ -158,8 +158,9 @@ def run(
             raise RecipeError(
                 f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
             )
+    inputs = stage_inputs(recipe)  # first: data and encoders must be there
     check_vocabulary(recipe)
-    done = _run_stages(recipe, folder, STAGES, first=first, last=last)
+    done = _run_stages(recipe, folder, STAGES, inputs, first=first, last=last)
     if not done.accelerator.is_main_process:
         return RunResult(folder, {})
     if last:
@@ -171,7 +172,7 @@ def run(
 
 def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
     """Pretrain a student in a folder, where it is saved under `start/`; returns its metrics."""
-    run = _run_stages(recipe, folder, PRETRAINING_STAGES)
+    run = _run_stages(recipe, folder, PRETRAINING_STAGES, stage_inputs(recipe))
     if not run.accelerator.is_main_process:
         return {}
     metrics = run.metrics("fit_student")
@@ -184,12 +185,13 @@ def _run_stages(
     recipe: Job,
     folder: Path,
     stages: Sequence[Stage],
+    inputs: Mapping[str, Any],
     *,
     first: str | None = None,
     last: str | None = None,
 ) -> Run[Any]:
     """Do the stages that are not done, in order."""
-    digests = stage_digests(stages, stage_inputs(recipe))  # first: data and encoders must be there
+    digests = stage_digests(stages, inputs)
     _check_folder(recipe.name, folder)
     (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
     run = Run(recipe, folder, make_accelerator(recipe, folder))
@@ -201,9 +203,10 @@ def _run_stages(
         for name in names[names.index(first) :] if first else ():
             shutil.rmtree(run.stage(name), ignore_errors=True)
     run.accelerator.wait_for_everyone()
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if stage.resumes or run.accelerator.is_main_process:
-            run.do(stage, digests[stage.name])
+            later = [other for other in stages[number + 1 :] if {*stage.inputs} <= {*other.inputs}]
+            run.do(stage, digests[stage.name], later)
         run.accelerator.wait_for_everyone()
         if stage.name == last:
             break
@@ -212,16 +215,17 @@ def _run_stages(
 
 def _from_values(values: Mapping[str, Any], out: str | Path | None) -> Recipe:
     """The recipe of a dict, its data in memory written to the run's folder."""
-    data, name = values.get("data"), values.get("name")
-    if not isinstance(data, Mapping) or not isinstance(name, str):
+    data = values.get("data") if isinstance(values, Mapping) else None
+    if not isinstance(data, Mapping):
         return parse_recipe(values)  # which says what is missing
     data = {"root": str(Path.cwd()), **data}
-    if any(map(in_memory, data.values())) or any(map(in_memory, data.get("unlabeled", ()))):
-        folder = _folder(name, out)
-        _check_folder(name, folder)
+    recipe = parse_recipe({**values, "data": name_sources(data, Path("inputs"))})
+    if has_data_in_memory(data):
+        folder = _folder(recipe.name, out)
+        _check_folder(recipe.name, folder)
         (folder / "stages").mkdir(parents=True, exist_ok=True)
-        data = write_sources(data, folder / "inputs")
-    return parse_recipe({**values, "data": data})
+        recipe = parse_recipe({**values, "data": write_sources(data, (folder / "inputs").resolve())})
+    return recipe
 
 
 def _folder(name: str, out: str | Path | None) -> Path:
@@ -246,8 +250,8 @@ def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "stages").is_dir():
         raise RecipeError(f"--out: {folder} holds something else than a run (choose another)")
     written = folder / "recipe.yaml"
-    other = (
-        load_yaml(written.read_text(encoding="utf-8"), str(written))["name"] if written.is_file() else name
-    )
-    if other != name:
-        raise RecipeError(f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another)")
+    if written.is_file():
+        content = load_yaml(written.read_text(encoding="utf-8"), str(written))
+        other = content.get("name") if isinstance(content, dict) else None
+        if other != name:
+            raise RecipeError(f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another)")

@@ -185,8 +185,15 @@ class Run(Generic[R]):
                 tracker.finish()
             self.accelerator.trackers = []
 
-    def do(self, stage: Stage, digest: str) -> None:
-        """Carry out a stage unless it is done with inputs of this digest."""
+    def do(self, stage: Stage, digest: str, dependents: Sequence[Stage] = ()) -> None:
+        """Carry out a stage unless it is done with inputs of this digest.
+
+        Args:
+            stage: What to do.
+            digest: Of its inputs.
+            dependents: Later stages that read what this one leaves. They are removed when it starts again:
+                with the same inputs a training may end with other weights, on another number of threads.
+        """
         folder, main = self.stage(stage.name), self.accelerator.is_main_process
         record = self.record(stage.name)
         if record and record["digest"] == digest and self._left(stage):
@@ -199,6 +206,8 @@ class Run(Generic[R]):
             else:
                 (folder / "stage.json").unlink(missing_ok=True)  # first: a half-deleted stage is not done
                 shutil.rmtree(folder, ignore_errors=True)
+                for dependent in dependents:
+                    shutil.rmtree(self.stage(dependent.name), ignore_errors=True)
                 folder.mkdir(parents=True)
                 write_json(folder / "begun.json", {"digest": digest})
         if stage.resumes:

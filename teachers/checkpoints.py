@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # files of installed packages: {package: {file: sha256}}
 PINNED = {
@@ -81,7 +82,8 @@ def identity(name: str, sha256: str | None = None) -> str:
     place = locate(name, sha256)
     if not place.local:
         return name
-    return "/".join(file_sha256(Path(place.path, file)) for file in (CONFIG, WEIGHTS))
+    paths = [Path(place.path, file) for file in (CONFIG, WEIGHTS, *TOKENIZER_FILES)]
+    return "/".join(file_sha256(path) for path in paths if path.is_file())
 
 
 def weights_sha256(name: str, sha256: str | None = None) -> str | None:

@@ -54,7 +54,9 @@ def default_initialisation(recipe: Recipe) -> str:
 
 
 def _network_identity(folder: str) -> str:
-    if not all(Path(folder, name).is_file() for name in ("heads.json", "model.safetensors")):
+    if not all(
+        Path(folder, name).is_file() for name in ("heads.json", "model.safetensors", "tokenizer.json")
+    ):
         raise EncoderError(
             f"teacher.networks: {folder} holds no network, expected RUN/stages/fit_teacher or fit_student"
         )

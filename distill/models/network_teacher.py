@@ -21,12 +21,14 @@ from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe.data_section import RecipeError
 from teachers.checkpoints import file_sha256
 
+IDENTITY_FILES = ("model.safetensors", "config.json", "heads.json", "tokenizer.json")
+
 
 class NetworkTeacher:
     """The networks of a stage `fit_teacher` as a teacher (`teachers.base.Teacher`).
 
     Attributes:
-        digest: Of the weights, heads and settings of the networks, and of `max_length`.
+        digest: Of the weights, heads, settings and tokenizers of the networks, and of `max_length`.
         labels: The labels of each head.
         encoders: What encodes texts for each network.
     """
@@ -59,7 +61,7 @@ class NetworkTeacher:
 
 def teacher_digest(folder: Path, max_length: int) -> str:
     """The identity of the `NetworkTeacher` in a folder, without loading it."""
-    files = [member / name for member in _folders(folder) for name in ("model.safetensors", "heads.json")]
+    files = [member / name for member in _folders(folder) for name in IDENTITY_FILES]
     weights = hashlib.sha256("/".join(map(file_sha256, files)).encode()).hexdigest()
     return hashlib.sha256(f"{weights}/{max_length}".encode()).hexdigest()
 

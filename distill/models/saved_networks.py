@@ -40,11 +40,14 @@ def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFa
     """The network, in eval mode, and the tokenizer that `save_classifier` wrote.
 
     Raises:
-        SavedNetworkError: The network is of a family that this version does not know.
+        SavedNetworkError: The file of heads is incomplete, or of another version.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise SavedNetworkError(f"{folder / 'heads.json'}: is not JSON (run its recipe again)") from None
     families = TextClassifier.families
     if (family := content.get("family")) not in families:
         raise SavedNetworkError(

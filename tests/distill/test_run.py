@@ -138,6 +138,17 @@ def test_a_stage_without_what_it_leaves_is_done_again(run: Run) -> None:
     assert len(seen) == 2
 
 
+def test_a_stage_that_starts_again_removes_those_that_read_it(run: Run) -> None:
+    """With the same inputs a training may end with other weights, on another number of threads."""
+    one, two = (Stage(name, counting([]), ()) for name in ("one", "two"))
+    run.do(one, "a", [two])
+    run.do(two, "a")
+    run.do(one, "a", [two])
+    assert run.record("two")
+    run.do(one, "b", [two])
+    assert run.record("two") is None and not run.stage("two").exists()
+
+
 def test_a_digest_is_of_a_stages_inputs_and_of_the_versions_up_to_it() -> None:
     def digests(first: int = 1, second: int = 1, **inputs: int) -> dict[str, str]:
         stages = (

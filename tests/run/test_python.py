@@ -6,8 +6,10 @@ import pytest
 
 import tinyheads
 from distill.data.in_memory import write_sources
+from distill.data.sources import DataError
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_yaml
+from export import BundleError
 
 
 @pytest.fixture
@@ -58,12 +60,40 @@ def test_a_class_label_keeps_its_names(tmp_path):
     [
         ({"name": None}, "name"),
         ({"data": {"trian": "x.csv"}}, "unknown key"),
+        ({"nope": 1}, "nope: unknown key"),
+        ({"data": None}, "data"),
+        ({"data": {"train": "x.csv", "unlabeled": 3}}, "data.unlabeled"),
     ],
 )
 def test_invalid_values_are_refused_before_anything_is_written(values, tmp_path, change, message):
     with pytest.raises(RecipeError, match=message):
         tinyheads.run({**values, **change}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_paths_and_a_frame_of_unlabelled_texts(values, job, tmp_path):
+    values["data"] |= {
+        "unlabeled": pd.DataFrame({"text": ["the box is late"]}),
+        "test": job.parent / "test.csv",
+    }
+    result = tinyheads.run(values, tmp_path / "run", last="prepare")
+    assert result.report["metrics"]["rows"]["unlabeled"] == 1
+    with pytest.raises(BundleError):
+        result.classifier  # noqa: B018
+
+
+def test_a_frame_that_is_no_parquet_is_refused_in_a_line(values, tmp_path):
+    values["data"]["train"] = pd.DataFrame({"text": ["a", "b"], "intent": [1, "x"], "flags": ["", ""]})
+    with pytest.raises(DataError, match=r"data.train: cannot be written as parquet: .*\(give one type"):
+        tinyheads.run(values, tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "a: 1"])
+def test_a_damaged_recipe_in_the_folder_is_no_traceback(job, tmp_path, content):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(RecipeError, match="is the run of None, not of 'toy'"):
+        tinyheads.run(job, tmp_path, last="prepare")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(values, tmp_path):
