@@ -1,1 +1,1 @@
-"""The conductor: recipe, data, network, losses, the training loop and the order of the stages."""
+"""Recipes, data, networks, the training loop, and the stages of a run."""

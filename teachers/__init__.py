@@ -1,1 +1,1 @@
-"""What is worth imitating: encoders by name, and the soft labels they write."""
+"""Teachers: their protocol, encoders by name, and soft labels on disk."""

@@ -13,7 +13,7 @@ from export.serving.v2_api import INPUT
 
 Json = dict[str, Any]
 
-DOCS_HEADERS = {"content-security-policy": "default-src 'none'"}
+DOCS_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _ERRORS = {
     "400": "The body is not JSON in UTF-8.",
     "404": "There is no such model.",
@@ -68,8 +68,8 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
         "/v2/health/live": _get("Whether the process runs", _object(live=flag)),
         "/v2": _get("The server", _object(name=string, version=string, extensions=_array(string))),
         "/metrics": _get("Metrics for Prometheus", string, media_type="text/plain"),
-        "/openapi.json": _get("This document", {"type": "object"}),
-        "/docs": _get("This document as a page", string, media_type="text/html"),
+        "/openapi.json": _get("OpenAPI description", {"type": "object"}),
+        "/docs": _get("This page", string, media_type="text/html"),
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"enum": [*models]}}
     return {
@@ -83,16 +83,29 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
     }
 
 
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
+table { border-collapse: collapse } td { padding: .2rem 1.2rem .2rem 0 }
+pre { overflow-x: auto; padding: .7rem 1rem; border: 1px solid #8886; border-radius: 8px; font-size: 13px }
+"""
+_EXAMPLE = """curl -s localhost:8000/predict -d '{"texts": ["where is my parcel?"]}'"""
+
+
 def docs_page(document: Json) -> str:
-    """An HTML page with the paths and the document."""
-    paths = "".join(
-        f"<li><code>{method.upper()} {escape(path)}</code> {escape(operations[method]['summary'])}"
+    """A self-contained HTML page: an example request, the paths, and the document."""
+    rows = "".join(
+        f"<tr><td><code>{method.upper()} {escape(path)}</code><td>{escape(operations[method]['summary'])}"
         for path, operations in document["paths"].items()
         for method in operations.keys() & {"get", "post"}
     )
-    shown = escape(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
-    title = "<!doctype html><html lang=en><meta charset=utf-8><title>tinyheads</title><h1>tinyheads</h1>"
-    return f'{title}<ul>{paths}</ul><h2><a href="openapi.json">OpenAPI document</a></h2><pre>{shown}</pre>'
+    content = escape(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>tinyheads</title><style>{_STYLE}</style>"
+        f"<meta name=viewport content='width=device-width'><h1>tinyheads</h1><pre>{escape(_EXAMPLE)}</pre>"
+        f"<table>{rows}</table><p><a href=openapi.json>OpenAPI description (JSON)</a>"
+        f"<details><summary>Show it here</summary><pre>{content}</pre></details>"
+    )
 
 
 def _object(required: Sequence[str] | None = None, **properties: Json) -> Json:
