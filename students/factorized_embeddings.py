@@ -9,10 +9,13 @@ stored as a plain table.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class FactorizedEmbedding(nn.Module):
@@ -41,7 +44,7 @@ class FactorizedEmbedding(nn.Module):
 
 
 @torch.no_grad()
-def factorize(student: Any, teacher: Any) -> None:
+def factorize(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Replace the student's word embeddings, in place, by a projection of the teacher's.
 
     The projection approximates the student's table by least squares. The approximation is exact if the table
@@ -59,7 +62,7 @@ def factorize(student: Any, teacher: Any) -> None:
     student.set_input_embeddings(FactorizedEmbedding(table, projection))
 
 
-def fold(student: Any) -> None:
+def fold(student: PreTrainedModel) -> None:
     """Replace factorised word embeddings, in place, by a plain table; other encoders are unchanged."""
     embeddings = student.get_input_embeddings()
     if isinstance(embeddings, FactorizedEmbedding):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from students.init_from_teacher import encoder_from_teacher
 from students.pretrained_files import ABOUT, WEIGHTS, read_about
+
+if TYPE_CHECKING:
+    from transformers import BertModel, PreTrainedModel
 
 
 def save_start(folder: Path, encoder: Any, about: dict[str, Any]) -> None:
@@ -39,7 +42,9 @@ def save_start(folder: Path, encoder: Any, about: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def load_start(folder: Path, teacher: Any, *, positions: int, pad: int, **rates: Any) -> Any:
+def load_start(
+    folder: Path, teacher: PreTrainedModel, *, positions: int, pad: int, **rates: float
+) -> BertModel:
     """A BERT encoder with factorised embeddings, initialised from a pretrained student.
 
     Args:

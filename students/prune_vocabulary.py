@@ -12,7 +12,7 @@ import string
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from students.factorized_embeddings import FactorizedEmbedding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 
 PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 # kept both as a word and as the continuation of a word
@@ -62,7 +66,7 @@ def needed_pieces(tokenizer: Any, counts: NDArray[Any], size: int) -> list[int]:
     return sorted([*kept, *(i for i in by_use if i in possible and i not in kept)][:size])
 
 
-def prune_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
+def prune_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: Sequence[int]) -> PreTrainedTokenizerFast:
     """A copy of the tokenizer with only the kept pieces, renumbered in their order."""
     from transformers import AutoTokenizer
 
@@ -104,7 +108,7 @@ def _renumber(processor: Any, number: dict[int, int]) -> None:
 
 
 @torch.no_grad()
-def prune_encoder(encoder: Any, kept: Sequence[int]) -> None:
+def prune_encoder(encoder: PreTrainedModel, kept: Sequence[int]) -> None:
     """Reduce the word embeddings of an encoder, in place, to the rows of the kept pieces."""
     old, rows = encoder.get_input_embeddings(), torch.tensor(kept)
     new: nn.Module

@@ -7,7 +7,10 @@ published starts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import BertModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def build_encoder(
     positions: int,
     pad: int,
     dropout: float = 0.0,
-) -> Any:
+) -> BertModel:
     """An encoder with random weights (a transformers model with `.config`).
 
     Args:
