@@ -40,6 +40,11 @@ def _prepare(run: Run[Recipe], folder: Path) -> Mapping[str, Any]:
     return prepare(run.recipe, folder, run.folder / "data_report.json")
 
 
+def label_plain_texts(run: Run[Pretraining], folder: Path) -> Mapping[str, Any]:
+    """As `label`, with augmented texts that stay plain text: near words alone."""
+    return label(run, folder, weights=(0.0, 1.0, 0.0))
+
+
 LABELLED = ("seed", "data", "heads")
 TEACHER = (*LABELLED, "teacher", "precision")  # other unlabelled texts leave the teacher as it is
 LABEL = (*TEACHER, "unlabeled", "augment")
@@ -63,7 +68,7 @@ KEPT_TEACHER = ("seed", "data", "unlabeled", "teacher", "precision", "max_length
 PRETRAINING_STAGES = (
     Stage("prepare", prepare_texts, ("seed", "data", "unlabeled")),
     Stage("fit_teacher", keep_teacher, KEPT_TEACHER, resumes=True),
-    Stage("label", label, (*KEPT_TEACHER, "augment"), resumes=True, leaves="soft_labels"),
+    Stage("label", label_plain_texts, (*KEPT_TEACHER, "augment"), resumes=True, leaves="soft_labels"),
     Stage("fit_student", pretrain_student, (*KEPT_TEACHER, "augment", "student", "match"), resumes=True,
           leaves="start"),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from students.shapes import Shape
 
 WEIGHTS, ABOUT = "start.safetensors", "start.json"
-SHIPPED = Path(__file__).with_name("starts")  # see recipes/minilm-tiny.yaml
+SHIPPED = Path(__file__).with_name("starts")  # made by recipes/minilm-tiny.yaml
 
 
 def is_start(name: str | Path) -> bool:

@@ -125,7 +125,7 @@ class Augment(Part):
     replace: float = Field(
         0.1, ge=0, le=1, description="share of words replaced by words of the training texts"
     )
-    span: float = Field(0.25, ge=0, le=1, description="share of augmented texts that are cut to a span")
+    span: float = Field(0.25, ge=0, le=1, description="share of texts with noise that are cut to a span")
 
     @model_validator(mode="after")
     def _shares(self) -> Augment:

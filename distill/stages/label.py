@@ -16,10 +16,18 @@ from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
 
 
-def label(run: Run[Any], folder: Path) -> dict[str, Any]:
-    """Write the transfer set, and the teacher's logits of it, of validation and of test."""
+def label(
+    run: Run[Any], folder: Path, weights: tuple[float, float, float] = (1.0, 1.0, 0.5)
+) -> dict[str, Any]:
+    """Write the transfer set, and the teacher's logits of it, of validation and of test.
+
+    Args:
+        run: Whose texts and teacher.
+        folder: Of the stage.
+        weights: Of the sources of augmented texts: noise, near words and mixing.
+    """
     if run.accelerator.is_main_process and not (folder / "transfer").exists():
-        write_transfer_set(run, folder)
+        write_transfer_set(run, folder, weights)
     run.accelerator.wait_for_everyone()
     transfer = artifacts.transfer_set(run)
     labelled = label_texts(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.augment.augmenter import Augmenter, words_of
+from distill.augment.neighbours import nearest_words
 from distill.data.dataset import write_texts
 from distill.data.tokens import chunks
 from distill.recipe import defaults
@@ -20,17 +21,32 @@ from distill.run import Run
 from distill.stages import artifacts
 from teachers.soft_labels import text_digests
 
+NEAREST = 15  # near words a word
 
-def write_transfer_set(run: Run[Any], folder: Path) -> None:
-    """Write the transfer set to `transfer` in a folder, a `datasets.Dataset` with the column `text`."""
+
+def write_transfer_set(run: Run[Any], folder: Path, weights: tuple[float, float, float]) -> None:
+    """Write the transfer set to `transfer` in a folder, a `datasets.Dataset` with the column `text`.
+
+    Args:
+        run: Whose training and unlabelled texts.
+        folder: Of the stage.
+        weights: Of the sources of augmented texts: noise, near words and mixing.
+    """
     texts, settings = artifacts.texts(run, "train"), run.recipe.augment
     network, tokenizer = artifacts.teacher_network(run)
     count = settings.copies
     if count is None:
         encode = network.text_encoder(tokenizer, artifacts.max_length(run))
         count = defaults.copies(sum(int(encode(some).lengths.sum()) for some in chunks(texts)))
-    words = [sys.intern(word) for text in texts for word in words_of(text)] if count else []
-    augmenter = Augmenter(settings, run.recipe.seed, mask_token=tokenizer.mask_token or "", words=words)
+    augmenter = Augmenter(
+        settings,
+        run.recipe.seed,
+        mask_token=tokenizer.mask_token or "",
+        words=[sys.intern(word) for text in texts for word in words_of(text)] if count else [],
+        texts=texts,
+        near=nearest_words(network.encoder, tokenizer, NEAREST) if count else {},
+        weights=weights,
+    )
     augmented = _augmented(run, texts, augmenter, count) if count else iter(())
     write_texts(folder / "transfer", ({"text": text} for text in _each_once(run, texts, augmented)))
 

@@ -9,13 +9,21 @@ from distill.recipe.data_section import Augment
 
 TEXT = "where is the red parcel that i have been waiting for since monday"
 WORDS = ["money", "back", "money", "shop"]
+OTHERS = ["one two three four five", "six seven"]
+NEAR = {"parcel": ["box", "packet"], "monday": ["tuesday"]}
 NONE = {"mask": 0.0, "drop": 0.0, "replace": 0.0, "span": 0.0}
 
 
 def copies(
-    text: str = TEXT, seed: int = 0, copies: int = 0, mask_token: str = "[MASK]", **settings: Any
+    text: str = TEXT,
+    seed: int = 0,
+    copies: int = 0,
+    mask_token: str = "[MASK]",
+    weights: tuple[float, float, float] = (1, 0, 0),
+    **settings: Any,
 ) -> list[str]:
-    augmenter = Augmenter(Augment(**settings), seed, mask_token=mask_token, words=WORDS)
+    """Augmented texts, by noise alone if `weights` do not say otherwise."""
+    augmenter = Augmenter(Augment(**settings), seed, mask_token, WORDS, OTHERS, NEAR, weights)
     return list(augmenter.augmented(text, copies))
 
 
@@ -56,7 +64,7 @@ def test_words_are_replaced_by_words_of_the_training_texts_as_often_as_they_stan
 
 def test_nothing_is_replaced_without_words() -> None:
     settings = Augment(**{**NONE, "replace": 1.0})
-    assert list(Augmenter(settings, 0).augmented(TEXT, 9)) == []
+    assert list(Augmenter(settings, 0, weights=(1, 0, 0)).augmented(TEXT, 9)) == []
 
 
 def test_a_span_is_cut_from_the_text() -> None:
@@ -81,6 +89,41 @@ def test_shares_are_of_words() -> None:
 
 def test_an_empty_text_has_no_copies() -> None:
     assert copies("", copies=5) == [] and copies("   ", copies=5) == []
+
+
+def test_words_become_near_ones_between_their_punctuation() -> None:
+    found = copies("The (Parcel), since MONDAY!", copies=400, weights=(0, 1, 0))
+    assert set(found) == {
+        "The (box), since MONDAY!",
+        "The (packet), since MONDAY!",
+        "The (Parcel), since tuesday!",
+        "The (box), since tuesday!",
+        "The (packet), since tuesday!",
+    }
+
+
+def test_three_words_in_ten_become_near_ones_on_average() -> None:
+    text = " ".join(["parcel"] * 40)
+    found = copies(text, copies=300, weights=(0, 1, 0))
+    shares = [sum(word != "parcel" for word in copy.split()) / 40 for copy in found]
+    assert sum(shares) / 300 == pytest.approx(0.3, abs=0.02)
+    assert min(shares) < 0.1 and max(shares) > 0.5  # some close, some far
+
+
+def test_texts_are_mixed() -> None:
+    for copy in copies(copies=50, weights=(0, 0, 1)):
+        words = copy.split()
+        mine = [word for word in words if word in TEXT.split()]
+        theirs = [word for word in words if word not in TEXT.split()]
+        assert " ".join(mine) == " ".join(TEXT.split()[: len(mine)]) and mine
+        assert any(" ".join(theirs) in other for other in OTHERS) and len(theirs) >= 2
+        assert words in (mine + theirs, theirs + mine)
+
+
+def test_sources_are_sampled_by_their_weights() -> None:
+    found = copies(copies=900, mask=1.0, drop=0.0, replace=0.0, span=0.0, weights=(2, 0, 1))
+    noised = sum(set(copy.split()) == {"[MASK]"} for copy in found)
+    assert noised / len(found) == pytest.approx(2 / 3, abs=0.05)
 
 
 UNSPACED = ["我想退款、因为包裹一直没有到。", "荷物がまだ届いていません", "ขอเงินคืนหน่อยครับ"]
