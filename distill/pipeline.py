@@ -18,11 +18,11 @@ from typing import Any
 from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
-from distill.recipe.data_section import RecipeError, near
+from distill.recipe.data_section import RecipeError, digest_of, near
 from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
-from distill.run import Run, Stage, stage_digests, written_whole
+from distill.run import Run, Stage, written_whole
 from distill.stages.calibrate import calibrate_heads
 from distill.stages.check import check
 from distill.stages.export_onnx import export_onnx
@@ -99,6 +99,21 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
         inputs["max_length"] = recipe.export.max_length
         inputs["quantize"] = recipe.export.quantize
     return inputs
+
+
+def stage_digests(stages: Sequence[Stage], inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each stage: the values of its inputs, and the versions of it and of the stages before it.
+
+    Args:
+        stages: In order.
+        inputs: A JSON value for every input that a stage names.
+    """
+    digests, versions = {}, []
+    for stage in stages:
+        versions.append([stage.name, stage.version])
+        values = {name: inputs[name] for name in stage.inputs}
+        digests[stage.name] = digest_of([versions, values])
+    return digests
 
 
 @dataclass(frozen=True)

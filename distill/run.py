@@ -7,7 +7,6 @@ written last, so a kill at any moment leaves a stage either done or resumable.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -120,26 +119,6 @@ class Stage:
     version: int = 1
     resumes: bool = False
     leaves: str | None = None
-
-
-def stage_digests(stages: Sequence[Stage], inputs: Mapping[str, Any]) -> dict[str, str]:
-    """The digest of each stage: the values of its inputs, and the versions of it and of the stages before it.
-
-    Args:
-        stages: In order.
-        inputs: A JSON value for every input that a stage names.
-    """
-    digests, versions = {}, []
-    for stage in stages:
-        versions.append([stage.name, stage.version])
-        values = {name: inputs[name] for name in stage.inputs}
-        digests[stage.name] = sha256_of([versions, values])
-    return digests
-
-
-def sha256_of(value: Any) -> str:
-    """The sha256 of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

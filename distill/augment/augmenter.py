@@ -16,6 +16,8 @@ from unicodedata import category
 from distill.recipe.data_section import Augment
 
 MAX_WORDS = 512  # read from the beginning of a text, several times what a teacher reads
+Weights = tuple[float, float, float]  # of the sources noise, near words and mixing
+WEIGHTS: Weights = (1.0, 1.0, 0.5)
 NEAR_WORDS = 0.3  # share of words replaced by a near one, on average
 # letters of scripts that put no spaces between words, and the marks on them
 LETTERS = (
@@ -58,7 +60,7 @@ class Augmenter:
     words: Sequence[str] = ()
     texts: Sequence[str] = ()
     near: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    weights: tuple[float, float, float] = (1.0, 1.0, 0.5)
+    weights: Weights = WEIGHTS
 
     def augmented(self, text: str, count: int) -> Iterator[str]:
         """Up to `count` augmented texts; those that equal the text are left out."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.augment.augmenter import WEIGHTS, Weights
 from distill.data.tokens import chunks
 from distill.run import Run
 from distill.stages import artifacts
@@ -16,9 +17,7 @@ from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
 
 
-def label(
-    run: Run[Any], folder: Path, weights: tuple[float, float, float] = (1.0, 1.0, 0.5)
-) -> dict[str, Any]:
+def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, Any]:
     """Write the transfer set, and the teacher's logits of it, of validation and of test.
 
     Args:

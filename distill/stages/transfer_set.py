@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.augment.augmenter import Augmenter, words_of
+from distill.augment.augmenter import Augmenter, Weights, words_of
 from distill.augment.neighbours import nearest_words
 from distill.data.dataset import write_texts
 from distill.data.tokens import chunks
@@ -24,7 +24,7 @@ from teachers.soft_labels import text_digests
 NEAREST = 15  # near words a word
 
 
-def write_transfer_set(run: Run[Any], folder: Path, weights: tuple[float, float, float]) -> None:
+def write_transfer_set(run: Run[Any], folder: Path, weights: Weights) -> None:
     """Write the transfer set to `transfer` in a folder, a `datasets.Dataset` with the column `text`.
 
     Args:

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from distill.pipeline import PRETRAINING_STAGES, STAGES, stage_inputs
+from distill.pipeline import PRETRAINING_STAGES, STAGES, stage_digests, stage_inputs
 from distill.recipe.load import parse_recipe
 from distill.recipe.schema import Pretraining
-from distill.run import stage_digests
 
 # a setting, another value of it, and the stages that it redoes: all from the named one on
 REDOES = [

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from distill.pipeline import stage_digests
 from distill.recipe.load import parse_recipe
-from distill.run import Run, Stage, read_json, stage_digests, versions, write_json, written_whole
+from distill.run import Run, Stage, read_json, versions, write_json, written_whole
 
 RECIPE = parse_recipe(
     {"name": "toy", "seed": 7, "data": {"train": "train.csv"}, "heads": {"intent": {"column": "intent"}}}
