@@ -18,8 +18,9 @@ from typing import Any
 from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
-from distill.recipe.data_section import RecipeError, digest_of, near
+from distill.recipe.data_section import RecipeError, digest_of
 from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
+from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
 from distill.run import Run, Stage, written_whole

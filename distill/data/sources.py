@@ -20,12 +20,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-import datasets
-import pyarrow as pa
+from distill.recipe.near import near
 
-from distill.recipe.data_section import Hub, near
+if TYPE_CHECKING:  # `predict` and `evaluate` read text files with the base install
+    import pyarrow as pa
+
+    from distill.recipe.data_section import Hub
 
 MARK = "\ufdd0"  # in place of an undecodable byte; a code point that no text may contain
 NUL = "\ufdd1"  # in place of a NUL character, which `csv` refuses in Python 3.10
@@ -86,7 +88,9 @@ def open_source(source: str | Hub, root: Path, *, text: str = "text", role: str 
     Raises:
         DataError: The source is missing or empty, or its format is unknown.
     """
-    if isinstance(source, Hub):
+    if not isinstance(source, str):
+        import datasets
+
         which = {"split": source.split, "revision": source.revision, "streaming": True}
         load = functools.partial(datasets.load_dataset, source.hub, source.config, **which)
         return _tables(f"hub {source.hub}", load)
@@ -112,7 +116,7 @@ def open_source(source: str | Hub, root: Path, *, text: str = "text", role: str 
 
 def fingerprint(source: str | Hub, root: Path) -> str:
     """The sha256 of the content of a source: of its files, or of the name and revision on the hub."""
-    if isinstance(source, Hub):
+    if not isinstance(source, str):
         return hashlib.sha256(source.model_dump_json().encode()).hexdigest()
     path, split = _locate(source, root)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -232,6 +236,8 @@ def _json(name: str, path: Path) -> Source:
 
 def _parquet(path: Path) -> Any:
     """The streamed data set of a file. The loader writes nothing to ~/.cache."""
+    import datasets
+
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         file = glob.escape(str(path.resolve()))
         return datasets.load_dataset(
@@ -266,6 +272,8 @@ def _readable(name: str) -> Iterator[None]:
     """Raise errors of Arrow, the hub and its HTTP client, which have no common base, as DataError."""
     try:
         yield
+    except ModuleNotFoundError:  # which the command answers with the extra to install
+        raise
     except Exception as error:
         what = "hub unreachable or no such data" if name.startswith("hub ") else "cannot be read"
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -273,6 +281,8 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _saved(name: str, path: Path, split: str | None, role: str) -> Source:
+    import datasets
+
     with _readable(name):
         dataset = datasets.load_from_disk(str(path))
     if isinstance(dataset, datasets.DatasetDict):
@@ -290,7 +300,7 @@ def _values(column: pa.ChunkedArray, feature: Any) -> list[object]:
     try:
         cells = column.to_pylist()
     except UnicodeDecodeError:
-        cells = column.cast(pa.large_binary()).to_pylist()
+        cells = column.cast("large_binary").to_pylist()
     return [_value(cell, feature) for cell in cells]
 
 
@@ -299,6 +309,6 @@ def _value(cell: Any, feature: Any) -> object:
         return cell.decode("utf-8", "tinyheads.mark")
     if isinstance(cell, list):
         return [_value(item, getattr(feature, "feature", None)) for item in cell]
-    if isinstance(feature, datasets.ClassLabel) and cell is not None:
+    if isinstance(cell, int) and hasattr(feature, "names"):  # a ClassLabel
         return feature.names[cell] if cell >= 0 else None
     return cell

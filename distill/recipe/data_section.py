@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -137,9 +136,3 @@ class Augment(Part):
 def digest_of(value: Any) -> str:
     """The sha256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def near(word: str, known: Any) -> str:
-    """` (did you mean 'x'?)` for the nearest of the known words, or nothing."""
-    match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
-    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -15,7 +15,8 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode, Node
 
-from distill.recipe.data_section import HeadRecipe, RecipeError, near
+from distill.recipe.data_section import HeadRecipe, RecipeError
+from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 
 MAX_BYTES = 250_000  # size of a recipe file

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
-from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts, digest_of, near
+from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts, digest_of
+from distill.recipe.near import near
 
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 SHAPE = Field(None, gt=0, description="shape of the student, in place of `size`; give all three")

@@ -331,3 +331,14 @@ def test_fingerprint_follows_content_and_split(tmp_path: Path) -> None:
 def test_json_escapes_reach_the_cells(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a\nb é \u2028"}) + "\n")
     assert read(tmp_path, "a.jsonl") == [Row("a.jsonl", 1, ("a\nb é \u2028",))]
+
+
+def test_text_files_are_read_with_the_base_install(tmp_path, run_blocked):
+    (tmp_path / "a.csv").write_text("text,label\nhello,x\n", "utf-8")
+    code = "from pathlib import Path\nfrom distill.data.sources import open_source\n"
+    read = "print([row.cells for row in open_source('a.csv', Path()).rows(['label', 'text'])])"
+    done = run_blocked(code + read, tmp_path)
+    assert done.stdout == "[('x', 'hello')]\n", done.stderr
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    done = run_blocked(f"{code}open_source('a.parquet', Path())", tmp_path)
+    assert "ModuleNotFoundError" in done.stderr  # which the command answers with the extra

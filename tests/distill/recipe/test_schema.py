@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from distill.recipe.data_section import RecipeError, digest_of, near
+from distill.recipe.data_section import RecipeError, digest_of
 from distill.recipe.load import load_recipe, parse_recipe
+from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 
 BASE = """\
