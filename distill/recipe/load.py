@@ -11,16 +11,19 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import CollectionNode, Node
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.nodes import CollectionNode, Node, ScalarNode
 
 from distill.recipe.data_section import HeadRecipe, RecipeError
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 
 MAX_BYTES = 250_000  # size of a recipe file
-MAX_VALUES = 100_000  # values in a recipe after aliases are expanded
+MAX_VALUES = 20_000  # values in a recipe, also after aliases are expanded
+MAX_DEPTH = 100  # levels of a recipe
+MAX_ERRORS = 20  # that are listed
 
 Kind = TypeVar("Kind", bound=Job)
 _short = reprlib.Repr()
@@ -76,20 +79,50 @@ def load_yaml(text: str, where: str = "YAML") -> Any:
     """
     try:
         yaml = YAML(typ="safe", pure=True)
+        yaml.Constructor = _Constructor
+        _check_size(yaml, text, where)
         if (node := yaml.compose(text)) is None:
             return None
         if _size(node, {}) > MAX_VALUES:
-            raise RecipeError(f"{where}: has over {MAX_VALUES} values, expected a recipe (use fewer aliases)")
+            raise _too_many(where)
         return yaml.constructor.construct_document(node)
-    except RecursionError:
-        raise RecipeError(f"{where}: is nested too deeply, expected a recipe of a few levels") from None
-    except (YAMLError, ValueError, LookupError, ArithmeticError) as error:  # 2020-13-45 is a ValueError
+    except (YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark and "\n" in text else where
         problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
         if isinstance(error, DuplicateKeyError):
             raise RecipeError(f"{place}: {problem.partition(' with value')[0]} (remove one)") from None
         raise RecipeError(f"{place}: is not YAML: {problem}") from None
+
+
+class _Constructor(SafeConstructor):
+    """Makes values; the error of a scalar has its line."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            if not isinstance(node, ScalarNode):
+                raise
+            kind, value = str(node.tag).rpartition(":")[2], _short.repr(node.value)
+            problem = f"{value} is not a valid {kind} (quote it if it is a string)"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _too_many(where: str) -> RecipeError:
+    return RecipeError(f"{where}: has over {MAX_VALUES} values, expected a recipe (use fewer aliases)")
+
+
+def _check_size(yaml: YAML, text: str, where: str) -> None:
+    """Refuse a document of too many values or levels before its nodes are made."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text)):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            place = f"{where}:{event.start_mark.line + 1}" if "\n" in text else where
+            raise RecipeError(f"{place}: is nested too deeply, expected a recipe of a few levels")
+        if count > 2 * MAX_VALUES:
+            raise _too_many(where)
 
 
 def dump_yaml(value: object) -> str:
@@ -145,11 +178,14 @@ def _validated(raw: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_message(where, details, kind) for details in error.errors())
+        details = error.errors(include_url=False)
+        lines = list(dict.fromkeys(_message(where, each, kind, raw) for each in details[:MAX_ERRORS]))
+        if len(details) > MAX_ERRORS:
+            lines.append(f"{where}: {len(details) - MAX_ERRORS:,} more errors")
         raise RecipeError("\n".join(lines)) from None
 
 
-def _message(where: str, details: ErrorDetails, kind: type[Job]) -> str:
+def _message(where: str, details: ErrorDetails, kind: type[Job], raw: Mapping[str, Any]) -> str:
     """One line about an error that pydantic reports."""
     # pydantic adds the form of a source as a step of its own
     in_data = details["loc"][:1] == ("data",)
@@ -165,7 +201,8 @@ def _message(where: str, details: ErrorDetails, kind: type[Job]) -> str:
     if details["type"] == "literal_error":
         bounds = [f"must be one of {context['expected']}"]
     if details["type"] == "value_error":
-        return f"{where}: {key + ': ' if key else ''}{context['error']}"
+        hint = near(loc[1], [*raw["heads"].keys() - {loc[1]}]) if loc[:1] == ["heads"] and loc[1:] else ""
+        return f"{where}: {key + ': ' if key else ''}{context['error']}{hint}"
     what = bounds[0] if bounds else details["msg"][0].lower() + details["msg"][1:]
     return f"{where}: {key}: {what}, got {_short.repr(details['input'])}"
 

@@ -75,8 +75,15 @@ def test_merge_keys(tmp_path: Path) -> None:
         ("name: [", ": is not YAML: expected the node content"),
         ("name: a\n b: c\n", ":2: is not YAML: mapping values are not allowed here"),
         ("a: !!python/object:os.system x", ": is not YAML: could not determine a constructor for the tag"),
-        ("a: 2020-13-45", ": is not YAML: month must be in 1..12"),
-        ("a: !!bool x", ": is not YAML: 'x'"),
+        (
+            "a: 2020-13-45",
+            ": is not YAML: '2020-13-45' is not a valid timestamp (quote it if it is a string)",
+        ),
+        ("b: 1\na: -_\n", ":2: is not YAML: '-_' is not a valid int"),
+        ("b: 1\na: 0o_\n", ":2: is not YAML: '0o_' is not a valid int"),
+        ("b: 1\na: !!float x\n", ":2: is not YAML: 'x' is not a valid float"),
+        (f"b: 1\na: {'9' * 5000}\n", ":2: is not YAML: '999"),
+        ("a: !!bool x", ": is not YAML: 'x' is not a valid bool"),
         ("a: \x01", ": is not YAML: unacceptable character #x0001"),
         ("a: *b", ": is not YAML: found undefined alias 'b'"),
         ("- name", ": is a list, expected a mapping of settings"),
@@ -99,16 +106,28 @@ def bomb(line: str) -> str:
     [
         ("[" * 2000, "is nested too deeply"),
         ("a: " + "{a: " * 5000, "is nested too deeply"),
-        (bomb("a{0}: &a{0} [{1}, {1}]\n"), "has over 100000 values"),
-        (bomb("a{0}: &a{0} {{<<: [{1}, {1}]}}\n"), "has over 100000 values"),
-        ("a: &a [*a]", "has over 100000 values"),
+        (bomb("a{0}: &a{0} [{1}, {1}]\n"), "has over 20000 values"),
+        (bomb("a{0}: &a{0} {{<<: [{1}, {1}]}}\n"), "has over 20000 values"),
+        ("a: &a [*a]", "has over 20000 values"),
         ("# " + "x" * 250_000, "has over 250000 bytes"),
+        ("name: a\na:\n" + "- " * 3000, "recipe.yaml:3: is nested too deeply"),
+        ("".join(f"k{i}: 1\n" for i in range(100_000)), "has over 250000 bytes"),
+        ("".join(f"{i}:\n" for i in range(30_000)), "has over 20000 values"),
+        ("a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 4000)), "has over 20000"),
     ],
-    ids=["sequences", "mappings", "aliases", "merged aliases", "cycle", "size"],
+    ids=[
+        *("sequences", "mappings", "aliases", "merged aliases", "cycle", "size", "blocks", "bytes", "keys"),
+        "chain",
+    ],
 )
 def test_documents_that_are_too_deep_or_too_large(tmp_path: Path, text: str, expected: str) -> None:
     message = refused(tmp_path, text)
     assert expected in message and len(message) < 300 and "\n" not in message
+
+
+def test_a_list_of_many_errors_ends(tmp_path: Path) -> None:
+    lines = refused(tmp_path, BASE + "".join(f"k{i}: 1\n" for i in range(5000))).splitlines()
+    assert len(lines) == 21 and lines[-1].endswith("recipe.yaml: 4,980 more errors")
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -194,6 +213,7 @@ def test_an_override_of_an_empty_section(tmp_path: Path) -> None:
         ("seed=[", "--set 'seed=[': is not YAML: "),
         ("student.epohs=3", "student.epohs: unknown key (did you mean 'epochs'?)"),
         ("student.epochs=many", "student.epochs: "),
+        ("heads.itent.weight=2", "heads.itent: give either `column` or `columns` (did you mean 'intent'?)"),
     ],
 )
 def test_invalid_overrides(tmp_path: Path, override: str, expected: str) -> None:
