@@ -35,7 +35,16 @@ def main(folder: Path) -> None:
 
 
 def _distill(folder: Path, *arguments: str) -> dict[str, dict[str, int]]:
-    command = [sys.executable, "-m", "distill.cli.main", "run", "recipes/demo.yaml", "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "distill.cli.main",
+        "run",
+        "recipes/demo.yaml",
+        "--out",
+        str(folder),
+        "--json",
+    ]
     done = subprocess.run([*command, *TEACHER, *arguments], check=True, stdout=subprocess.PIPE)
     result: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
     return result

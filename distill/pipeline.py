@@ -23,7 +23,7 @@ from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
-from distill.run import Run, Stage, written_whole
+from distill.run import LOG, Run, Stage, written_whole
 from distill.stages.calibrate import calibrate_heads
 from distill.stages.check import check
 from distill.stages.export_onnx import export_onnx
@@ -34,6 +34,7 @@ from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_studen
 from distill.stages.publish import publish
 from distill.stages.student_init import check_vocabulary
 from distill.training.devices import make_accelerator
+from export.graph.gates import GateError
 from export.runtime.classifier import Classifier
 
 
@@ -60,7 +61,7 @@ STAGES = (
     Stage("fit_student", fit_student, STUDENT, resumes=True),
     Stage("calibrate", calibrate_heads, STUDENT),
     Stage("export", export_onnx, EXPORT),
-    Stage("check", check, CHECK),
+    Stage("check", check, CHECK, version=2),
     Stage("bundle", publish, (*CHECK, "name", "licence"), leaves="bundle"),
 )
 
@@ -166,7 +167,8 @@ def run(
         DataError: The data cannot be read or used.
         EncoderError: An encoder cannot be loaded.
         TrainingError: A loss is not finite.
-        GateError: The bundle fails a gate; `allow` in `gates` lets a head pass.
+        GateError: The bundle fails a gate; the report is written nevertheless. `allow` in `gates` lets a head
+            pass.
     """
     _check_stages(first, last)
     if isinstance(recipe, (str, Path)):
@@ -181,14 +183,20 @@ def run(
             )
     inputs = stage_inputs(recipe)  # first: data and encoders must be there
     check_vocabulary(recipe)
-    done = _run_stages(recipe, folder, STAGES, inputs, first=first, last=last)
+    try:
+        done = _run_stages(recipe, folder, STAGES, inputs, first=first, last=last)
+    except GateError as error:
+        LOG.info(f"\n{summary(write_report(folder))}\n")
+        earlier = f"; {folder / 'bundle'} is of an earlier run" if (folder / "bundle").exists() else ""
+        raise GateError(
+            f"{error}\nno bundle is published: its metrics are in {folder / 'report.html'}, the refused "
+            f"candidate is in {folder / 'stages/export/candidate'}{earlier}"
+        ) from None
     if not done.accelerator.is_main_process:
         return RunResult(folder, {})
     if last:
         return RunResult(folder, {"stage": last, "run": str(folder), "metrics": done.metrics(last)})
-    report = write_report(folder)
-    done.info(f"\n{summary(report)}\n\n{folder / 'bundle'}  {folder / 'report.html'}")
-    return RunResult(folder, report)
+    return RunResult(folder, write_report(folder))
 
 
 def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
@@ -196,10 +204,7 @@ def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
     run = _run_stages(recipe, folder, PRETRAINING_STAGES, stage_inputs(recipe))
     if not run.accelerator.is_main_process:
         return {}
-    metrics = run.metrics("fit_student")
-    cosine = metrics["validation"]["mean"]
-    run.info(f"\n{folder / 'start'}  cosine to the teacher on held-out texts {cosine:.4f}")
-    return {"start": str(folder / "start"), "metrics": metrics}
+    return {"start": str(folder / "start"), "metrics": run.metrics("fit_student")}
 
 
 def _run_stages(

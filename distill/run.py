@@ -8,6 +8,7 @@ written last, so a kill at any moment leaves a stage either done or resumable.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 R = TypeVar("R", bound="Job")
+LOG = logging.getLogger("tinyheads")
 PACKAGES = ("tinyheads", "torch", "transformers", "datasets", "accelerate", "onnxruntime", "numpy")
 
 
@@ -71,6 +73,12 @@ def peak_rss_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def progress(total: int, title: str, unit: str, *, done: int = 0, hidden: bool = False) -> tqdm[Any]:
+    """A progress bar on stderr, hidden where the logger `tinyheads` is set to warnings."""
+    hidden = hidden or LOG.level > logging.INFO
+    return tqdm(total=total, initial=done, desc=title, unit=unit, disable=hidden, mininterval=1.0)
 
 
 class Job(Protocol):
@@ -144,14 +152,13 @@ class Run(Generic[R]):
         return record["metrics"]
 
     def info(self, line: str) -> None:
-        """Print a line to stderr, once for all processes."""
+        """Log a line, once for all processes."""
         if self.accelerator.is_main_process:
-            print(line, file=sys.stderr, flush=True)
+            LOG.info(line)
 
     def progress(self, total: int, title: str, unit: str) -> tqdm[Any]:
-        """A progress bar on stderr."""
-        hidden = not self.accelerator.is_main_process
-        return tqdm(total=total, desc=title, unit=unit, disable=hidden, mininterval=1.0)
+        """A progress bar on stderr, for all processes together."""
+        return progress(total, title, unit, hidden=not self.accelerator.is_main_process)
 
     @contextmanager
     def tracked(self, name: str) -> Iterator[None]:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.cli.terminal import Result, print_line, print_result
+
 if TYPE_CHECKING:
     from export.runtime.classifier import Classifier
 
@@ -51,7 +53,7 @@ def predict(options: argparse.Namespace) -> None:
         with _usage_errors(f"after {done} texts: " if done else ""):
             answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
         for text, answer in zip(chunk, answers, strict=True):
-            print(json.dumps({"text": text, **answer}, ensure_ascii=False))
+            print_line(json.dumps({"text": text, **answer}, ensure_ascii=False))
         done += len(chunk)
 
 
@@ -68,51 +70,53 @@ def _stdin_lines() -> Iterator[str]:
         yield line.rstrip("\r\n")
 
 
-def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+def evaluate(options: argparse.Namespace) -> Result:
     """Print the metrics of a bundle on labelled texts."""
     from distill.evaluation.evaluate_bundle import evaluate_bundle
 
     classifier = _classifier(options)
     with _usage_errors():
         result = evaluate_bundle(classifier, options.data, text=options.text, heads=options.heads)
+    lines = []
     for head, quality in result["heads"].items():
         metrics = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
-        print(f"{head}: {metrics}", file=sys.stderr)
-    return result
+        lines.append(f"{head}: {metrics}")
+    return Result("\n".join(lines), result)
 
 
-def doctor(options: argparse.Namespace) -> dict[str, Any]:
+def doctor(options: argparse.Namespace) -> Result:
     """Compare the logits that this machine computes with those stored in a bundle."""
     from export.graph.gates import GateError
     from export.runtime.doctor import doctor as replay
 
-    result = replay(options.bundle)
-    print(f"{result['cpu']['model']}, {' '.join(result['cpu']['flags'])}", file=sys.stderr)
-    for name, variant in result["variants"].items():
+    found = replay(options.bundle)
+    lines = [f"{found['cpu']['model']}, {' '.join(found['cpu']['flags'])}"]
+    for name, variant in found["variants"].items():
         largest, mean = variant["allowed"]
-        print(
+        lines.append(
             f"{name}: {'correct' if variant['right'] else 'WRONG'}: largest difference of a logit "
             f"{variant['max_difference']:.1e} (allowed {largest:.1e}), mean difference "
-            f"{variant['mean_difference']:.1e} (allowed {mean:.1e})",
-            file=sys.stderr,
+            f"{variant['mean_difference']:.1e} (allowed {mean:.1e})"
         )
-    if wrong := [name for name, variant in result["variants"].items() if not variant["right"]]:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+    result = Result("\n".join(lines), found)
+    if wrong := [name for name, variant in found["variants"].items() if not variant["right"]]:
+        print_result(result, as_json=options.json)
         raise GateError(
             f"{options.bundle}: this machine computes {', '.join(wrong)} wrong (use another variant)"
         )
     return result
 
 
-def export(options: argparse.Namespace) -> dict[str, Any]:
+def export(options: argparse.Namespace) -> Result:
     """Convert a bundle for another runtime."""
     from export.targets.registry import export_bundle
 
     chosen = {"variant": options.variant, "library": options.transformers_js}
-    return export_bundle(options.bundle, options.target, options.out, **chosen)
+    written = export_bundle(options.bundle, options.target, options.out, **chosen)
+    return Result(str(written["out"]), written)
 
 
-def bench(options: argparse.Namespace) -> dict[str, Any]:
+def bench(options: argparse.Namespace) -> Result:
     """Measure the latency and throughput of a bundle on this machine."""
     from export.runtime.benchmark import bench as measure
 
@@ -125,22 +129,23 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     with _usage_errors():
         result = measure(classifier, texts, heads=options.heads)
     latency = result["latency_ms"]
-    print(
+    text = (
         f"{result['variant']}: {latency['tokens']} tokens take {latency['p50']:.3f} ms (median), "
         f"{latency['p99']:.3f} ms (p99); {result['throughput']:,.0f} texts per second, "
-        f"threads: {result['threads']}",
-        file=sys.stderr,
+        f"threads: {result['threads']}"
     )
-    return result
+    return Result(text, result)
 
 
-def serve(options: argparse.Namespace) -> dict[str, Any]:
+def serve(options: argparse.Namespace) -> Result:
     """Serve bundles over HTTP until a signal."""
     from export.serving.server import serve as run_server
     from export.serving.settings import Settings
 
-    settings = {name: x for name, x in vars(options).items() if name != "command" and x is not None}
-    return run_server(Settings(**{**settings, "bundles": tuple(options.bundles)}))
+    others = ("command", "json", "quiet", "verbose")
+    settings = {name: x for name, x in vars(options).items() if name not in others and x is not None}
+    served = run_server(Settings(**{**settings, "bundles": tuple(options.bundles)}))
+    return Result(json.dumps(served, ensure_ascii=False), served)
 
 
 SERVE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {

@@ -1,21 +1,23 @@
 """The command `distill`. Every subcommand imports what it needs when it runs, so `--help` is fast.
 
-Messages go to stderr. The last line of stdout is one JSON document. The exit code is 0 on success, 1 if a
-gate fails, 2 for an invalid recipe, data or arguments, and 130 if the user interrupts.
+Messages go to stderr, the result to stdout: text, or one JSON document with `--json`. The exit code is 0 on
+success, 1 if a gate fails, 2 for an invalid recipe, data or arguments, 70 for an error in the program itself,
+and 130 if the user interrupts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
+import logging
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
+from distill.cli.terminal import Result, configure_logging, flush, prepare_streams, print_error, print_result
 
 # the extras with packages that `train` does not install
 EXTRAS = {
@@ -25,6 +27,9 @@ EXTRAS = {
     "onnxruntime_extensions": "text-in-graph",
 }
 # as in distill.pipeline, whose import needs torch
+LOG = logging.getLogger("tinyheads")
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "std::bad_alloc")
 STAGES = "prepare, fit_teacher, label, fit_student, calibrate, export, check, bundle"
 
 
@@ -39,36 +44,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command: Command = options.command
+    prepare_streams()
+    configure_logging(options.verbose - options.quiet)
     try:
         result = command(options)
+        if result is not None:
+            print_result(result, as_json=options.json)
+        flush()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        _print_error(f"{package} is not installed (pip install 'tinyheads[{EXTRAS.get(package, 'train')}]')")
+        print_error(f"{package} is not installed (pip install 'tinyheads[{EXTRAS.get(package, 'train')}]')")
         return 2
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        _print_error("interrupted (run the same command again to continue from the last checkpoint)")
+    except KeyboardInterrupt as error:
+        print_error(f"interrupted: {error}" if str(error) else "interrupted")
         return 130
     except Exception as error:
-        problem, code = str(error), getattr(error, "exit_code", None)
-        if "No space left on device" in problem:  # also in exceptions of safetensors and pyarrow
-            problem = f"the disk is full: {error} (free space, then run the same command to continue)"
-            code = 2
-        elif code is None and isinstance(error, OSError) and error.strerror:
-            problem = f"{error.filename or 'file'}: {error.strerror} (check the path and its permissions)"
-            code = 2
-        if code is None:
-            raise
-        _print_error(problem)
-        return int(code)
-    if result is not None:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+        problem, code = _explain(error)
+        print_error(problem)
+        if code == INTERNAL and options.verbose:
+            traceback.print_exception(error)
+        return code
     return 0
 
 
-def _init(options: argparse.Namespace) -> dict[str, Any]:
+def _explain(error: Exception) -> tuple[str, int]:
+    """The message of an error, and the exit code."""
+    code = getattr(error, "exit_code", None)
+    if "No space left on device" in str(error) and code is None:  # also of safetensors and pyarrow
+        return f"the disk is full: {error} (free space, then run the same command to continue)", 2
+    first = str(error).partition("\n")[0][:200]
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        todo = "free memory or set a smaller batch_size, then run the same command to continue"
+        return f"out of memory: {first or 'the system has no more'} ({todo})", 2
+    if code is None and isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'file'}: {error.strerror} (check the path and its permissions)", 2
+    if code is None:
+        return f"internal error: {type(error).__name__}: {first} (-v shows where; please report it)", INTERNAL
+    return str(error), int(code)
+
+
+def _init(options: argparse.Namespace) -> Result:
     from distill.data.propose import propose
 
     target = Path(options.out)
@@ -78,11 +93,11 @@ def _init(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"{target}: there is no folder {target.parent} (create it)")
     text = propose(Path(options.data), root=target.resolve().parent, teacher=options.teacher)
     target.write_text(text, encoding="utf-8")
-    print(text, file=sys.stderr, end="")
-    return {"recipe": str(target)}
+    LOG.info(f"{target}: written (read it, then: distill check {target})")
+    return Result(text.rstrip(), {"recipe": str(target)})
 
 
-def _check(options: argparse.Namespace) -> dict[str, Any]:
+def _check(options: argparse.Namespace) -> Result:
     import tempfile
 
     from distill.data.prepare import prepare
@@ -95,10 +110,12 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(scratch) / "prepared"
         folder.mkdir()
         counts = prepare(recipe, folder, Path(scratch) / "data_report.json")
-    return {"recipe": recipe.name, "digest": recipe.digest(), **counts}
+    rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
+    text = f"{options.recipe}: valid; texts: {rows} (next: distill run {options.recipe})"
+    return Result(text, {"recipe": recipe.name, "digest": recipe.digest(), **counts})
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any] | None:
+def _run(options: argparse.Namespace) -> Result | None:
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
@@ -106,28 +123,37 @@ def _run(options: argparse.Namespace) -> dict[str, Any] | None:
         allow = f"gates.allow={json.dumps([*recipe.gates.allow, *options.allow])}"
         recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=[*options.set, allow])
     from distill.pipeline import run
+    from distill.reports.report import summary
 
-    return run(recipe, options.out, first=options.first, last=options.last).report or None
+    result = run(recipe, options.out, first=options.first, last=options.last)
+    if not result.report:  # another process of this run has it
+        return None
+    if options.last:
+        metrics = json.dumps(result.report["metrics"], ensure_ascii=False, indent=1)
+        return Result(f"{options.last}: {metrics}", result.report)
+    report = result.folder / "report.html"
+    return Result(f"{summary(result.report)}\n\n{result.bundle}  {report}", result.report)
 
 
-def _pretrain(options: argparse.Namespace) -> dict[str, Any] | None:
+def _pretrain(options: argparse.Namespace) -> Result | None:
     from distill.recipe.load import load_pretraining
 
     recipe = load_pretraining(options.recipe, data_root=options.data_root, overrides=options.set)
     from distill.pipeline import run_pretraining
 
-    return run_pretraining(recipe, Path(options.out or f"starts/{recipe.name}")) or None
+    result = run_pretraining(recipe, Path(options.out or f"starts/{recipe.name}"))
+    if not result:  # another process of this run has it
+        return None
+    cosine = result["metrics"]["validation"]["mean"]
+    return Result(f"{result['start']}  cosine to the teacher on held-out texts {cosine:.4f}", result)
 
 
-def _report(options: argparse.Namespace) -> dict[str, Any]:
-    from distill.reports.report import write_report
+def _report(options: argparse.Namespace) -> Result:
+    from distill.reports.report import summary, write_report
 
-    return write_report(Path(options.run))
-
-
-def _print_error(message: str) -> None:
-    for line in message.splitlines():
-        print(f"distill: {line}", file=sys.stderr)
+    folder = Path(options.run)
+    report = write_report(folder)
+    return Result(f"{summary(report)}\n\n{folder / 'report.html'}", report)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -142,7 +168,7 @@ class _Parser(argparse.ArgumentParser):
         unknown = [word for word in words if word.rstrip(":") not in known]
         near = [match for word in unknown for match in get_close_matches(word, known, 1)]
         hint = f"did you mean {near[0]}? " if near else ""
-        _print_error(f"{problem} ({hint}see {self.prog} --help)")
+        print_error(f"{problem} ({hint}see {self.prog} --help)")
         raise SystemExit(2)
 
 
@@ -173,7 +199,11 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  distill {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(command=command, parser=sub)
+        sub.set_defaults(command=command, parser=sub, json=False)
+        if name not in ("predict", "serve"):  # which print JSON in any case
+            sub.add_argument("--json", action="store_true", help="print the result as one JSON document")
+        sub.add_argument("-q", "--quiet", action="count", default=0, help="print warnings and errors alone")
+        sub.add_argument("-v", "--verbose", action="count", default=0, help="print what libraries log, too")
         return sub
 
     init = add("init", _init, "propose a recipe for a data file", "train.csv --out recipe.yaml")

@@ -8,7 +8,6 @@ module works on rows in memory and writes nothing. Errors are returned as lines,
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, TypedDict
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
 from distill.recipe.schema import Recipe
+from distill.run import LOG
 
 SPLITS = ("train", "validation", "test")
 PRIORITY = ("test", "validation", "train")  # a text or id in several splits stays in the first of these
@@ -72,11 +72,12 @@ class RowIssues:
         return Counter({kind: entry["count"] for kind, entry in self.kinds.items()})
 
     def log(self, what: str) -> None:
-        """Print one line per kind to stderr; `what` is what happened to the rows."""
+        """Log one line per kind; `what` is what happened to the rows."""
         for kind, entry in self.kinds.items():
             first = entry["first"][0]
             place = f"{first['file']}:{first['line']}: {first['excerpt']!r}"
-            print(f"data: {what} {entry['count']} row(s): {kind}; first {place}", file=sys.stderr)
+            rows = "1 row" if entry["count"] == 1 else f"{entry['count']} rows"
+            LOG.info(f"data: {what} {rows}: {kind}; first {place}")
 
 
 def remove_leaks(splits: dict[str, list[Text]], leaked: RowIssues) -> None:

@@ -36,7 +36,9 @@ class ReportError(Exception):
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write report.json and report.html of a finished run; returns the content of report.json.
+    """Write report.json and report.html of a run; returns the content of report.json.
+
+    A run whose bundle was refused has a report without latency and throughput.
 
     Raises:
         ReportError: The folder holds no finished run.
@@ -44,7 +46,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
     records: dict[str, StageRecord] = {path.parent.name: read_json(path) for path in paths}
     stages = {name: record for name, record in records.items() if record and "metrics" in record}
-    if not {"prepare", "fit_student", "export", "check", "bundle"} <= stages.keys():
+    if not {"prepare", "fit_student", "export", "check"} <= stages.keys():
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     metrics = {name: stage["metrics"] for name, stage in stages.items()}
     recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
@@ -52,12 +54,10 @@ def write_report(folder: Path) -> dict[str, Any]:
         "name": recipe["name"],
         "seed": recipe["seed"],
         "rows": metrics["prepare"]["rows"],
+        "refused": metrics["check"]["refused"],
         "heads": metrics["check"]["quality"],
         "parity": metrics["check"]["parity"],
         "artefact": {**metrics["export"], "parameters": metrics["fit_student"]["parameters"]},
-        "latency_ms": metrics["bundle"]["latency_ms"],
-        "throughput": metrics["bundle"]["throughput"],
-        "throughput_threads": metrics["bundle"]["threads"],
         "stages": {
             name: {
                 "seconds": stage["seconds"],
@@ -67,6 +67,9 @@ def write_report(folder: Path) -> dict[str, Any]:
             for name, stage in stages.items()
         },
     }
+    if published := metrics.get("bundle"):
+        report |= {"latency_ms": published["latency_ms"], "throughput": published["throughput"]}
+        report["throughput_threads"] = published["threads"]
     write_json(folder / "report.json", report)
     with written_whole(folder / "report.html") as file:
         file.write_text(_page(report), encoding="utf-8")
@@ -85,18 +88,17 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def _page(report: Mapping[str, Any]) -> str:
-    artefact, latency, rows = report["artefact"], report["latency_ms"], report["rows"]
+    artefact, rows = report["artefact"], report["rows"]
     size = artefact.get("int8_bytes", artefact["fp32_bytes"])
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     tiles = [
         (f"{size / 1e6:.2f} MB", "model file"),
         (f"{artefact['parameters'] / 1e6:.2f} M", "parameters"),
-        (f"{latency['p50']:.2f} ms", f"median latency of a text of {latency['tokens']} tokens"),
-        (f"{report['throughput']:,.0f}", f"texts per second, threads: {report['throughput_threads']}"),
+        *_speed(report),
         (f"{seconds / 60:.1f} min", "duration of the run"),
     ]
     parity = [
-        (escape(name), f"{head['max_difference']:.1e}", str(head["other_labels"]))
+        (escape(name), _exponent(head["max_difference"]), str(head["other_labels"]))
         for name, head in report["parity"]["heads"].items()
     ]
     stages = [
@@ -113,6 +115,7 @@ def _page(report: Mapping[str, Any]) -> str:
         f"<h1>{escape(report['name'])}</h1>",
         f"<p>{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test and "
         f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Metrics are on test.</p>",
+        *(f"<p><b>Refused:</b> {escape(line)}</p>" for line in report["refused"]),
         '<div class="tiles">',
         *(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles),
         "</div>",
@@ -126,6 +129,17 @@ def _page(report: Mapping[str, Any]) -> str:
     title = f"<title>{escape(report['name'])}</title><style>{STYLE}</style>"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{title}'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _speed(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The tiles of a published bundle's speed."""
+    if latency := report.get("latency_ms"):
+        yield f"{latency['p50']:.2f} ms", f"median latency of a text of {latency['tokens']} tokens"
+        yield f"{report['throughput']:,.0f}", f"texts per second, threads: {report['throughput_threads']}"
+
+
+def _exponent(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.1e}"
 
 
 def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""The stage check: every form of the classifier measured on test, and refused where it fails a gate.
+"""The stage check: every form of the classifier measured on test, and against the gates.
 
 The candidate bundle is checked as users load it: the same files, read by the same runtime.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.evaluation import metrics
+from distill.evaluation import metrics, significance
 from distill.evaluation.calibration import Calibration
 from distill.heads import Head
 from distill.models.base import Array
@@ -19,7 +19,7 @@ from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from export.bundle.files import read_bundle
-from export.graph.gates import Int8Degradation, check_int8, check_parity
+from export.graph.gates import Int8Degradation, Int8Failures, check_int8, check_parity
 from export.runtime.classifier import Classifier
 
 SPLITS = ("validation", "test")
@@ -27,24 +27,36 @@ Logits = Mapping[str, Array]  # of each head, [texts, labels]
 
 
 def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
-    """Measure every form of the classifier on test, and refuse what fails a gate."""
+    """Measure every form of the classifier on test, and note which gates it fails.
+
+    The next stage refuses it, so that the measurements of a refused bundle are kept.
+    """
     variants = read_bundle(artifacts.candidate(run)).variants
+    refused: list[str] = []
     parity, logits = {}, {}
     for split in SPLITS:
         forms: dict[str, Logits] = {
             "teacher": artifacts.teacher_logits(run, split),
             "student": artifacts.student_logits(run, split),
         }
-        served, parity[split] = _served(run, split, forms["student"], variants)
+        served, parity[split] = _served(run, split, forms["student"], variants, refused)
         logits[split] = forms | served
     labels = {split: artifacts.labels(run, split) for split in SPLITS}
     student = artifacts.calibrations(run, "student")
     calibrations = dict.fromkeys(logits["test"], student) | {
         "teacher": artifacts.calibrations(run, "teacher")
     }
+    int8 = Int8Failures({}, {}, {})
+    if "int8" in variants:
+        int8 = _check_int8(run, logits, labels, student)
+        refused += [f"int8: head {head!r} {line}" for head, lines in int8.refused.items() for line in lines]
+        if int8.refused:
+            refused[-1] += " (--allow HEAD exports it anyway; export.quantize: none keeps fp32)"
     return {
+        "refused": refused,
+        "allowed": int8.allowed,
+        "noise": int8.noise,
         "parity": parity["test"],
-        "allowed": _check_int8(run, logits, labels, student) if "int8" in variants else {},
         "quality": {
             head.name: _against_teacher(
                 head,
@@ -58,9 +70,12 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
 
 
 def _served(
-    run: Run[Recipe], split: str, student: Logits, variants: Iterable[str]
+    run: Run[Recipe], split: str, student: Logits, variants: Iterable[str], refused: list[str]
 ) -> tuple[dict[str, Logits], dict[str, Any]]:
-    """The logits of each variant as the runtime computes them, and the parity of fp32 with the student."""
+    """The logits of each variant as the runtime computes them, and the parity of fp32 with the student.
+
+    Lines on heads that lack parity are added to `refused`.
+    """
     tolerance, texts = run.recipe.gates.parity, artifacts.texts(run, split)
     parity: dict[str, Any] = {}
     logits: dict[str, Logits] = {}
@@ -68,15 +83,16 @@ def _served(
         classifier = Classifier.load(artifacts.candidate(run), variant=variant)
         found = logits[variant] = classifier.logits(texts)
         if variant == "fp32":
-            parity = check_parity(student, found, tolerance, f"fp32 on {split}")
+            parity, failures = check_parity(student, found, tolerance, f"fp32 on {split}")
             alone = _spread_of_lengths(texts)
             single = [classifier.logits([texts[i]]) for i in alone]
-            check_parity(
+            _, more = check_parity(
                 {head: expected[alone] for head, expected in student.items()},
                 {head: np.concatenate([one[head] for one in single]) for head in found},
                 tolerance,
                 f"fp32 on {split}, one text a batch",
             )
+            refused += failures or more
     return logits, parity
 
 
@@ -85,27 +101,28 @@ def _check_int8(
     logits: Mapping[str, Mapping[str, Logits]],
     labels: Mapping[str, Mapping[str, Array]],
     calibrations: Mapping[str, Calibration],
-) -> dict[str, list[str]]:
-    """What int8 changes beyond the gates on heads that the recipe allows; raises for any other head."""
+) -> Int8Failures:
+    """What int8 changes beyond the gates."""
+    gates = run.recipe.gates
     degradations = {}
     for head in artifacts.heads(run):
         fp32, int8 = (
             np.concatenate([logits[split][form][head.name] for split in SPLITS]) for form in ("fp32", "int8")
         )
         known = np.concatenate([labels[split][head.name] for split in SPLITS])
-        degradations[head.name] = _int8_degradation(head, fp32, int8, known, calibrations[head.name])
-    gates = run.recipe.gates
-    allowed = check_int8(
+        fitted = calibrations[head.name]
+        degradations[head.name] = _int8_degradation(head, fp32, int8, known, fitted, gates.int8_changed)
+    failures = check_int8(
         degradations,
-        texts=len(fp32),
         drop=gates.int8_drop,
         changed=gates.int8_changed,
         log_loss=gates.int8_log_loss,
         allow=gates.allow,
     )
-    for name, excesses in allowed.items():
-        run.info("\n".join(f"int8: head {name!r} {excess}: allowed" for excess in excesses))
-    return allowed
+    for accepted, why in ((failures.allowed, ": allowed"), (failures.noise, "")):
+        for name, lines in accepted.items():
+            run.info("\n".join(f"int8: head {name!r} {line}{why}" for line in lines))
+    return failures
 
 
 def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> dict[str, float]:
@@ -114,17 +131,23 @@ def _quality(head: Head, logits: Array, labels: Array, fitted: Calibration) -> d
 
 
 def _int8_degradation(
-    head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration
+    head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration, changed_limit: float
 ) -> Int8Degradation:
     """What int8 changes of a head, measured as users get it: calibrated, over its thresholds."""
     before, after = (_quality(head, logits, labels, fitted) for logits in (fp32, int8))
     decisions = [metrics.decisions(head, x, fitted.thresholds, fitted.temperature) for x in (fp32, int8)]
+    changed = np.not_equal(*decisions)
     return Int8Degradation(
-        head.first_metric,
-        before[head.first_metric],
-        after[head.first_metric],
-        float(np.not_equal(*decisions).mean()),
-        after["log_loss"] - before["log_loss"],
+        metric=head.first_metric,
+        fp32=before[head.first_metric],
+        int8=after[head.first_metric],
+        changed=float(changed.mean()),
+        log_loss=after["log_loss"] - before["log_loss"],
+        labelled=int(metrics.labelled(labels, head).sum()),
+        texts=len(labels),
+        p_drop=significance.drop_p_value(head, fp32, int8, labels, fitted),
+        p_changed=significance.changed_p_value(int(changed.sum()), changed.size, changed_limit),
+        p_log_loss=significance.log_loss_p_value(head, fp32, int8, labels, fitted),
     )
 
 

@@ -11,12 +11,19 @@ from distill.run import Run, versions
 from distill.stages import artifacts
 from export.bundle import manifest as manifests
 from export.bundle.files import read_bundle, write_bundle
+from export.graph.gates import GateError
 from export.runtime.benchmark import bench
 from export.runtime.classifier import Classifier
 
 
 def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
-    """Publish the checked bundle with its metrics and model card, and time it."""
+    """Publish the checked bundle with its metrics and model card, and time it.
+
+    Raises:
+        GateError: The bundle failed a gate in the stage check.
+    """
+    if refused := run.metrics("check")["refused"]:
+        raise GateError("\n".join(refused))
     candidate, target = artifacts.candidate(run), run.folder / "bundle"
     checked, manifest = run.metrics("check"), read_bundle(candidate)
     # what `distill evaluate` needs to read labelled data as this run did
@@ -30,6 +37,7 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         "quality": checked["quality"],
         "parity": checked["parity"],
         "allowed": checked["allowed"],
+        "noise": checked["noise"],
         "versions": versions(),
         "parameters": run.metrics("fit_student")["parameters"],
     }

@@ -25,6 +25,7 @@ from distill.evaluation.metrics import without_nan
 from distill.models.base import Array, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
+from distill.run import progress
 from distill.training.best_epoch import end_epoch
 from distill.training.checkpoint import (
     TrainingState,
@@ -154,9 +155,7 @@ def fit(
     log = _Log(job, accelerator)
     main = accelerator.is_main_process
     batches: list[Array] = []
-    with tqdm(
-        total=steps, initial=state.step, desc=job.name, unit="step", disable=not main, mininterval=1.0
-    ) as bar:
+    with progress(steps, job.name, "step", done=state.step, hidden=not main) as bar:
         while state.step < steps:
             hook("step", state)
             step = state.step

@@ -96,9 +96,9 @@ def run_distill():
 def finished(job, run_distill) -> dict:
     """The small job, run: the folder of the run, what was printed, the report."""
     run = job.parent / "run"
-    done = run_distill("run", job, "--out", run)
+    done = run_distill("run", job, "--out", run, "--json")
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(done.stdout)
     return {"folder": run, "stdout": done.stdout, "stderr": done.stderr, "report": report}
 
 

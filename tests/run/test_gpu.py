@@ -18,8 +18,8 @@ pytestmark = [
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_the_small_job_on_a_gpu(job, tmp_path, capfd, precision):
     words = ["--set", f"precision={precision}", "--to", "fit_student"]
-    assert main(["run", str(job), "--out", str(tmp_path / "run"), *words]) == 0
-    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["metrics"]
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), "--json", *words]) == 0
+    figures = json.loads(capfd.readouterr().out)["metrics"]
     assert figures["validation"]["intent.accuracy"] > 0.8
     record = json.loads((tmp_path / "run/stages/fit_student/stage.json").read_text("utf-8"))
     assert record["device"].startswith("cuda") and record["peak_gpu_bytes"] > 0

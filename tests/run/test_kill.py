@@ -19,9 +19,9 @@ def test_killed_in_every_long_stage_and_still_the_same(job, finished, kill_when,
     for stage, pattern in MOMENTS.items():
         assert kill_when(pattern, run, "run", job, "--out", run), f"never came to {stage}"
         assert not (run / "stages" / stage / "stage.json").exists()
-    done = run_distill("run", job, "--out", run)
+    done = run_distill("run", job, "--out", run, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["heads"] == finished["report"]["heads"]
+    assert json.loads(done.stdout)["heads"] == finished["report"]["heads"]
     for stage in ("fit_teacher", "fit_student"):
         weights = [
             (f / "stages" / stage / "model.safetensors").read_bytes() for f in (run, finished["folder"])

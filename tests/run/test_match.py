@@ -87,8 +87,8 @@ def test_a_start_is_taught_with_it(job, tmp_path, capfd):
         "trackers": [],
     }
     recipe.write_text(dump_yaml(pretraining), "utf-8")
-    assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run")]) == 0
-    figures = json.loads(capfd.readouterr().out.splitlines()[-1])["metrics"]
+    assert main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), "--json"]) == 0
+    figures = json.loads(capfd.readouterr().out)["metrics"]
     assert figures["validation"]["mean"] > 0.8
     weights = load_file(tmp_path / "run/start/start.safetensors")
     assert not any("projections" in name for name in weights)

@@ -30,9 +30,9 @@ def recipe(job):
 @pytest.fixture(scope="module")
 def pretrained(recipe, run_distill):
     run = recipe.parent / "pretrained"
-    done = run_distill("pretrain", recipe, "--out", run)
+    done = run_distill("pretrain", recipe, "--out", run, "--json")
     assert done.returncode == 0, done.stderr
-    return {"folder": run, "result": json.loads(done.stdout.splitlines()[-1])}
+    return {"folder": run, "result": json.loads(done.stdout)}
 
 
 def test_the_student_learns_the_teachers_embeddings(pretrained):
@@ -70,7 +70,7 @@ def test_killed_and_run_again_it_ends_alike(recipe, pretrained, kill_when, run_d
     run = tmp_path / "run"
     pattern = "stages/fit_student/scratch/checkpoint.safetensors"
     assert kill_when(pattern, run, "pretrain", recipe, "--out", run)
-    again = run_distill("pretrain", recipe, "--out", run)
+    again = run_distill("pretrain", recipe, "--out", run, "--json")
     assert again.returncode == 0, again.stderr
     assert "fit_student: resumes where it stopped" in again.stderr
     weights = [(f / "start" / "start.safetensors").read_bytes() for f in (run, pretrained["folder"])]

@@ -89,12 +89,12 @@ def test_a_changed_setting_redoes_what_follows_it(job, finished, tmp_path, capfd
     run = tmp_path / "run"
     shutil.copytree(finished["folder"], run)
     change = ["--set", "student.epochs=1", "--set", "gates.int8_drop=1.0", "--to", "fit_student"]
-    assert main(["run", str(job), "--out", str(run), *change]) == 0
+    assert main(["run", str(job), "--out", str(run), "--json", *change]) == 0
     printed = capfd.readouterr()
     assert [line.split(":")[0] for line in printed.err.splitlines() if "done before" in line] == [
         *("prepare", "fit_teacher", "label")
     ]
-    assert json.loads(printed.out.splitlines()[-1])["metrics"]["epochs"] == 1
+    assert json.loads(printed.out)["metrics"]["epochs"] == 1
     weights = run / "stages" / "fit_student" / "model.safetensors"
     before = weights.read_bytes()
     assert main(["run", str(job), "--out", str(run), *change, "--set", "student.seed=1"]) == 0
@@ -108,7 +108,7 @@ def test_other_unlabelled_texts_leave_the_teacher_done(job, finished, tmp_path, 
     more.write_text("where is the parcel that I sent back\nthank you, we love the coat\n", "utf-8")
     found = [load_split(run / "stages" / "prepare", "unlabeled")["text"][:]]
     change = ["--set", f"data.unlabeled=[{more}]", "--to", "label"]
-    assert main(["run", str(job), "--out", str(run), *change]) == 0
+    assert main(["run", str(job), "--out", str(run), "--json", *change]) == 0
     printed = capfd.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in printed if "done before" in line] == ["fit_teacher"]
     found.append(load_split(run / "stages" / "prepare", "unlabeled")["text"][:])
@@ -129,8 +129,14 @@ def test_a_refusing_gate_exits_1_and_writes_no_bundle(job, finished, tmp_path, c
     shutil.copytree(finished["folder"], run)
     shutil.rmtree(run / "bundle")
     assert main(["run", str(job), "--out", str(run), "--set", "gates.parity=1e-12"]) == 1
-    assert "parity: head 'intent'" in capfd.readouterr().err.splitlines()[-1]
+    *parity, left = capfd.readouterr().err.splitlines()[-5:]  # of two heads, on two splits
+    assert all(line.startswith("distill: parity: head") for line in parity)
+    assert "metrics are in" in left and "earlier run" not in left
     assert not (run / "bundle").exists()
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    assert len(report["refused"]) == 4 and report["heads"] == finished["report"]["heads"]
+    assert main(["run", str(job), "--out", str(run)]) == 0
+    assert json.loads((run / "report.json").read_text("utf-8"))["refused"] == []
 
 
 def test_predict_prints_a_line_a_text(finished, capfd):
@@ -146,8 +152,8 @@ def test_predict_prints_a_line_a_text(finished, capfd):
 
 def test_evaluate_gives_the_figures_of_the_report(job, finished, capfd):
     bundle, data = str(finished["folder"] / "bundle"), str(job.parent / "test.csv")
-    assert main(["evaluate", bundle, data]) == 0
-    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert main(["evaluate", bundle, data, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
     assert found["rows"] == 90
     for head, quality in found["heads"].items():
         assert quality == pytest.approx(finished["report"]["heads"][head]["test"]["int8"])
@@ -160,9 +166,9 @@ def test_evaluate_of_one_head_needs_its_column_alone(job, finished, tmp_path, ca
         csv.writer(file).writerows([("text", "intent"), *rows])
     evaluate = ["evaluate", str(finished["folder"] / "bundle"), str(tmp_path / "intents.csv")]
     assert main(evaluate) == 2
-    assert main([*evaluate, "--heads", "intent"]) == 0
+    assert main([*evaluate, "--heads", "intent", "--json"]) == 0
     captured = capfd.readouterr()
-    heads = json.loads(captured.out.splitlines()[-1])["heads"]
+    heads = json.loads(captured.out)["heads"]
     assert heads == {"intent": pytest.approx(finished["report"]["heads"]["intent"]["test"]["int8"])}
     assert main([*evaluate, "--heads", "intnt"]) == 2
     assert "did you mean 'intent'" in capfd.readouterr().err
@@ -170,8 +176,11 @@ def test_evaluate_of_one_head_needs_its_column_alone(job, finished, tmp_path, ca
 
 def test_bench_and_report(finished, capfd):
     assert main(["bench", str(finished["folder"] / "bundle")]) == 0
-    assert json.loads(capfd.readouterr().out.splitlines()[-1])["latency_ms"]["p50"] > 0
+    assert capfd.readouterr().out.startswith("int8: ")
+    assert main(["bench", str(finished["folder"] / "bundle"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["latency_ms"]["p50"] > 0
     assert main(["report", str(finished["folder"])]) == 0
+    assert capfd.readouterr().out.startswith("head    metric    teacher")
 
 
 def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):

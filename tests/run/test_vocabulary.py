@@ -99,6 +99,7 @@ def test_a_head_may_fail_a_gate_only_by_name(job, finished, tmp_path, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill: int8")]
     assert len(said) == 3 and all("head 'intent'" in line for line in said)
     assert said[-1].endswith("(--allow HEAD exports it anyway; export.quantize: none keeps fp32)")
+    assert all(" texts, " in line for line in said)
     assert (run / "bundle/manifest.json").read_bytes() == before
     assert main([*command, "--allow", "flags"]) == 1
     assert main([*command, "--allow", "intnet"]) == 2
@@ -111,6 +112,6 @@ def test_a_head_may_fail_a_gate_only_by_name(job, finished, tmp_path, capsys):
 
 
 def test_the_doctor_finds_it_right_where_it_was_made(pruned, capsys):
-    assert main(["doctor", str(pruned / "bundle")]) == 0
+    assert main(["doctor", str(pruned / "bundle"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["right"] and set(found["variants"]) == {"fp32", "int8"}

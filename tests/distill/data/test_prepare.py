@@ -234,7 +234,8 @@ def test_two_heads_of_one_column(room: Workspace) -> None:
     assert room.cells("test", "one") == [0, 1, 0, 1] and room.cells("test", "two")[:2] == [[1, 0], [0, 1]]
 
 
-def test_invalid_rows_are_counted_and_listed(room: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_rows_are_counted_and_listed(room: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tinyheads")
     lines = [
         '{"id": 1, "text": "fine", "label": "a", "x": 1}',
         '{"id": 2, "text": " \\n", "label": "a", "x": 1}',
@@ -275,9 +276,9 @@ def test_invalid_rows_are_counted_and_listed(room: Workspace, capsys: pytest.Cap
         {"file": "test.jsonl", "line": 9, "excerpt": "x: 2"}
     ]
     assert room.texts("test") == ["fine", "fine too"]
-    printed = capsys.readouterr().err.splitlines()
+    printed = caplog.messages
     assert len(printed) == len(expected)
-    assert "data: dropped 1 row(s): duplicate id; first test.jsonl:7: '1'" in printed
+    assert "data: dropped 1 row: duplicate id; first test.jsonl:7: '1'" in printed
 
 
 def test_a_none_cell_beside_labels_is_invalid(room: Workspace) -> None:
@@ -314,8 +315,9 @@ def test_ids_across_splits(room: Workspace) -> None:
 
 
 def test_texts_of_two_splits_are_kept_in_test_then_validation(
-    room: Workspace, capsys: pytest.CaptureFixture[str]
+    room: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tinyheads")
     room.write("validation.csv", "text,label", "train.csv 3,a", " test.csv 1 ,b", "v,a", "w,b")
     room.write("inbox.txt", "new", "v", "test.csv 0", "train.csv 0", "new", "newer")
     counts = room.prepare(LABEL, unlabeled=["inbox.txt"], **FILES)
@@ -327,10 +329,7 @@ def test_texts_of_two_splits_are_kept_in_test_then_validation(
         "count": 1,
         "first": [{"file": "inbox.txt", "line": 2, "excerpt": "v"}],
     }
-    assert (
-        "data: removed 1 row(s): text of validation in test; first validation.csv:3"
-        in capsys.readouterr().err
-    )
+    assert "data: removed 1 row: text of validation in test; first validation.csv:3" in caplog.text
 
 
 @pytest.mark.parametrize(

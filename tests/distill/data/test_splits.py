@@ -93,7 +93,7 @@ def test_a_text_of_two_splits_stays_in_test_then_validation() -> None:
 
 
 def test_the_first_ten_rows_of_a_kind_are_listed_with_short_excerpts(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     issues = RowIssues()
     for i in range(12):
@@ -102,10 +102,11 @@ def test_the_first_ten_rows_of_a_kind_are_listed_with_short_excerpts(
     entry = issues.kinds["empty text"]
     assert entry["count"] == 12 and [f["line"] for f in entry["first"]] == list(range(10))
     assert len(entry["first"][0]["excerpt"]) == 80
+    caplog.set_level("INFO", "tinyheads")
     issues.log("dropped")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[0].startswith("data: dropped 12 row(s): empty text; first a.csv:0: ")
-    assert lines[1] == "data: dropped 1 row(s): other; first b.csv:row 3: 'half ?'"
+    lines = caplog.messages
+    assert len(lines) == 2 and lines[0].startswith("data: dropped 12 rows: empty text; first a.csv:0: ")
+    assert lines[1] == "data: dropped 1 row: other; first b.csv:row 3: 'half ?'"
 
 
 def errors_of(

@@ -33,6 +33,8 @@ FLAGS = {  # which the teacher does not know
 CHECKED = {
     "quality": {"intent": INTENT, "flags": FLAGS},
     "parity": {"texts": 2, "heads": {"intent": {"max_difference": 1e-6, "other_labels": 0}}},
+    "refused": [],
+    "noise": {},
     "allowed": {"flags": ["changes 0.1000 of its decisions, more than 0.03 (gates.int8_changed)"]},
 }
 SIZES = {"fp32_bytes": 2_000_000, "int8_bytes": 500_000}
@@ -80,7 +82,7 @@ def test_summary_has_a_row_per_head(folder):
 
 
 def test_an_unfinished_run_has_no_report(folder):
-    (folder / "stages" / "bundle" / "stage.json").unlink()
+    (folder / "stages" / "check" / "stage.json").unlink()
     with pytest.raises(ReportError, match="holds no finished run"):
         write_report(folder)
 
@@ -97,4 +99,16 @@ def test_model_card():
         "Size of the model file: fp32 2.00 MB, int8 0.50 MB.",
     ):
         assert line in card.splitlines()
-    assert "Allowed by the recipe: int8 head 'flags' changes 0.1000 of its decisions" in card
+    assert "Published although int8 head 'flags' changes 0.1000 of its decisions" in card
+
+
+def test_a_refused_run_has_a_report_without_speed(folder):
+    (folder / "stages" / "bundle" / "stage.json").unlink()
+    refused = {**CHECKED, "refused": ["int8: head 'intent' drops by <b>"]}
+    path = folder / "stages" / "check" / "stage.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": refused}), "utf-8")
+    report = write_report(folder)
+    assert report["refused"] == refused["refused"] and report["heads"]["intent"] == INTENT
+    assert "latency_ms" not in report
+    page = (folder / "report.html").read_text("utf-8")
+    assert "int8: head &#x27;intent&#x27; drops by &lt;b&gt;" in page and "per second" not in page

@@ -116,7 +116,7 @@ def assert_same(exported: Exported, prefix: str = "logits_") -> None:
         expected = expected_of(exported.network, ids, mask)
         found = exported.logits(ids, mask)
         assert [f"{prefix}{head}" for head in expected] == list(found)
-        check_parity(expected, dict(zip(expected, found.values(), strict=True)), 1e-4)
+        assert not check_parity(expected, dict(zip(expected, found.values(), strict=True)), 1e-4)[1]
 
 
 def test_parity_over_batches_and_lengths(exported: Exported) -> None:

@@ -1,0 +1,96 @@
+"""What a command prints: its result on stdout, messages and errors on stderr, always in UTF-8."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a command.
+
+    Attributes:
+        text: For people.
+        value: For programs, a JSON value; `--json` prints it.
+    """
+
+    text: str
+    value: Any
+
+
+class OutputError(Exception):
+    """A result cannot be written to stdout."""
+
+    exit_code = 2
+
+
+def prepare_streams() -> None:
+    """Write UTF-8 whatever the locale; what is no valid text is escaped instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def configure_logging(verbosity: int) -> None:
+    """Log to stderr: warnings alone below 0, messages at 0, all that libraries log above."""
+    logging.raiseExceptions = False  # a stderr that cannot be written stops no run
+    logger, handler = logging.getLogger("tinyheads"), logging.StreamHandler()
+    logger.setLevel(logging.WARNING if verbosity < 0 else logging.INFO)
+    logger.handlers = [] if verbosity > 0 else [handler]
+    if verbosity > 0:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        logging.getLogger().setLevel(logging.DEBUG)
+        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):  # which have levels of their own
+            os.environ.setdefault(name, "info")
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """Print a result to stdout; errors as in `print_line`."""
+    print_line(json.dumps(result.value, ensure_ascii=False) if as_json else result.text)
+
+
+def print_line(line: str) -> None:
+    """Print a line to stdout; a reader that has gone, such as `head`, ends the process in silence.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    with _output_errors():
+        print(line)
+
+
+def flush() -> None:
+    """Write what is still in the buffer of stdout; errors as in `print_line`."""
+    if sys.stdout is not None:
+        with _output_errors():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # Python would try to write the buffer again as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(0) from None
+        raise OutputError(f"stdout: cannot be written: {error.strerror} (the work itself is done)") from None
+
+
+def print_error(message: str) -> None:
+    """Print each line to stderr; nothing happens if stderr cannot be written."""
+    try:
+        for line in message.splitlines():
+            print(f"distill: {line}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
