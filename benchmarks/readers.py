@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer
 
+from export.bundle.files import read_file
 from export.bundle.manifest import TOKENIZER
 from export.runtime.classifier import Classifier
 from export.runtime.session import open_graph
@@ -103,8 +104,13 @@ def _listed(answer: Any) -> list[dict[str, Any]]:
     return answer if isinstance(answer, list) else [answer]
 
 
+def _tokenizer(classifier: Classifier, bundle: Path) -> Tokenizer:
+    data = read_file(bundle, classifier.manifest, TOKENIZER)
+    return open_tokenizer(data, classifier.manifest.max_length, bundle / TOKENIZER)
+
+
 def _ids(classifier: Classifier, bundle: Path, texts: list[str], ids: list[list[int]]) -> dict[str, Any]:
-    tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
+    tokenizer = _tokenizer(classifier, bundle)
     tokenizer.no_truncation()
     other = [text for text, theirs in zip(texts, ids, strict=True) if tokenizer.encode(text).ids != theirs]
     return {"odd_texts": len(texts), "odd_that_differ": len(other), "differ": [text[:40] for text in other]}
@@ -114,7 +120,8 @@ def _graph(
     classifier: Classifier, bundle: Path, scratch: Path, odd: list[str]
 ) -> tuple[Callable[[list[str]], list[dict[str, Any]]], dict[str, Any]]:
     export_bundle(bundle, "text-in-graph", scratch / "graph")
-    session = open_graph(scratch / "graph" / "model.onnx", operators())
+    graph = scratch / "graph" / "model.onnx"
+    session = open_graph(graph.read_bytes(), graph, operators=operators())
     names = [node.name for node in session.get_outputs()]
 
     def classify(texts: list[str]) -> list[dict[str, Any]]:
@@ -124,7 +131,7 @@ def _graph(
         return dict(zip(names, session.run(names, {INPUT: np.array([text], object)}), strict=True))
 
     ids = [run(text)["input_ids"][0].tolist() for text in odd]
-    tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
+    tokenizer = _tokenizer(classifier, bundle)
     other = [text for text, theirs in zip(odd, ids, strict=True) if tokenizer.encode(text).ids != theirs]
     return classify, {
         "odd_texts": len(odd),
@@ -165,11 +172,9 @@ def _ready_made(classifier: Classifier, bundle: Path, texts: list[str]) -> dict[
     ends = [info(INPUT, TensorProto.STRING, [None])], [info("ids", TensorProto.INT64, [None])]
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.contrib", 1)]
     model = helper.make_model(helper.make_graph([node], "ids", *ends), opset_imports=domains, ir_version=8)
-    with tempfile.TemporaryDirectory() as scratch:
-        onnx.save(model, Path(scratch) / "ids.onnx")
-        session = open_graph(Path(scratch) / "ids.onnx", operators())
-        ids = [session.run(["ids"], {INPUT: np.array([text], object)})[0].tolist() for text in texts]
-    tokenizer = open_tokenizer(bundle / TOKENIZER, classifier.manifest.max_length)
+    session = open_graph(model.SerializeToString(), Path("ids.onnx"), operators=operators())
+    ids = [session.run(["ids"], {INPUT: np.array([text], object)})[0].tolist() for text in texts]
+    tokenizer = _tokenizer(classifier, bundle)
     tokenizer.no_truncation()
     other = [text for text, theirs in zip(texts, ids, strict=True) if tokenizer.encode(text).ids != theirs]
     return {"odd_texts": len(texts), "odd_that_differ": len(other), "differ": [text[:40] for text in other]}

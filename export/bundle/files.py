@@ -8,56 +8,86 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as short
 from stat import S_ISREG
 from threading import Thread
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from export.bundle.manifest import AGAIN, MANIFEST, BundleError, FileRecord, Manifest, check_name, require
+from export.bundle.manifest import (
+    AGAIN,
+    MANIFEST,
+    MAX_MANIFEST,
+    BundleError,
+    FileRecord,
+    Manifest,
+    check_names,
+    require,
+)
 
 _Content = TypeVar("_Content")
+# a pipe without a writer would block; Windows has other flags
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read_bundle(folder: str | Path) -> Manifest:
     """The manifest of the bundle in a folder, after comparing every file with it.
 
     Raises:
-        BundleError: There is no bundle, its format is newer, or a file is missing, changed or a link out of
-            it.
+        BundleError: There is no bundle, its format is newer, or a file is missing or changed.
     """
     manifest = _read_manifest(Path(folder))
-    _compare(Path(folder), manifest)
+    _compare(Path(folder), manifest, manifest.files)
     return manifest
 
 
 @contextmanager
-def opened_bundle(folder: str | Path) -> Iterator[Manifest]:
-    """Like `read_bundle`, but compares the files in another thread while the block opens them.
+def opened_bundle(
+    folder: str | Path, choose: Callable[[Manifest], Iterable[str]]
+) -> Iterator[tuple[Manifest, Mapping[str, bytes]]]:
+    """The manifest of a bundle, and the content of the files that `choose` returns, which match it.
 
-    The block ends after the comparison, whose error replaces any error of the block.
+    The other files are compared in another thread while the block runs. The block ends after the comparison,
+    whose error replaces any error of the block.
+
+    Raises:
+        BundleError: See `read_bundle`.
     """
-    manifest = _read_manifest(Path(folder))
-    for name in manifest.files:
-        _read(Path(folder), name, lambda file: None)  # rejects links before the block follows them
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    contents = {name: read_file(folder, manifest, name) for name in choose(manifest)}
     errors: list[Exception] = []
 
     def compare() -> None:
         try:
-            _compare(Path(folder), manifest)
+            _compare(folder, manifest, manifest.files.keys() - contents.keys())
         except Exception as error:
             errors.append(error)
 
     thread = Thread(target=compare)
     thread.start()
     try:
-        yield manifest
+        yield manifest, contents
     finally:
         thread.join()
         if errors:
             raise errors[0] from None
+
+
+def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """The content of a file, which matches the manifest.
+
+    Raises:
+        BundleError: The file is missing or changed.
+    """
+    size = manifest.files[name]["bytes"]
+    content = _read(folder, name, lambda file: file.read(size), size)
+    _check_digest(folder / name, hashlib.sha256(content), manifest.files[name])
+    return content
 
 
 def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, Path | bytes]) -> Manifest:
@@ -81,8 +111,8 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
     require(valid, str(folder), "is not a bundle, so it is not replaced (choose another folder)")
     files: dict[str, FileRecord] = {}
     with replacing_folder(folder) as temporary:
+        check_names(contents, str(folder))
         for name, content in contents.items():
-            check_name(name, str(folder))
             data = content if isinstance(content, bytes) else content.read_bytes()
             files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -97,44 +127,63 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
 def _read_manifest(folder: Path) -> Manifest:
     what = "is a file, a bundle is a folder" if folder.is_file() else "no such folder"
     require(folder.is_dir(), str(folder), f"{what} (`distill run` writes one to RUN/bundle)")
-    text = _read(folder, MANIFEST, lambda file: file.read())
+    text = _read(folder, MANIFEST, lambda file: file.read(MAX_MANIFEST))
     try:
-        data = json.loads(text.decode())
+        data = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{folder / MANIFEST}: must be JSON: {error} {AGAIN}") from error
     return Manifest.from_json(data, str(folder / MANIFEST))
 
 
-def _compare(folder: Path, manifest: Manifest) -> None:
-    """Raise BundleError unless every file matches the manifest."""
-    for name, expected in manifest.files.items():
-        record = _read(folder, name, _record)
-        got, wanted = (f"{x['bytes']} bytes of sha256 {x['sha256'][:12]}..." for x in (record, expected))
-        require(record == expected, str(folder / name), f"changed: {got}, expected {wanted} {AGAIN}")
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError if a key is repeated."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {short(next(key for key in keys if keys.count(key) > 1))} is repeated")
+    return found
 
 
-def _read(folder: Path, name: str, read: Callable[[BinaryIO], _Content]) -> _Content:
-    """What `read` returns for a file. Raises BundleError, also for a link that leads out of the bundle."""
+def _compare(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Raise BundleError unless these files match the manifest."""
+    for name in names:
+        digest = _read(folder, name, _digest, manifest.files[name]["bytes"])
+        _check_digest(folder / name, digest, manifest.files[name])
+
+
+def _check_digest(path: Path, digest: hashlib._Hash, record: FileRecord) -> None:
+    got, expected = (f"sha256 {x[:12]}..." for x in (digest.hexdigest(), record["sha256"]))
+    require(digest.hexdigest() == record["sha256"], str(path), f"changed: {got}, expected {expected} {AGAIN}")
+
+
+def _read(folder: Path, name: str, read: Callable[[BinaryIO], _Content], size: int | None = None) -> _Content:
+    """What `read` returns for a file of `size` bytes, or of at most MAX_MANIFEST.
+
+    Links are followed, since the digest tells whether the content is right.
+
+    Raises:
+        BundleError: The file cannot be read, or has another size.
+    """
     path = folder / name
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-        require(inside, str(path), "is a link out of the bundle (copy the file into it)")
-        # opening a pipe would block
-        require(S_ISREG(path.stat().st_mode), str(path), f"cannot be read: it is not a file {AGAIN}")
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+            found = os.fstat(file.fileno())
+            require(S_ISREG(found.st_mode), str(path), f"cannot be read: it is not a file {AGAIN}")
+            valid = found.st_size <= MAX_MANIFEST if size is None else found.st_size == size
+            wanted = f"at most {MAX_MANIFEST}" if size is None else size
+            require(valid, str(path), f"changed: {found.st_size} bytes, expected {wanted} {AGAIN}")
             return read(file)
     except FileNotFoundError as error:
         hint = "(give a bundle's folder, such as RUN/bundle)" if name == MANIFEST else AGAIN
         raise BundleError(f"{path}: is missing {hint}") from error
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {error} {AGAIN}") from error
 
 
-def _record(file: BinaryIO) -> FileRecord:
-    """The record of an open file, which is read in chunks."""
-    digest, size = hashlib.sha256(), 0
+def _digest(file: BinaryIO) -> hashlib._Hash:
+    """The sha256 of an open file, which is read in chunks."""
+    digest = hashlib.sha256()
     chunk = memoryview(bytearray(1 << 18))
     while count := file.readinto(chunk):  # type: ignore[attr-defined]  # BinaryIO lacks readinto
         digest.update(chunk[:count])
-        size += count
-    return {"sha256": digest.hexdigest(), "bytes": size}
+    return digest

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import PurePosixPath, PureWindowsPath
 from reprlib import repr as short
 from typing import Any, TypedDict
 
@@ -30,6 +29,17 @@ _VERSION = {"format_version": int, "digest": str}
 _FIELDS = {"name": str, "heads": list, "max_length": int, "pad_token_id": int, "variants": dict}
 _FIELDS |= {"default_variant": str, "files": dict}
 AGAIN = "(copy or build the bundle again)"
+# Far beyond any bundle. Without limits, a stranger's manifest of a few bytes could cost gigabytes.
+MAX_MANIFEST = 16 << 20  # bytes
+MAX_FILES = 4 << 30  # bytes of all other files
+MAX_DEPTH = 64
+MAX_TOKENS = 8192
+MAX_ID = (1 << 31) - 1
+TEMPERATURES = 1e-3, 1e3
+_FILE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATE = re.compile(r"\\ud[89a-f]")
+_TEXT = "must be text without line breaks and control characters"
 
 
 class BundleError(Exception):
@@ -74,18 +84,20 @@ class Head:
         """
         _check_types(data, _HEAD, f"{where}: heads")
         head = cls(**{"temperature": 1.0, **{key: data[key] for key in _KNOWN & data.keys()}})
-        where, count = f"{where}: head {head.name!r}", len(head.labels)
-        require(head.name != "", where, "name: must not be empty")
+        where, count = f"{where}: head {short(head.name)}", len(head.labels)
+        require(_is_text(head.name) and _is_text(head.output), where, f"name and output: {_TEXT}")
         kinds = (SINGLE_LABEL, MULTI_LABEL)
-        require(head.kind in kinds, where, f"kind: must be one of {kinds}, got {head.kind!r}")
-        valid = count > 0 and all(isinstance(label, str) for label in head.labels)
-        require(valid and len(set(head.labels)) == count, where, "labels: must be unique strings")
-        valid = _is_number(head.temperature) and head.temperature > 0
-        require(valid, where, f"temperature: must be > 0, got {short(head.temperature)}")
+        require(head.kind in kinds, where, f"kind: must be one of {kinds}, got {short(head.kind)}")
+        valid = count > 0 and all(map(_is_text, head.labels)) and len(set(head.labels)) == count
+        require(valid, where, f"labels: must be unique; each {_TEXT}")
+        valid = _is_number(head.temperature, *TEMPERATURES)
+        problem = "temperature: must be a number from {} to {}".format(*TEMPERATURES)
+        require(valid, where, f"{problem}, got {short(head.temperature)}")
         if head.thresholds is not None:
             valid = head.kind == MULTI_LABEL and isinstance(head.thresholds, list)
-            valid = valid and len(head.thresholds) == count and all(map(_is_number, head.thresholds))
-            problem = f"thresholds: must be {count} numbers of a multi_label head"
+            valid = valid and len(head.thresholds) == count
+            valid = valid and all(_is_number(threshold, 0, 1) for threshold in head.thresholds)
+            problem = f"thresholds: must be {count} numbers from 0 to 1 of a multi_label head"
             require(valid, where, f"{problem}, got {short(head.thresholds)}")
             head = replace(head, thresholds=tuple(head.thresholds))
         return replace(head, labels=tuple(head.labels))
@@ -144,11 +156,21 @@ class Manifest:
         """
         _check_types(data, _VERSION, where)
         version = data["format_version"]
-        problem = f"format_version {version}, expected {FORMAT_VERSION}"
+        problem = f"format_version {short(version)}, expected {FORMAT_VERSION}"
         require(version <= FORMAT_VERSION, where, f"{problem} (upgrade tinyheads)")
         require(version == FORMAT_VERSION, where, f"{problem} {AGAIN}")
         rest = {key: value for key, value in data.items() if key != "digest"}
-        require(data["digest"] == _digest(rest), where, f"changed, its digest differs {AGAIN}")
+        level: list[Any] = [data]
+        for _ in range(MAX_DEPTH):
+            level = [x for value in level if isinstance(value, (dict, list)) for x in _children(value)]
+        require(not level, where, f"must be nested at most {MAX_DEPTH} deep")
+        try:
+            digest = _digest(rest)
+        except ValueError as error:
+            raise BundleError(
+                f"{where}: must be JSON of UTF-8 and finite numbers: {error} {AGAIN}"
+            ) from error
+        require(data["digest"] == digest, where, f"changed, its digest differs {AGAIN}")
         _check_types(rest, _FIELDS, where)
         own = {key: rest.pop(key) for key in _FIELDS}
         del rest["format_version"]
@@ -156,32 +178,50 @@ class Manifest:
         for unique in ("name", "output"):
             valid = 0 < len(heads) == len({getattr(head, unique) for head in heads})
             require(valid, where, f"heads: must be one or more, each with its own {unique}")
-        valid = own["max_length"] > 0 and own["pad_token_id"] >= 0
-        require(valid, where, "must have max_length > 0 and pad_token_id >= 0")
+        require(_is_text(own["name"]), where, f"name: {_TEXT}")
+        for key, low, high in (("max_length", 1, MAX_TOKENS), ("pad_token_id", 0, MAX_ID)):
+            problem = f"{key}: must be from {low} to {high}, got {short(own[key])}"
+            require(_is_number(own[key], low, high), where, problem)
+        check_names(own["files"], where)
         for file, record in own["files"].items():
-            check_name(file, where)
             _check_types(record, _RECORD, f"{where}: {file}")
+            require(record["bytes"] >= 0, where, f"{file}: bytes: must be >= 0, got {short(record['bytes'])}")
+        total = sum(record["bytes"] for record in own["files"].values())
+        require(total <= MAX_FILES, where, f"files: must be at most {MAX_FILES:,} bytes, got {short(total)}")
         for file in (TOKENIZER, *own["variants"].values()):
             valid = isinstance(file, str) and file in own["files"]
             require(valid, where, f"files: must contain {short(file)}")
         default, variants = own["default_variant"], own["variants"]
-        problem = f"default_variant: must be one of {sorted(variants)}, got {default!r}"
+        problem = f"default_variant: must be one of {sorted(variants)}, got {short(default)}"
         require(default in variants, where, problem)
         return cls(**own, details=rest)
 
 
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
 def _digest(document: Mapping[str, Any]) -> str:
-    """The sha256 of a JSON object, independent of white space and the order of keys."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    """The sha256 of a JSON object, independent of white space and the order of keys.
+
+    Raises:
+        ValueError: The object holds a number that is not finite, or text that UTF-8 cannot encode.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if _SURROGATE.search(text):
+        json.dumps(document, ensure_ascii=False).encode()  # raises unless they are pairs
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_name(name: str, where: str) -> None:
-    """Raise BundleError unless `name` is a normalised relative POSIX path."""
-    path, windows = PurePosixPath(name), PureWindowsPath(name)
-    valid = str(path) == name and ".." not in path.parts and not path.is_absolute()
-    valid = valid and "\\" not in name and not windows.drive and name not in (".", MANIFEST)
-    require(valid, where, f"files: {name!r} must be a relative path in the bundle, not {MANIFEST}")
+def check_names(names: Collection[str], where: str) -> None:
+    """Raise BundleError unless the names are relative paths of different files on every system."""
+    for name in names:
+        problem = f"files: {short(name)} must be a relative path in the bundle, of letters, digits, _ . -"
+        require(bool(_FILE_NAME.fullmatch(name)), where, problem)
+    paths = {name.casefold() for name in (*names, MANIFEST)}
+    folders = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
+    valid = len(paths) > len(names) and not paths & folders
+    require(valid, where, f"files: must differ in more than case from each other and from {MANIFEST}")
 
 
 def _check_types(data: Any, expected: Mapping[str, type], where: str) -> None:
@@ -192,8 +232,12 @@ def _check_types(data: Any, expected: Mapping[str, type], where: str) -> None:
         require(type(data.get(key)) is kind, where, problem)  # a bool is not an int here
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+def _is_number(value: object, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != "" and not _CONTROL.search(value)
 
 
 def require(valid: bool, where: str, problem: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.bundle.files import opened_bundle
-from export.bundle.manifest import TOKENIZER, Head, unknown
+from export.bundle.manifest import TOKENIZER, Head, Manifest, unknown
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
 from export.runtime.session import Session
@@ -42,13 +42,20 @@ class Classifier:
         self._folder = Path(folder).absolute()
         self.threads = min(4, os.cpu_count() or 1) if threads is None else threads
         _check_count("threads", self.threads)
-        with opened_bundle(folder) as self.manifest:
-            self.variant = self.manifest.default_variant if variant is None else variant
-            if self.variant not in self.manifest.variants:
-                raise ValueError(unknown("variant", self.variant, self.manifest.variants))
-            self._token_ids = CachedTokenizer(Path(folder, TOKENIZER), self.manifest.max_length)
-            path = Path(folder, self.manifest.variants[self.variant])
-            self._session = Session(path, self.manifest, self._token_ids.max_id, self.threads)
+
+        def choose(manifest: Manifest) -> tuple[str, str]:
+            self.variant = manifest.default_variant if variant is None else variant
+            if self.variant not in manifest.variants:
+                raise ValueError(unknown("variant", self.variant, manifest.variants))
+            return TOKENIZER, manifest.variants[self.variant]
+
+        with opened_bundle(folder, choose) as (self.manifest, contents):
+            tokenizer, graph = choose(self.manifest)
+            length, where = self.manifest.max_length, Path(folder)
+            self._token_ids = CachedTokenizer(contents[tokenizer], length, where / tokenizer)
+            self._session = Session(
+                contents[graph], where / graph, self.manifest, self._token_ids.max_id, self.threads
+            )
         self._heads = {head.name: head for head in self.manifest.heads}
         self.heads = tuple(self._heads)
         self._answers, self._columns = Answers(self.manifest.heads), columns(self.manifest.heads)

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.bundle.files import read_bundle
+from export.bundle.files import opened_bundle
 from export.bundle.manifest import REPLAY, SINGLE_LABEL, BundleError, Manifest
 from export.runtime.postprocess import columns
 from export.runtime.session import run_separately
@@ -50,7 +50,7 @@ def replay_file(folder: Path, manifest: Manifest, max_id: int) -> bytes:
         "lengths": np.array([*map(len, ids)], np.int32),
     }
     for name, file in manifest.variants.items():
-        arrays[f"logits_{name}"] = run_separately(folder / file, manifest, ids)
+        arrays[f"logits_{name}"] = run_separately((folder / file).read_bytes(), folder / file, manifest, ids)
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
@@ -71,15 +71,20 @@ def doctor(folder: str | Path) -> dict[str, Any]:
         BundleError: The bundle is invalid (see `read_bundle`), or it has no valid replay file.
     """
     folder = Path(folder)
-    manifest = read_bundle(folder)
-    if REPLAY not in manifest.files:
-        raise BundleError(f"{folder}: has no {REPLAY} (build it again: distill run RECIPE --from export)")
-    stored = _read(folder / REPLAY, manifest)
+    with opened_bundle(folder, lambda bundle: {REPLAY, *bundle.variants.values()} & bundle.files.keys()) as (
+        manifest,
+        contents,
+    ):
+        if REPLAY not in contents:
+            problem = f"has no {REPLAY} (build it again: distill run RECIPE --from export)"
+            raise BundleError(f"{folder}: {problem}")
+        stored = _read(contents[REPLAY], folder / REPLAY, manifest)
     ids = [part.tolist() for part in np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])]
     reference = stored.get("logits_fp32")
     variants = {}
     for name, file in manifest.variants.items():
-        expected, computed = stored[f"logits_{name}"], run_separately(folder / file, manifest, ids)
+        expected = stored[f"logits_{name}"]
+        computed = run_separately(contents[file], folder / file, manifest, ids)
         allowed = [TOLERANCE, TOLERANCE]
         if name != "fp32" and reference is not None:
             rounding = np.abs(expected - reference)
@@ -118,15 +123,25 @@ def cpu() -> dict[str, Any]:
     }
 
 
-def _read(path: Path, manifest: Manifest) -> Mapping[str, NDArray[Any]]:
+def _read(data: bytes, path: Path, manifest: Manifest) -> Mapping[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:  # `replay_file` does not compress
+            if sum(member.file_size for member in archive.infolist()) > len(data):
+                raise ValueError("is compressed")
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             stored = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile raise many kinds
         raise BundleError(f"{path}: cannot be read: {error} (build the bundle again)") from error
-    needed = {"ids", "lengths", *(f"logits_{name}" for name in manifest.variants)}
-    if missing := sorted(needed - stored.keys()):
+    logits = {f"logits_{name}" for name in manifest.variants}
+    if missing := sorted({"ids", "lengths", *logits} - stored.keys()):
         raise BundleError(f"{path}: has no {missing} (build the bundle again)")
+    ids, lengths = stored["ids"], stored["lengths"]
+    shape = len(lengths), sum(len(head.labels) for head in manifest.heads)
+    valid = ids.dtype == lengths.dtype == np.int32 and ids.ndim == lengths.ndim == 1 and len(lengths) > 0
+    valid = valid and lengths.min() > 0 and lengths.max() <= manifest.max_length and lengths.sum() == len(ids)
+    valid = valid and all(stored[name].shape == shape and np.isfinite(stored[name]).all() for name in logits)
+    if not valid:
+        raise BundleError(f"{path}: does not match the manifest (build the bundle again)")
     return stored
 
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from itertools import chain
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime import RunOptions, SessionOptions
 
 from export.bundle.manifest import BundleError, Manifest
+from export.runtime.onnx_file import check_onnx
 from export.runtime.probabilities import Floats
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ REQUIRED_INPUTS = IDS, MASK
 # with this fusion, onnxruntime's layer norm takes three times as long (1.31.1, batches of one)
 _SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
 _AGAIN = "(export it again)"
+LOAD_SECONDS = 60
 
 Ids: TypeAlias = Sequence[Sequence[int]]
 
@@ -38,46 +44,73 @@ class Session:
     """Logits `[texts, labels of all heads]` of token ids, computed by one ONNX file of a bundle.
 
     Args:
-        path: The ONNX file.
+        graph: The content of the ONNX file.
+        where: Path of the file, for messages.
         manifest: Manifest that the file must match.
         max_id: Largest token id.
         threads: Number of batches that run at the same time.
 
     Raises:
-        BundleError: onnxruntime cannot load the file, the file does not match the manifest, or it rejects the
-            longest text or the largest token id.
+        BundleError: The file depends on others or has loops, onnxruntime cannot load it, it does not match
+            the manifest, or it does not compute finite logits of the longest text and of two short ones in
+            60 seconds and half of the memory.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, max_id: int, threads: int) -> None:
-        self._pad, self._threads = manifest.pad_token_id, threads
-        self._session = open_graph(path)
-        self._inputs = [node.name for node in self._session.get_inputs()]
+    def __init__(self, graph: bytes, where: Path, manifest: Manifest, max_id: int, threads: int) -> None:
+        self._where, self._pad, self._threads = where, manifest.pad_token_id, threads
         self._width = sum(len(head.labels) for head in manifest.heads)
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        within_time(lambda options, trial: self._open(graph, manifest, max_id, options, trial), where)
+
+    def _open(
+        self, graph: bytes, manifest: Manifest, max_id: int, options: SessionOptions, trial: RunOptions
+    ) -> None:
+        self._session = open_graph(graph, self._where, options)
+        self._inputs = [node.name for node in self._session.get_inputs()]
         heads = [head.output for head in manifest.heads]
-        outputs = {node.name for node in self._session.get_outputs()}
-        if missing := sorted({*heads} - outputs):
-            raise BundleError(f"{path}: no output {missing}, got {sorted(outputs)} {_AGAIN}")
+        types = {node.name: node.type for node in self._session.get_outputs()}
+        if missing := sorted({*heads} - types.keys()):
+            raise BundleError(f"{self._where}: no output {missing}, got {sorted(types)} {_AGAIN}")
         if not {*REQUIRED_INPUTS} <= {*self._inputs} <= {*INPUTS}:
-            raise BundleError(f"{path}: inputs must be of {INPUTS}, got {self._inputs} {_AGAIN}")
-        self._outputs = [ALL_LOGITS] if ALL_LOGITS in outputs else heads
-        longest = [[self._pad] * (manifest.max_length - 1) + [max_id]]
-        try:
-            parts, joined = self._session.run(heads, self._feed(longest)), self.run(longest)
-        except Exception as error:  # the exceptions of onnxruntime have no common base class
-            problem = f"rejects {manifest.max_length} tokens, ids <= {max_id}: {error}"
-            raise BundleError(f"{path}: {problem} {_AGAIN}") from error
-        shapes = {head.name: part.shape for head, part in zip(manifest.heads, parts, strict=True)}
-        expected = {head.name: (1, len(head.labels)) for head in manifest.heads}
-        if shapes != expected:
-            raise BundleError(f"{path}: logits must have shapes {expected}, got {shapes} {_AGAIN}")
-        if not np.array_equal(joined, np.concatenate(parts, axis=1), equal_nan=True):
-            raise BundleError(f"{path}: {ALL_LOGITS} must be the heads concatenated {_AGAIN}")
+            raise BundleError(f"{self._where}: inputs must be of {INPUTS}, got {self._inputs} {_AGAIN}")
+        self._outputs = [ALL_LOGITS] if ALL_LOGITS in types else heads
+        if wrong := {types[name] for name in (*heads, *self._outputs)} - {"tensor(float)"}:
+            raise BundleError(f"{self._where}: outputs must be float32, got {sorted(wrong)} {_AGAIN}")
+        trial.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        longest = [self._pad] * (manifest.max_length - 1) + [max_id]
+        for ids in ([longest], [longest[-1:], longest[-2:]]):
+            expected = [(len(ids), len(head.labels)) for head in manifest.heads]
+            parts = self._compute([*heads, *self._outputs], ids, trial)
+            shapes = {head.name: part.shape for head, part in zip(manifest.heads, parts, strict=False)}
+            if [*shapes.values()] != expected:
+                problem = f"logits must have shapes {expected}, got {shapes}"
+                raise BundleError(f"{self._where}: {problem} {_AGAIN}")
+            joined = np.concatenate(parts[: len(heads)], axis=1)
+            if not np.array_equal(joined, np.concatenate(parts[len(heads) :], axis=1)):
+                raise BundleError(f"{self._where}: {ALL_LOGITS} must be the heads concatenated {_AGAIN}")
 
     def run(self, ids: Ids) -> Floats:
-        """The logits of one batch, padded to its longest text."""
-        logits: list[Floats] = self._session.run(self._outputs, self._feed(ids))
+        """The logits of one batch, padded to its longest text.
+
+        Raises:
+            BundleError: onnxruntime cannot compute them, or they are not finite.
+        """
+        logits = self._compute(self._outputs, ids)
         return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
+
+    def _compute(self, outputs: list[str], ids: Ids, options: RunOptions | None = None) -> list[Floats]:
+        try:
+            logits: list[Floats] = self._session.run(outputs, self._feed(ids), options)
+        except Exception as error:  # the exceptions of onnxruntime have no common base class
+            tokens, largest = max(map(len, ids)), max(chain(*ids), default=0)
+            size = f"{len(ids)} texts of up to {tokens} tokens, ids up to {largest}"
+            problem = f"cannot compute {size}: {error}"
+            raise BundleError(
+                f"{self._where}: {_one_line(problem)} (use smaller batches, or export it again)"
+            ) from error
+        if not all(np.isfinite(part).all() for part in logits):
+            raise BundleError(f"{self._where}: computes logits that are not finite {_AGAIN}")
+        return logits
 
     def windows(self, windows: Iterable[Ids], batch_size: int) -> Iterator[Floats]:
         """The logits of each window of texts; a window runs while the next one is tokenised."""
@@ -132,38 +165,103 @@ class Session:
         return feed
 
 
-def run_separately(path: Path, manifest: Manifest, ids: Ids) -> NDArray[np.float32]:
+def run_separately(graph: bytes, where: Path, manifest: Manifest, ids: Ids) -> NDArray[np.float32]:
     """The logits `[texts, labels of all heads]`, each text run as a batch of its own.
 
     int8 logits depend on the batch, whose activations are quantised together.
 
     Raises:
-        BundleError: The file does not match the manifest.
+        BundleError: The ONNX file does not match the manifest.
     """
-    session = Session(path, manifest, max(chain.from_iterable(ids), default=0), threads=1)
+    session = Session(graph, where, manifest, max(chain.from_iterable(ids), default=0), threads=1)
     return np.concatenate([session.run([row]) for row in ids]).astype(np.float32)
 
 
-def open_graph(path: Path, operators: str | None = None) -> Any:
+def open_graph(
+    graph: bytes, where: Path, options: SessionOptions | None = None, operators: str | None = None
+) -> Any:
     """An onnxruntime session with one thread.
 
     Args:
-        path: The ONNX file.
-        operators: A library of custom operators.
+        graph: The content of an ONNX file.
+        where: Path of the file, for messages.
+        options: Options of the session, which are changed.
+        operators: A library of custom operators; without it, the file may come from anyone.
 
     Raises:
-        BundleError: onnxruntime cannot load the file.
+        BundleError: The file depends on others or has loops, or onnxruntime cannot load it.
     """
-    options = onnxruntime.SessionOptions()
+    if operators is None:
+        try:
+            check_onnx(graph)
+        except ValueError as error:
+            raise BundleError(f"{where}: {error} {_AGAIN}") from error
+    _limit_memory()
+    options = options or SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         if operators is not None:
             options.register_custom_ops_library(operators)
-        return onnxruntime.InferenceSession(
-            str(path), options, ["CPUExecutionProvider"], disabled_optimizers=_SLOW_OPTIMIZERS
+        session = onnxruntime.InferenceSession(
+            graph, options, ["CPUExecutionProvider"], disabled_optimizers=_SLOW_OPTIMIZERS, enable_fallback=0
         )
     except Exception as error:  # the exceptions of onnxruntime have no common base class
-        raise BundleError(f"{path}: onnxruntime cannot load it: {error} {_AGAIN}") from error
+        raise BundleError(f"{where}: onnxruntime cannot load it: {_one_line(error)} {_AGAIN}") from error
+    session._model_bytes = None  # which a fallback would read again
+    return session
+
+
+def within_time(work: Callable[[SessionOptions, RunOptions], None], where: Path) -> None:
+    """Open a session and run it, in a thread that is given up after 60 seconds.
+
+    Raises:
+        BundleError: The time is over.
+    """
+    options, trial = SessionOptions(), RunOptions()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work(options, trial)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LOAD_SECONDS)
+    if thread.is_alive():
+        trial.terminate = True
+        if hasattr(options, "set_load_cancellation_flag"):  # onnxruntime 1.21
+            options.set_load_cancellation_flag(True)
+        raise BundleError(f"{where}: is not loaded and run within {LOAD_SECONDS} s {_AGAIN}")
+    if errors:
+        raise errors[0]
+
+
+@cache
+def _limit_memory() -> None:
+    """Let the sessions of this process allocate at most half of the memory."""
+    info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    with suppress(Exception):  # an application that registered its own allocator keeps it
+        onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg({"max_mem": _memory() // 2}))
+
+
+def _memory() -> int:
+    """The memory of the machine, or of the container, in bytes; 8 GiB if the system does not tell."""
+    sizes = []
+    with suppress(OSError, ValueError, AttributeError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # "max" without a limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes, default=8 << 30)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:500]

@@ -32,8 +32,9 @@ class CachedTokenizer:
     """The token ids of texts, special tokens included, truncated to `max_length` tokens.
 
     Args:
-        path: The tokenizer.json.
+        data: The content of a tokenizer.json.
         max_length: Maximum number of tokens of a text.
+        where: Path of the file, for messages.
 
     Attributes:
         max_id: Largest token id.
@@ -42,8 +43,8 @@ class CachedTokenizer:
         BundleError: The file is not a tokenizer, or `max_length` leaves no room for words.
     """
 
-    def __init__(self, path: Path, max_length: int) -> None:
-        self._tokenizer = open_tokenizer(path, max_length)
+    def __init__(self, data: bytes, max_length: int, where: Path) -> None:
+        self._tokenizer = open_tokenizer(data, max_length, where)
         self.max_id = int(self._tokenizer.get_vocab_size()) - 1
         self._words: dict[str, list[int]] | None = None
         self._process = os.getpid()
@@ -102,20 +103,27 @@ class CachedTokenizer:
         return ids
 
 
-def open_tokenizer(path: Path, max_length: int) -> Tokenizer:
+def open_tokenizer(data: bytes, max_length: int, where: Path) -> Tokenizer:
     """The tokenizer of a tokenizer.json, which truncates to `max_length` tokens and does not pad.
+
+    Args:
+        data: The content of the file.
+        max_length: Maximum number of tokens of a text.
+        where: Path of the file, for messages.
 
     Raises:
         BundleError: The file is not a tokenizer, or `max_length` leaves no room for words.
     """
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise BundleError(f"{path}: not a tokenizer: {error} (build the bundle again)") from error
+        tokenizer = Tokenizer.from_buffer(data)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # plain Exception, or a panic, which is none
+        raise BundleError(f"{where}: not a tokenizer: {error} (build the bundle again)") from error
     special = tokenizer.num_special_tokens_to_add(False)
     if max_length <= special:  # tokenizers would then not truncate at all
         problem = f"adds {special} special tokens, so max_length {max_length} leaves no room"
-        raise BundleError(f"{path}: {problem} (export with a larger export.max_length)")
+        raise BundleError(f"{where}: {problem} (export with a larger export.max_length)")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from export.bundle.files import read_file
 from export.bundle.manifest import TOKENIZER, Head, Manifest
 from export.graph.gates import GateError
 from export.runtime.postprocess import columns
@@ -48,11 +49,14 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     """
     config = _config(bundle) | {"pad_token_id": manifest.pad_token_id}
     check_names("head", [head.name for head in manifest.heads])
-    source = bundle / manifest.variants[variant]
-    model = onnx.load(source)
-    tokenizer = open_tokenizer(bundle / TOKENIZER, manifest.max_length)
+    source = manifest.variants[variant]
+    data = read_file(bundle, manifest, source)
+    tokenizer = open_tokenizer(
+        read_file(bundle, manifest, TOKENIZER), manifest.max_length, bundle / TOKENIZER
+    )
     ids = [tokenizer.encode(text).ids for text in PROBE]
-    reference, details = run_separately(source, manifest, ids), {}
+    reference, details = run_separately(data, bundle / source, manifest, ids), {}
+    model = onnx.load_model_from_string(data)
     for head, part in zip(manifest.heads, columns(manifest.heads).values(), strict=True):
         target = folder / head.name
         (target / GRAPH).parent.mkdir(parents=True)
@@ -66,7 +70,8 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
                 shutil.copyfile(bundle / file, target / file)
         (target / "README.md").write_text(_readme(manifest, head), encoding="utf-8")
         expected = reference[:, part] / head.temperature
-        found = run_separately(target / GRAPH, replace(manifest, heads=(replace(head, output=OUTPUT),)), ids)
+        single = replace(manifest, heads=(replace(head, output=OUTPUT),))
+        found = run_separately(graph.SerializeToString(), target / GRAPH, single, ids)
         differences = np.abs(expected - found).max(-1)
         for text, difference, logits in zip(PROBE, differences, expected, strict=True):
             if not difference <= TOLERANCE * max(1, np.abs(logits).max()):

@@ -17,6 +17,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from tokenizers import Tokenizer
 
+from export.bundle.files import read_file
 from export.bundle.manifest import MANIFEST, SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.graph.builder import GraphBuilder
 from export.graph.gates import GateError
@@ -41,8 +42,10 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
         GateError: The token ids or probabilities of an ordinary text differ from those of the bundle.
     """
     operators()
-    tokenizer = open_tokenizer(bundle / TOKENIZER, manifest.max_length)
-    model = onnx.load(bundle / manifest.variants[variant])
+    tokenizer = open_tokenizer(
+        read_file(bundle, manifest, TOKENIZER), manifest.max_length, bundle / TOKENIZER
+    )
+    model = onnx.load_model_from_string(read_file(bundle, manifest, manifest.variants[variant]))
     whole = with_tokenizer(model, tokenizer, manifest, str(bundle))
     onnx.checker.check_model(whole)
     onnx.save(whole, folder / GRAPH)
@@ -131,10 +134,12 @@ def check(
     """
     texts: dict[str, list[str]] = json.loads(render("probes.json"))
     ordinary, odd = texts["ordinary"], texts["odd"]
-    session = open_graph(graph, operators())
+    session = open_graph(graph.read_bytes(), graph, operators=operators())
     names = [node.name for node in session.get_outputs()]
     expected = [tokenizer.encode(text).ids for text in ordinary]
-    logits = run_separately(bundle / manifest.variants[variant], manifest, expected)
+    source = manifest.variants[variant]
+    data = read_file(bundle, manifest, source)
+    logits = run_separately(data, bundle / source, manifest, expected)
     for row, (text, ids) in enumerate(zip(ordinary, expected, strict=True)):
         found = dict(zip(names, session.run(names, {INPUT: np.array([text], object)}), strict=True))
         if (found_ids := found[IDS][0].tolist()) != ids:

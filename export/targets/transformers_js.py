@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.bundle.files import write_bundle
+from export.bundle.files import read_file, write_bundle
 from export.bundle.manifest import FP32, INT8, TOKENIZER, Manifest
 from export.targets.writer import TargetError, copy_templates
 
@@ -37,8 +37,8 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
         )
     if missing := [name for name in NEEDED if name not in manifest.files]:
         raise TargetError(f"{bundle}: has no {missing}, which transformers.js needs (build the bundle again)")
-    contents: dict[str, Path | bytes] = {name: bundle / name for name in NEEDED}
-    contents[FILES[variant]] = bundle / manifest.variants[variant]
+    contents: dict[str, Path | bytes] = {name: read_file(bundle, manifest, name) for name in NEEDED}
+    contents[FILES[variant]] = read_file(bundle, manifest, manifest.variants[variant])
     single = replace(manifest, variants={variant: FILES[variant]}, default_variant=variant, files={})
     written = write_bundle(folder / "model", single, contents)
     copy_templates("transformers-js", folder)

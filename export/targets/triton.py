@@ -14,7 +14,7 @@ from typing import Any
 
 from export.bundle.manifest import MANIFEST, TOKENIZER, BundleError, Head, Manifest
 from export.runtime.session import open_graph
-from export.targets.writer import TargetError, check_names, copy_templates
+from export.targets.writer import check_names, copy_templates
 
 MAX_BATCH = 64
 TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(int32)": "TYPE_INT32", "tensor(float)": "TYPE_FP32"}
@@ -24,7 +24,7 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     """Write MODEL/config.pbtxt, MODEL/1/model.onnx, MODEL/labels_HEAD.txt and a client.
 
     Raises:
-        TargetError: A name cannot name a folder, or a label has several lines.
+        TargetError: A name cannot name a folder.
         BundleError: The graph has an unsupported type.
     """
     name = manifest.name
@@ -35,7 +35,7 @@ def write(bundle: Path, manifest: Manifest, variant: str, folder: Path) -> dict[
     shutil.copyfile(graph, model / "1" / "model.onnx")
     labels = {head.output: f"labels_{head.name}.txt" for head in manifest.heads}
     for head in manifest.heads:
-        (model / labels[head.output]).write_text(_label_lines(head), encoding="utf-8")
+        (model / labels[head.output]).write_text("\n".join([*head.labels, ""]), encoding="utf-8")
     text = config(graph, name, manifest.heads, labels)
     (model / "config.pbtxt").write_text(text, encoding="utf-8")
     for file in (TOKENIZER, MANIFEST):
@@ -56,7 +56,7 @@ def config(graph: Path, name: str, heads: Sequence[Head], labels: Mapping[str, s
     Raises:
         BundleError: The graph has an unsupported type.
     """
-    session = open_graph(graph)
+    session = open_graph(graph.read_bytes(), graph)
     outputs = {node.name: node for node in session.get_outputs()}
     served = [(outputs[head.output], len(head.labels)) for head in heads]
 
@@ -79,13 +79,6 @@ def config(graph: Path, name: str, heads: Sequence[Head], labels: Mapping[str, s
         "version_policy { latest { num_versions: 1 } }",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _label_lines(head: Head) -> str:
-    for label in head.labels:
-        if len(label.splitlines()) != 1:
-            raise TargetError(f"head {head.name!r}: label {label!r} is not one line (rename it for Triton)")
-    return "".join(f"{label}\n" for label in head.labels)
 
 
 def _quote(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 from export.bundle import manifest as module
-from export.bundle.files import opened_bundle, read_bundle, write_bundle
+from export.bundle.files import opened_bundle, read_bundle, read_file, write_bundle
 from export.bundle.manifest import FP32, INT8, MANIFEST, TOKENIZER, BundleError, Manifest
 from export.runtime.classifier import Classifier
+from export.runtime.tokenizer import CachedTokenizer
 
 FILES = [MANIFEST, TOKENIZER, "config.json", FP32, INT8]
 
@@ -27,7 +29,8 @@ def rewrite(folder: Path, **changes: object) -> None:
     path = folder / MANIFEST
     data = {**json.loads(path.read_text("utf-8")), **changes}
     del data["digest"]
-    path.write_text(json.dumps({**data, "digest": module._digest(data)}), "utf-8")
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    path.write_text(json.dumps({**data, "digest": digest}), "utf-8")
 
 
 def siblings(folder: Path) -> list[str]:
@@ -110,30 +113,66 @@ def test_a_missing_file(copied: Path, name: str):
         read_bundle(copied)
 
 
+def linked(folder: Path) -> Path:
+    """The bundle as a snapshot in a hub's cache: every file is a link to ../../blobs/DIGEST."""
+    blobs, snapshot = (
+        folder.parent / "models--me--tiny/blobs",
+        folder.parent / "models--me--tiny/snapshots/abc",
+    )
+    blobs.mkdir(parents=True)
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        name = path.relative_to(folder)
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copyfile(path, blob)
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(Path(*[".."] * (len(name.parts) + 1), "blobs", blob.name))
+    return snapshot
+
+
+def test_a_snapshot_in_the_cache_of_a_hub(copied: Path, texts: list[str]):
+    snapshot = linked(copied)
+    assert read_bundle(snapshot) == read_bundle(copied)
+    assert Classifier.load(snapshot)(texts) == Classifier.load(copied)(texts)
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_out_of_the_bundle(copied: Path, tmp_path: Path, name: str):
-    outside = (copied / name).rename(tmp_path / "outside")
-    (copied / name).symlink_to(outside)
-    with pytest.raises(BundleError, match=f"{name}: is a link out"):
-        read_bundle(copied)
-    with (
-        pytest.raises(BundleError, match=f"{name}: is a link out"),
-        opened_bundle(copied),
-    ):
-        pytest.fail("opened what leads out")
+def test_a_link_to_other_content(copied: Path, name: str):
+    snapshot = linked(copied)
+    blob = (snapshot / name).resolve()
+    data = blob.read_bytes()
+    blob.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    for read in (read_bundle, Classifier.load):
+        with pytest.raises(BundleError, match=f"{name}: changed"):
+            read(snapshot)
 
 
-def test_files_are_opened_while_they_are_compared(copied: Path):
+def test_other_files_are_compared_while_the_block_runs(copied: Path, contents: dict[str, bytes]):
     """The error of the comparison replaces that of the block, which ends after the comparison."""
-    with pytest.raises(RuntimeError), opened_bundle(copied):
+    with pytest.raises(RuntimeError), opened_bundle(copied, lambda manifest: ()):
         raise RuntimeError
-    with opened_bundle(copied) as manifest:
+    with opened_bundle(copied, lambda manifest: (FP32,)) as (manifest, found):
         assert manifest == read_bundle(copied)
+        assert found == {FP32: contents[FP32]}
     (copied / FP32).write_bytes(b"?")
     threads = active_count()
-    with pytest.raises(BundleError, match=f"{FP32}: changed"), opened_bundle(copied):
+    with pytest.raises(BundleError, match=f"{FP32}: changed"), opened_bundle(copied, lambda manifest: ()):
         raise RuntimeError
+    with pytest.raises(BundleError, match=f"{FP32}: changed"):
+        read_file(copied, manifest, FP32)
     assert active_count() == threads
+
+
+def test_what_is_compared_is_what_is_loaded(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that is replaced after it was read does not change the classifier."""
+    expected = Classifier.load(copied)("where is my parcel")
+
+    def replace_files(*arguments: object) -> CachedTokenizer:
+        (copied / TOKENIZER).write_bytes(b"{}")
+        (copied / FP32).write_bytes(b"?")
+        return CachedTokenizer(*arguments)
+
+    monkeypatch.setattr("export.runtime.classifier.CachedTokenizer", replace_files)
+    assert Classifier.load(copied)("where is my parcel") == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
@@ -193,21 +232,24 @@ MULTI = {**HEAD, "kind": "multi_label"}
         ({"heads": ["intent"]}, "heads: must be an object"),
         ({"heads": [HEAD, HEAD]}, "its own name"),
         ({"heads": [HEAD, {**HEAD, "name": "other"}]}, "its own output"),
-        ({"heads": [{**HEAD, "name": ""}]}, "name: must not be empty"),
+        ({"heads": [{**HEAD, "name": ""}]}, "name and output: must be text"),
         ({"heads": [{**HEAD, "kind": "span"}]}, "kind: must be one of .*, got 'span'"),
-        ({"heads": [{**HEAD, "labels": []}]}, "unique strings"),
-        ({"heads": [{**HEAD, "labels": ["a", "a"]}]}, "unique strings"),
-        ({"heads": [{**HEAD, "labels": ["a", ["b"]]}]}, "unique strings"),
-        ({"heads": [{**HEAD, "temperature": 0}]}, "temperature: must be > 0, got 0"),
+        ({"heads": [{**HEAD, "labels": []}]}, "labels: must be unique"),
+        ({"heads": [{**HEAD, "labels": ["a", "a"]}]}, "labels: must be unique"),
+        ({"heads": [{**HEAD, "labels": ["a", ["b"]]}]}, "labels: must be unique"),
+        (
+            {"heads": [{**HEAD, "temperature": 0}]},
+            "temperature: must be a number from 0.001 to 1000",
+        ),
         ({"heads": [{**HEAD, "temperature": "1"}]}, "temperature"),
         ({"heads": [{**HEAD, "temperature": None}]}, "temperature"),
         ({"heads": [{**HEAD, "thresholds": [0.5, 0.5]}]}, "of a multi_label head"),
         ({"heads": [{**MULTI, "thresholds": [0.5]}]}, "must be 2 numbers"),
         ({"heads": [{**MULTI, "thresholds": [0.5, "x"]}]}, "must be 2 numbers"),
         ({"heads": [{**MULTI, "thresholds": 0.5}]}, "must be 2 numbers"),
-        ({"max_length": 0}, "max_length > 0"),
+        ({"max_length": 0}, "max_length: must be from 1 to 8192, got 0"),
         ({"max_length": 12.0}, "max_length: must be of type int"),
-        ({"pad_token_id": -1}, "pad_token_id >= 0"),
+        ({"pad_token_id": -1}, "pad_token_id: must be from 0 to"),
         ({"files": {}}, "files: must contain"),
         ({"files": {TOKENIZER: 1}}, "must be an object"),
         ({"files": {TOKENIZER: {"sha256": 1, "bytes": 1}}}, "sha256: must be of type str"),

@@ -67,7 +67,7 @@ def pair(
         "bare": {"around": False},
     }[request.param]
     path = bert(tmp_path_factory.mktemp("tokenizer"), **settings)
-    found = CachedTokenizer(path, MAX_LENGTH)
+    found = CachedTokenizer(path.read_bytes(), MAX_LENGTH, path)
     assert found._words is not None, "a word is to be looked up"
     return found, reference(path)
 
@@ -107,7 +107,7 @@ def test_long_texts_are_truncated_and_long_words_unknown(pair: tuple[CachedToken
 def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_ids, "_CACHE_SIZE", 8)
     path = bert(tmp_path)
-    found, tokenizer = CachedTokenizer(path, MAX_LENGTH), reference(path)
+    found, tokenizer = CachedTokenizer(path.read_bytes(), MAX_LENGTH, path), reference(path)
     texts = [f"abc{i} where{i % 3} a{i}" for i in range(100)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda text: found([text])[0], texts)) == [
@@ -121,7 +121,7 @@ def test_added_tokens_match_only_the_raw_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.add_special_tokens(["acmebot"])
     tokenizer.save(str(path))
-    found, expected = CachedTokenizer(path, MAX_LENGTH), reference(path)
+    found, expected = CachedTokenizer(path.read_bytes(), MAX_LENGTH, path), reference(path)
     for text in ("acmebot here", "AcmeBot here", "an ACMEBOT", "acme bot"):
         assert found([text]) == [expected.encode(text).ids]
 
@@ -140,7 +140,7 @@ def test_other_tokenizers_process_whole_texts(tmp_path: Path, change: str) -> No
         twice = [("[CLS]", 2), ("[SEP]", 3)]
         tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP] $A", None, twice)
     tokenizer.save(str(path))
-    found = CachedTokenizer(path, MAX_LENGTH)
+    found = CachedTokenizer(path.read_bytes(), MAX_LENGTH, path)
     assert found._words is None
     texts = ["where is a cafe", "Where Is", "", "a?b"]
     expected = reference(path)

@@ -78,9 +78,14 @@ def ask(exported):
     return lambda texts: dict(zip(names, session.run(names, {"text": np.array(texts, object)}), strict=True))
 
 
+def tokenizer_of(folder):
+    path = folder / TOKENIZER
+    return open_tokenizer(path.read_bytes(), read_bundle(folder).max_length, path)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(exportable):
-    return open_tokenizer(exportable / TOKENIZER, read_bundle(exportable).max_length)
+    return tokenizer_of(exportable)
 
 
 def test_the_record_lists_the_checked_texts(exported):
@@ -165,7 +170,7 @@ def test_other_wordpiece_tokenizers(exportable, contents, tmp_path, kind):
     rewritten(exportable, bundle, {TOKENIZER: changed.to_str().encode(), **other})
     export_bundle(bundle, "text-in-graph", tmp_path / "out")
     session = opened(tmp_path / "out" / "model.onnx")
-    own = open_tokenizer(bundle / TOKENIZER, read_bundle(bundle).max_length)
+    own = tokenizer_of(bundle)
     for text in ["", "My ORDER é ordér", "where is my parcel " * 5]:
         (found,) = session.run(["input_ids"], {"text": np.array([text], object)})
         assert found[0].tolist() == own.encode(text).ids
@@ -185,13 +190,13 @@ def test_another_kind_of_tokenizer_is_refused(bundle, exportable, tmp_path):
 
 def test_different_token_ids_or_probabilities_are_refused(exported, exportable, tmp_path):
     graph, manifest = exported[0] / "model.onnx", read_bundle(exportable)
-    tokenizer = open_tokenizer(exportable / TOKENIZER, manifest.max_length)
+    tokenizer = tokenizer_of(exportable)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     with pytest.raises(GateError, match="has token ids"):
         check(exportable, manifest, "int8", graph, tokenizer)
     warmer = tuple(replace(head, temperature=head.temperature * 2) for head in manifest.heads)
     with pytest.raises(GateError, match="head 'intent' differs by"):
-        own = open_tokenizer(exportable / TOKENIZER, manifest.max_length)
+        own = tokenizer_of(exportable)
         check(exportable, replace(manifest, heads=warmer), "int8", graph, own)
 
 
