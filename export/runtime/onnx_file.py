@@ -11,25 +11,26 @@ from collections.abc import Iterator
 
 MAX_FIELDS = 1_000_000  # of a file; a traced network of twelve layers has 30,000
 _EXTERNAL = "stores weights in other files"
-_CONTROL_FLOW = "has loops, branches or functions"
+_LOOPS = "has loops or functions"
 # for each message, what its fields hold: another message, or what is wrong with the file
 _MESSAGES: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: _CONTROL_FLOW, 25: _CONTROL_FLOW},
+    "model": {7: "graph", 20: _LOOPS, 25: _LOOPS},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute", 7: "domain"},
-    "attribute": {5: "tensor", 6: _CONTROL_FLOW, 10: "tensor", 11: _CONTROL_FLOW, 22: "sparse", 23: "sparse"},
+    "node": {4: "operator", 5: "attribute", 7: "domain"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: _EXTERNAL, 14: "location"},
 }
-_DOMAINS = (b"", b"ai.onnx")
+_DOMAINS = b"", b"ai.onnx"
+_LOOP_OPERATORS = b"Loop", b"Scan", b"SequenceMap"
 
 
 def check_onnx(data: bytes) -> None:
     """Check an ONNX file.
 
     Raises:
-        ValueError: The file is not ONNX, stores weights in other files, has loops, branches or functions, or
-            has operators outside ONNX.
+        ValueError: The file is not ONNX, stores weights in other files, has loops or functions, or has
+            operators outside ONNX.
     """
     view, count = memoryview(data), 0
     pending = [("model", 0, len(data))]
@@ -40,14 +41,17 @@ def check_onnx(data: bytes) -> None:
             if count > MAX_FIELDS:
                 raise ValueError(f"has more than {MAX_FIELDS:,} fields")
             kind = _MESSAGES[message].get(field)
-            if kind is None or (kind == "location" and value == 0):
+            if kind is None:
                 continue
-            if kind == "domain":
+            if kind in _MESSAGES:
+                pending.append((kind, first, last))
+            elif kind == "operator":
+                if bytes(view[first:last]) in _LOOP_OPERATORS:
+                    raise ValueError(_LOOPS)
+            elif kind == "domain":
                 if (domain := bytes(view[first:last])) not in _DOMAINS:
                     raise ValueError(f"has operators of {domain.decode(errors='replace')!r}, outside ONNX")
-            elif kind in _MESSAGES:
-                pending.append((kind, first, last))
-            else:
+            elif kind != "location" or value != 0:
                 raise ValueError(_EXTERNAL if kind == "location" else kind)
 
 

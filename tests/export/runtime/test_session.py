@@ -81,6 +81,17 @@ def endless() -> Change:
     return change
 
 
+def loop_in_a_branch(model: ModelProto) -> None:
+    loop = helper.make_node("Loop", ["", "i_go", "old"], ["out"], body=body())
+    same = helper.make_node("Identity", ["old"], ["out"])
+    ends = [helper.make_tensor_value_info("out", 1, None)]
+    branches = [helper.make_graph([chosen], "branch", [], ends) for chosen in (loop, same)]
+    after_logits(
+        helper.make_node("If", ["i_go"], ["logits"], then_branch=branches[1], else_branch=branches[0])
+    )(model)
+    model.graph.initializer.append(constant(True, "i_go", bool))
+
+
 def within_function(model: ModelProto) -> None:
     node = helper.make_node("Identity", ["a"], ["b"])
     opset = [helper.make_opsetid("", 17)]
@@ -109,9 +120,10 @@ CASES = {
     "address": (replace_bias("*/_ORT_MEM_ADDR_/*"), "stores weights in other files"),
     "constant": (constant_node, "stores weights in other files"),
     "sparse": (sparse, "stores weights in other files"),
-    "loop": (endless(), "has loops, branches or functions"),
-    "function": (within_function, "has loops, branches or functions"),
-    "training": (training, "has loops, branches or functions"),
+    "loop": (endless(), "has loops or functions"),
+    "loop in a branch": (loop_in_a_branch, "has loops or functions"),
+    "function": (within_function, "has loops or functions"),
+    "training": (training, "has loops or functions"),
     "domain": (after_logits(node("Gelu", ["old"], ["logits"], domain="com.microsoft")), "'com.microsoft'"),
     "nan": (
         after_logits(node("Div", ["old", "zero"], ["x"]), node("Sub", ["x", "x"], ["logits"]), zero=0),
@@ -175,6 +187,19 @@ def test_outputs_that_are_not_float32(load, kind):
 
     with pytest.raises(BundleError, match=r"model\.onnx: outputs must be float32, got"):
         load(change)
+
+
+def test_a_branch_is_no_loop(load, texts, classifier):
+    """A traced DeBERTa has branches."""
+    ends = [helper.make_tensor_value_info("out", 1, None)]
+    same = helper.make_graph([node("Identity", ["old"], ["out"])], "branch", [], ends)
+    change = after_logits(node("If", ["go"], ["logits"], then_branch=same, else_branch=same))
+
+    def branch(model: ModelProto) -> None:
+        change(model)
+        model.graph.initializer.append(constant(True, "go", bool))
+
+    assert load(branch).logits(texts)["intent"] == pytest.approx(classifier.logits(texts)["intent"])
 
 
 def slow(count: int) -> Change:
