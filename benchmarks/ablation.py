@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from export.runtime.cpus import available_cores
+
 VARIANTS = {
     "teacher embeddings by PCA": ["student.start=teacher"],
     "random initialisation": ["student.start=random"],
@@ -78,7 +80,7 @@ def main() -> None:
         folder = base.with_name(name.replace(",", "").replace(" ", "-"))
         if not folder.exists():
             _link(base, folder)
-        return _run(command, folder, VARIANTS[name], threads=max(1, (os.cpu_count() or 1) // options.jobs))
+        return _run(command, folder, VARIANTS[name], threads=max(1, available_cores() // options.jobs))
 
     names = options.only or list(VARIANTS)
     with ThreadPoolExecutor(options.jobs) as executor:

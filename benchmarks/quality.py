@@ -33,6 +33,7 @@ from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head
 from distill.recipe.load import load_recipe
 from distill.run import read_json, write_json
+from export.runtime.cpus import available_cores
 from teachers.checkpoints import locate
 
 HERE = Path(__file__).parent
@@ -213,7 +214,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=(*PEERS, *OWN), metavar="NAME", help="run only these methods"
     )
-    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=min(4, available_cores()))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="methods to train at once")
     options = parser.parse_args()
     if options.jobs < 1:

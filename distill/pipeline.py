@@ -8,12 +8,15 @@ setting redoes the stages that depend on it and no others.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
@@ -34,8 +37,10 @@ from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_studen
 from distill.stages.publish import publish
 from distill.stages.student_init import check_vocabulary
 from distill.training.devices import make_accelerator
+from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
 from export.runtime.classifier import Classifier
+from export.runtime.cpus import available_cores
 
 
 def _prepare(run: Run[Recipe], folder: Path) -> Mapping[str, Any]:
@@ -220,6 +225,8 @@ def _run_stages(
     digests = stage_digests(stages, inputs)
     _check_folder(recipe.name, folder)
     (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
+    if "OMP_NUM_THREADS" not in os.environ:  # torch follows the affinity mask, but no container's quota
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     if run.accelerator.is_main_process:
         with written_whole(folder / "recipe.yaml") as file:
@@ -232,7 +239,15 @@ def _run_stages(
     for number, stage in enumerate(stages):
         if stage.resumes or run.accelerator.is_main_process:
             later = [other for other in stages[number + 1 :] if {*stage.inputs} <= {*other.inputs}]
-            run.do(stage, digests[stage.name], later)
+            try:
+                run.do(stage, digests[stage.name], later)
+            except Interrupted:
+                raise
+            except KeyboardInterrupt:
+                what = "continues with what it has written" if stage.resumes else "begins again"
+                raise KeyboardInterrupt(
+                    f"{stage.name}: interrupted; the stage {what} when the same command is run again"
+                ) from None
         run.accelerator.wait_for_everyone()
         if stage.name == last:
             break

@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(f"{package} is not installed (pip install 'tinyheads[{EXTRAS.get(package, 'train')}]')")
         return 2
     except KeyboardInterrupt as error:
-        print_error(f"interrupted: {error}" if str(error) else "interrupted")
-        return 130
+        print_error(str(error) or "interrupted")
+        return int(getattr(error, "exit_code", 130))
     except Exception as error:
         problem, code = _explain(error)
         print_error(problem)

@@ -35,6 +35,7 @@ from distill.training.checkpoint import (
     save_tensors,
 )
 from distill.training.feature_matching import FeatureMatching, Learner
+from distill.training.interrupts import Interrupted, deferred_signals
 from distill.training.losses import total_loss
 from distill.training.optimizer import learning_rate_share, make_optimizer
 
@@ -134,6 +135,7 @@ def fit(
 
     Raises:
         TrainingError: The loss is not finite.
+        Interrupted: A signal asked the process to stop; the checkpoint of the last step is saved.
     """
     settings = job.settings
     if settings.epochs is None or settings.lr is None:
@@ -155,7 +157,11 @@ def fit(
     log = _Log(job, accelerator)
     main = accelerator.is_main_process
     batches: list[Array] = []
-    with progress(steps, job.name, "step", done=state.step, hidden=not main) as bar:
+    with (
+        progress(steps, job.name, "step", done=state.step, hidden=not main) as bar,
+        # several processes would stop at different steps
+        deferred_signals(active=world == 1) as stop_signal,
+    ):
         while state.step < steps:
             hook("step", state)
             step = state.step
@@ -173,7 +179,8 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             epoch_ends = index == steps_an_epoch - 1
-            saves = epoch_ends or state.step % job.checkpoint_every == 0
+            stops = stop_signal()
+            saves = epoch_ends or stops or state.step % job.checkpoint_every == 0
             if epoch_ends or step % LOG_EVERY == LOG_EVERY - 1:
                 log.write(state.step, optimizer.param_groups[0]["lr"], bar)
             elif saves:
@@ -190,6 +197,10 @@ def fit(
                     hook("checkpoint", state)
                     save_checkpoint(job.checkpoint, learner, optimizer.optimizer, state)
                 accelerator.wait_for_everyone()
+            if stops:
+                where = f"step {state.step} of {steps}, whose checkpoint is saved"
+                todo = "run the same command again to continue"
+                raise Interrupted(f"{job.name}: stopped after {where} ({todo})", 128 + stops)
     accelerator.free_memory()
     network.load_state_dict(load_tensors(job.kept_weights)[0])
     accelerator.wait_for_everyone()  # before the main process removes the file

@@ -6,7 +6,6 @@ labels with the calibration of the manifest. Threads may share one classifier.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from export.bundle.files import opened_bundle
 from export.bundle.manifest import TOKENIZER, Head, Manifest, unknown
+from export.runtime.cpus import available_cores
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
 from export.runtime.session import Session
@@ -40,7 +40,7 @@ class Classifier:
 
     def __init__(self, folder: str | Path, variant: str | None, threads: int | None) -> None:
         self._folder = Path(folder).absolute()
-        self.threads = min(4, os.cpu_count() or 1) if threads is None else threads
+        self.threads = min(4, available_cores()) if threads is None else threads
         _check_count("threads", self.threads)
 
         def choose(manifest: Manifest) -> tuple[str, str]:

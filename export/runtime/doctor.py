@@ -7,7 +7,6 @@ random, so the bundle contains no training text.
 from __future__ import annotations
 
 import io
-import os
 import platform
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from export.bundle.files import opened_bundle
 from export.bundle.manifest import REPLAY, SINGLE_LABEL, BundleError, Manifest
+from export.runtime.cpus import available_cores
 from export.runtime.postprocess import columns
 from export.runtime.session import run_separately
 
@@ -118,7 +118,7 @@ def cpu() -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "model": info.get("model name", platform.processor()),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "flags": [flag for flag in FLAGS if flag in flags],
     }
 
