@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
-from distill.cli.terminal import Result, configure_logging, flush, prepare_streams, print_error, print_result
+from distill.cli.terminal import Result, flush, logging_to_stderr, prepare_streams, print_error, print_result
 
 # the extras with packages that `train` does not install
 EXTRAS = {
@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command: Command = options.command
     prepare_streams()
-    configure_logging(options.verbose - options.quiet)
     try:
-        result = command(options)
+        with logging_to_stderr(options.verbose - options.quiet):
+            result = command(options)
         if result is not None:
             print_result(result, as_json=options.json)
         flush()

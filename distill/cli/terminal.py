@@ -39,18 +39,27 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def configure_logging(verbosity: int) -> None:
-    """Log to stderr: warnings alone below 0, messages at 0, all that libraries log above."""
+@contextmanager
+def logging_to_stderr(verbosity: int) -> Iterator[None]:
+    """Log to stderr in the block: warnings alone below 0, messages at 0, what libraries log as well above."""
+    ours, root, handler = logging.getLogger("tinyheads"), logging.getLogger(), logging.StreamHandler()
+    before = ours.level, ours.propagate, root.level, logging.raiseExceptions
     logging.raiseExceptions = False  # a stderr that cannot be written stops no run
-    logger, handler = logging.getLogger("tinyheads"), logging.StreamHandler()
-    logger.setLevel(logging.WARNING if verbosity < 0 else logging.INFO)
-    logger.handlers = [] if verbosity > 0 else [handler]
+    logger = root if verbosity > 0 else ours
+    logger.addHandler(handler)
+    ours.setLevel(logging.WARNING if verbosity < 0 else logging.INFO)
     if verbosity > 0:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
-        logging.getLogger().setLevel(logging.DEBUG)
+        root.setLevel(logging.DEBUG)
         for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):  # which have levels of their own
             os.environ.setdefault(name, "info")
+    else:
+        ours.propagate = False  # optimum gives the root logger a handler
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        ours.level, ours.propagate, root.level, logging.raiseExceptions = before
 
 
 def print_result(result: Result, *, as_json: bool) -> None:

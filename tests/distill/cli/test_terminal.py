@@ -22,13 +22,8 @@ POLISH = ascii("Świetna 😀 \ud800")
 
 
 @pytest.fixture(autouse=True)
-def restored_logging(monkeypatch):
-    root = logging.getLogger()
+def own_environment(monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ})
-    monkeypatch.setattr(root, "handlers", [*root.handlers])
-    level = root.level
-    yield
-    root.setLevel(level)
 
 
 def command(text: str, **settings) -> subprocess.CompletedProcess:
@@ -117,3 +112,5 @@ def test_messages_are_logged_and_quiet_hides_them(monkeypatch, capsys):
         assert (printed.out, printed.err.splitlines()) == (out, err)
     assert cli.main(["report", "x", "-v"]) == 0
     assert "filelock: a detail" in capsys.readouterr().err
+    logger = logging.getLogger("tinyheads")
+    assert (logger.level, logger.propagate, logger.handlers) == (logging.NOTSET, True, [])

@@ -351,3 +351,12 @@ def test_import_is_light():
     assert public == "['BundleError', 'Classifier']"
     assert not set(loaded) & set(BLOCKED.split())
     assert not {"export.graph.to_onnx", "export.graph.quantize", "export.graph.gates"} & set(loaded)
+
+
+def test_onnxruntime_reports_nothing_and_writes_nothing_to_the_home_folder(tmp_path: Path) -> None:
+    program = "import export, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == (b"1\n", b"")
+    assert not list(tmp_path.iterdir())
