@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from distill.cli.terminal import Result, print_line, print_result
 if TYPE_CHECKING:
     from export.runtime.classifier import Classifier
 
+SHOWN = 8  # unknown labels that `evaluate` names
 CHUNK = 1024  # texts that `predict` reads before it prints their answers
 
 
@@ -47,8 +49,8 @@ def _classifier(options: argparse.Namespace) -> Classifier:
 
 def predict(options: argparse.Namespace) -> None:
     """Print one JSON object per text."""
+    texts, done = _texts(options.text, options.text_column), 0
     classifier = _classifier(options)
-    texts, done = iter(options.text or _stdin_lines()), 0
     while chunk := list(itertools.islice(texts, CHUNK)):
         with _usage_errors(f"after {done} texts: " if done else ""):
             answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
@@ -57,11 +59,46 @@ def predict(options: argparse.Namespace) -> None:
         done += len(chunk)
 
 
+def _texts(texts: list[str], column: str | None) -> Iterator[str]:
+    """The texts that `predict` classifies: arguments, the rows of a file, or the lines of stdin."""
+    if column is not None:
+        if len(texts) != 1:
+            raise UsageError(f"--text-column: expected one file, got {len(texts)} (give the file first)")
+        return _file_texts(texts[0], column)
+    if len(texts) == 1 and os.path.isfile(texts[0]):  # noqa: PTH113  Path raises for long texts
+        todo = f"did you mean --text-column NAME, for its rows, or `< {texts[0]}`, for its lines?"
+        raise UsageError(f"{texts[0]}: is a file, expected a text ({todo})")
+    return iter(texts or _stdin_lines())
+
+
+def _file_texts(file: str, column: str) -> Iterator[str]:
+    """The texts of a file in order, streamed; a missing text is empty.
+
+    Raises:
+        DataError: The file cannot be read, has no such column, or has a text that is not one.
+    """
+    from distill.data.labels import InvalidCell, text_of
+    from distill.data.sources import DataError, open_source
+    from distill.recipe.near import near
+
+    source = open_source(file, Path.cwd(), text=column)
+    if column not in source.columns:
+        known = f"{near(column, source.columns)}, the columns are: {', '.join(map(repr, source.columns))}"
+        raise UsageError(f"{file}: no column {column!r}{known} (name it with --text-column)")
+    for row in source.rows([column]):
+        try:
+            yield text_of(row.cells[0])
+        except InvalidCell as error:
+            if error.kind != "empty text":
+                raise DataError(f"{row.file}:{row.place}: {error.kind}, expected a text") from None
+            yield ""
+
+
 def _stdin_lines() -> Iterator[str]:
     if sys.stdin is None:
         raise UsageError("stdin: is closed, expected lines of text (or give texts as arguments)")
     # bytes that are not UTF-8 become surrogates, which valid text cannot contain
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")  # type: ignore[union-attr]
     for number, line in enumerate(sys.stdin, 1):
         try:
             line.encode()
@@ -80,7 +117,11 @@ def evaluate(options: argparse.Namespace) -> Result:
     lines = []
     for head, quality in result["heads"].items():
         metrics = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
-        lines.append(f"{head}: {metrics}")
+        lines.append(f"{head} ({result['texts'][head]:,} of {result['rows']:,} texts labelled): {metrics}")
+        if unknown := result["unknown_labels"].get(head, {}):
+            shown = [f"{label!r} ({cells})" for label, cells in unknown.items()][:SHOWN]
+            more = [f"{len(unknown) - SHOWN} more"] if len(unknown) > SHOWN else []
+            lines.append(f"{head}: unlabelled, as the bundle does not know: {', '.join(shown + more)}")
     return Result("\n".join(lines), result)
 
 
@@ -121,11 +162,7 @@ def bench(options: argparse.Namespace) -> Result:
     from export.runtime.benchmark import bench as measure
 
     classifier = _classifier(options)
-    try:
-        texts = Path(options.texts).read_text(encoding="utf-8").splitlines() if options.texts else SAMPLE
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise UsageError(f"{options.texts}: cannot be read: {reason}, expected one text per line") from None
+    texts = list(_file_texts(options.texts, options.text_column)) if options.texts else SAMPLE
     with _usage_errors():
         result = measure(classifier, texts, heads=options.heads)
     latency = result["latency_ms"]
@@ -171,7 +208,7 @@ SAMPLE = [
 
 
 COMMANDS: dict[str, tuple[Command, str, str]] = {
-    "predict": (predict, "classify texts, or the lines of stdin", 'BUNDLE "where is my parcel?"'),
+    "predict": (predict, "classify texts, a file or stdin", 'BUNDLE "where is my parcel?"'),
     "serve": (serve, "serve bundles over HTTP (/predict, Open Inference Protocol)", "BUNDLE --port 8000"),
     "export": (export, "convert a bundle for another runtime", "BUNDLE --target triton --out models"),
     "evaluate": (evaluate, "measure a bundle on labelled texts", "BUNDLE test.csv --variant fp32"),
@@ -199,11 +236,18 @@ def add_bundle_commands(add: Add) -> None:
     parsers["export"].add_argument("--out", metavar="DIR", help="output folder (BUNDLE-TARGET)")
     about = "npm package to copy for offline use (node_modules/@huggingface/transformers)"
     parsers["export"].add_argument("--transformers-js", metavar="DIR", help=about)
-    parsers["predict"].add_argument("text", nargs="*", help="texts (the lines of stdin)")
+    about = "texts, or one file with --text-column (the lines of stdin)"
+    parsers["predict"].add_argument("text", nargs="*", help=about)
+    about = "classify the rows of a csv, tsv, jsonl, txt or parquet file, whose texts are in this column"
+    parsers["predict"].add_argument("--text-column", metavar="NAME", help=about)
     parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
-    parsers["evaluate"].add_argument("--text", metavar="COLUMN", help="column of the texts (the recipe's)")
-    parsers["bench"].add_argument("--texts", metavar="FILE", help="texts to measure, one per line")
+    about = "column of the texts (that of the bundle's recipe)"
+    parsers["evaluate"].add_argument("--text", "--text-column", metavar="COLUMN", help=about)
+    about = "texts to measure: lines of a .txt file, or rows of a csv, tsv, jsonl or parquet file"
+    parsers["bench"].add_argument("--texts", metavar="FILE", help=about)
+    about = "column of the texts in the file (text)"
+    parsers["bench"].add_argument("--text-column", metavar="NAME", default="text", help=about)
     for name in ("export", "predict", "evaluate", "bench"):
         parsers[name].add_argument("--variant", help="int8 or fp32 (the default of the bundle)")
     about = "only these heads, separated by commas"

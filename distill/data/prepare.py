@@ -11,27 +11,24 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypedDict
 
 from distill.data.dataset import write_texts
-from distill.data.labels import InvalidCell, label_of, label_reader, text_of
-from distill.data.sources import DataError, fingerprint, open_source
-from distill.data.splits import (
-    PRIORITY,
-    SPLITS,
+from distill.data.labels import InvalidCell, text_of
+from distill.data.rows import (
+    LOG,
+    OtherSpelling,
     RowIssues,
     RowKind,
+    RowReader,
     Text,
-    count_labels,
-    make_heads,
-    remove_leaks,
-    sample_fractions,
+    encoded,
+    other_spellings,
 )
-from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.data.sources import DataError, Source, fingerprint, open_source
+from distill.data.splits import PRIORITY, SPLITS, count_labels, make_heads, remove_leaks, sample_fractions
 from distill.recipe.data_section import Data, Fraction, Texts
+from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 
 
@@ -42,15 +39,21 @@ class DataReport(TypedDict, total=False):
     dropped: dict[str, RowKind]  # invalid rows by kind
     leaked: dict[str, RowKind]  # texts that were removed because another split has them
     labels: dict[str, dict[str, dict[str, int]]]  # texts by head, label and split
+    labelled: dict[str, dict[str, int]]  # texts with labels by head and split
+    spellings: dict[str, list[OtherSpelling]]  # of labels, by head
 
 
 class DataCounts(TypedDict):
-    """The counts that `prepare` returns: rows by split, invalid rows by kind, labels by head."""
+    """The counts that `prepare` returns.
+
+    They are rows by split, invalid rows by kind, labels by head, and labelled texts by head and split.
+    """
 
     rows: dict[str, int]
     dropped: dict[str, int]
     leaked: int
     heads: dict[str, int]
+    labelled: dict[str, dict[str, int]]
 
 
 def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
@@ -67,7 +70,7 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
     dropped, leaked = RowIssues(), RowIssues()
     report: DataReport = {"rows": {}, "dropped": dropped.kinds, "leaked": leaked.kinds}
     try:
-        splits = _labelled(recipe, dropped)
+        splits = _labelled(recipe, dropped, report)
         remove_leaks(splits, leaked)
         sample_fractions(recipe, splits)
         counts = count_labels(recipe, splits)
@@ -77,12 +80,17 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
             head.name: {label: {s: count[s][label] for s in SPLITS} for label in head.labels}
             for head, count in zip(heads, counts, strict=True)
         }
+        report["labelled"] = {
+            head.name: {split: count[split][None] for split in SPLITS}
+            for head, count in zip(heads, counts, strict=True)
+        }
         if errors:
             raise DataError("\n".join(errors))
+        _log_unlabelled(report["labelled"])
         texts = ({"text": text} for text in unlabelled(recipe.data, splits, dropped, leaked))
         report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", texts)
         for split in SPLITS:
-            write_texts(folder / split, (_encoded(text, heads) for text in splits[split]), heads)
+            write_texts(folder / split, (encoded(text, heads) for text in splits[split]), heads)
         content = json.dumps([head.to_json() for head in heads], ensure_ascii=False, indent=1)
         (folder / "heads.json").write_text(content, "utf-8")
     finally:
@@ -94,25 +102,8 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
         "dropped": dict(dropped.counts()),
         "leaked": leaked.counts().total(),
         "heads": {head.name: len(head.labels) for head in heads},
+        "labelled": report["labelled"],
     }
-
-
-def read_labelled(recipe: Recipe, heads: Sequence[Head]) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """The texts of the train source, and their labels by head as `dataset.hard_labels` returns them.
-
-    Fractions for validation and test are not split off. The labels of `heads` give the class indices.
-
-    Raises:
-        DataError: The source cannot be read, or too many rows are invalid.
-    """
-    dropped = RowIssues()
-    try:
-        rows = _labelled(recipe, dropped)["train"]
-    finally:
-        dropped.log("dropped")
-    encoded = [_encoded(row, heads) for row in rows]
-    labels = {head.name: np.array([row[head.column] for row in encoded]) for head in heads}
-    return [row.text for row in rows], labels
 
 
 def contents(data: Texts) -> tuple[list[str | float], list[str]]:
@@ -125,38 +116,41 @@ def contents(data: Texts) -> tuple[list[str | float], list[str]]:
     )
 
 
-def _labelled(recipe: Recipe, dropped: RowIssues) -> dict[str, list[Text]]:
+def _labelled(recipe: Recipe, dropped: RowIssues, report: DataReport) -> dict[str, list[Text]]:
     """The valid rows of the splits that have a source of their own."""
-    data, ids = recipe.data, set[str]()
-    readers = [label_reader(name, head) for name, head in recipe.heads.items()]
-    columns = [data.text, *([] if data.id is None else [data.id])]
-    start = len(columns)
-    for head in recipe.heads.values():
-        columns += head.columns or ([] if head.column is None else [head.column])
+    data, reader = recipe.data, RowReader(recipe.heads, recipe.data.text, recipe.data.id)
     splits: dict[str, list[Text]] = {split: [] for split in SPLITS}
     for split in PRIORITY:
         source = getattr(data, split)
         if isinstance(source, Fraction):
             continue
-        total, before = 0, dropped.counts()
+        before = dropped.counts()
         opened = open_source(source, Path(data.root), text=data.text, role=split)
-        for row in opened.rows(columns):
-            total += 1
-            try:
-                text = text_of(row.cells[0])
-                cells = iter(row.cells[start:])
-                labels = tuple(read(cells, row) for read in readers)
-                if data.id is not None and (name := label_of(row.cells[1])):
-                    if name in ids:
-                        raise InvalidCell("duplicate id", name)
-                    ids.add(name)
-                splits[split].append(Text(text, labels, row.file, row.place))
-            except InvalidCell as error:
-                dropped.add(error.kind, row.file, row.place, error.excerpt)
-        _check_invalid(f"{opened.name}: {split}", dropped.counts() - before, total, data.max_bad_rows)
+        absent = () if split == "train" else _absent(recipe, reader, opened)
+        splits[split] = list(reader.read(opened, dropped, absent))
+        invalid = dropped.counts() - before
+        total = len(splits[split]) + invalid.total()
+        _check_invalid(f"{opened.name}: {split}", invalid, total, data.max_bad_rows)
         if not splits[split]:
             raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
-    return splits
+    report["spellings"] = other_spellings(reader.labels)
+    return {split: reader.name_labels(items) for split, items in splits.items()}
+
+
+def _absent(recipe: Recipe, reader: RowReader, opened: Source) -> list[str]:
+    """The heads that a source has no columns for, unless a column of a similar name belongs to no head."""
+    free = {*opened.columns} - {column for name in recipe.heads for column in reader.columns(name)}
+    missing = {name: {*reader.columns(name)} - {*opened.columns} for name in recipe.heads}
+    return [name for name, lost in missing.items() if lost and not any(near(one, free) for one in lost)]
+
+
+def _log_unlabelled(labelled: Mapping[str, Mapping[str, int]]) -> None:
+    """Log the heads that cannot be measured on validation or test."""
+    for head, counts in labelled.items():
+        for split in ("validation", "test"):
+            if not counts[split]:
+                why = f"no text of {split} is labelled, so it has no metrics there"
+                LOG.info(f"data: head {head!r}: {why}")
 
 
 def _check_invalid(where: str, invalid: Counter[str], total: int, limit: float) -> None:
@@ -200,15 +194,3 @@ def unlabelled(
 
 def _short(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _encoded(item: Text, heads: Sequence[Head]) -> dict[str, Any]:
-    row: dict[str, Any] = {"text": item.text}
-    for head, labels in zip(heads, item.labels, strict=True):
-        if head.kind == "single_label":
-            row[head.column] = UNLABELLED if labels is None else head.labels.index(labels[0])
-        elif labels is None:
-            row[head.column] = [UNKNOWN] * len(head.labels)
-        else:
-            row[head.column] = [int(label in labels) for label in head.labels]
-    return row

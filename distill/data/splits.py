@@ -10,74 +10,18 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
+from distill.data.labels import are_whole_numbers, label_key
+from distill.data.rows import LabelsOfText, RowIssues, Text
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
 from distill.recipe.schema import Recipe
-from distill.run import LOG
 
 SPLITS = ("train", "validation", "test")
 PRIORITY = ("test", "validation", "train")  # a text or id in several splits stays in the first of these
-FIRST = 10  # rows of a kind that data_report.json lists
-EXCERPT = 80  # characters of a row that are shown
 
-Labels = tuple[tuple[str, ...] | None, ...]  # the labels that apply, by head; None where unlabelled
 LabelCounts = dict[str, Counter[str | None]]  # texts of a head by split and label; None: all labelled texts
-
-
-@dataclass(frozen=True)
-class Text:
-    """A valid row: its text, its labels by head, and its file and place."""
-
-    text: str
-    labels: Labels
-    file: str
-    place: int | str
-
-
-class ListedRow(TypedDict):
-    """A row in data_report.json. `line` is "row N" in formats without lines."""
-
-    file: str
-    line: int | str
-    excerpt: str
-
-
-class RowKind(TypedDict):
-    """The rows of one kind in data_report.json: how many, and the first of them."""
-
-    count: int
-    first: list[ListedRow]
-
-
-@dataclass
-class RowIssues:
-    """Rows that were dropped or moved, counted by kind, with the first rows of each kind."""
-
-    kinds: dict[str, RowKind] = field(default_factory=dict)
-
-    def add(self, kind: str, file: str, place: int | str, excerpt: str) -> None:
-        """Count a row; the first rows of each kind are listed."""
-        entry = self.kinds.setdefault(kind, {"count": 0, "first": []})
-        entry["count"] += 1
-        if entry["count"] <= FIRST:
-            excerpt = excerpt if len(excerpt) <= EXCERPT else excerpt[: EXCERPT - 1] + "…"
-            excerpt = excerpt.encode("utf-8", "replace").decode()
-            entry["first"].append({"file": file, "line": place, "excerpt": excerpt})
-
-    def counts(self) -> Counter[str]:
-        """The number of rows by kind."""
-        return Counter({kind: entry["count"] for kind, entry in self.kinds.items()})
-
-    def log(self, what: str) -> None:
-        """Log one line per kind; `what` is what happened to the rows."""
-        for kind, entry in self.kinds.items():
-            first = entry["first"][0]
-            place = f"{first['file']}:{first['line']}: {first['excerpt']!r}"
-            rows = "1 row" if entry["count"] == 1 else f"{entry['count']} rows"
-            LOG.info(f"data: {what} {rows}: {kind}; first {place}")
 
 
 def remove_leaks(splits: dict[str, list[Text]], leaked: RowIssues) -> None:
@@ -110,7 +54,7 @@ def sample_fractions(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
 
 def stratified(
     texts: Sequence[str],
-    labels: Sequence[Labels],
+    labels: Sequence[LabelsOfText],
     fraction: float,
     seed: int | str,
     *,
@@ -147,7 +91,7 @@ def stratified(
     return sorted(sample)
 
 
-def _first_two(rows: Mapping[str, Sequence[int]], labels: Sequence[Labels]) -> set[str]:
+def _first_two(rows: Mapping[str, Sequence[int]], labels: Sequence[LabelsOfText]) -> set[str]:
     """The first two texts of each label of each head, in the order of the file."""
     seen: Counter[tuple[int, str]] = Counter()
     kept: set[str] = set()
@@ -175,6 +119,11 @@ def make_heads(
 ) -> tuple[tuple[Head, ...], list[str]]:
     """The heads with their labels in order, and all errors of the labels, a line each."""
     lines = [
+        f"data.{split}: no text is labelled for any head, expected some (check the columns of the heads)"
+        for split in SPLITS
+        if splits[split] and not any(count[split][None] for count in counts)
+    ]
+    lines += [
         f"data.{split}: no rows are left, expected labelled texts "
         "(give more texts, another fraction or a file)"
         for split in SPLITS
@@ -183,12 +132,13 @@ def make_heads(
     heads = []
     for index, (name, head) in enumerate(recipe.heads.items()):
         count = counts[index]
-        present = sorted(label for label in count["train"] if label is not None)
+        present = [label for label in count["train"] if label is not None]
+        present.sort(key=int if are_whole_numbers(present) else None)
         labels = head.labels or head.columns or tuple(present)
-        for split in SPLITS:
-            if splits[split] and not count[split][None]:
-                lines.append(f"head {name!r}: no text of {split} is labelled, expected some")
-        if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        if splits["train"] and not count["train"][None]:
+            lines.append(f"head {name!r}: no text of train is labelled, expected some")
+        keys = Counter(map(label_key, labels))
+        if repeated := [label for label in labels if keys[label_key(label)] > 1]:
             lines.append(f"head {name!r}: label {repeated[0]!r} is listed twice (remove one)")
         if head.columns and head.labels and set(head.columns) != set(head.labels):
             lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")

@@ -1,58 +1,113 @@
-"""The metrics of a bundle on labelled data."""
+"""The metrics of a bundle on labelled data. Needs no extra for text files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
-from distill.data.prepare import read_labelled
-from distill.evaluation.metrics import quality, without_nan
+import numpy as np
+
+from distill.data.rows import RowIssues, RowReader, encoded
+from distill.data.sources import DataError, Source, open_source
+from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head, Kind
-from distill.recipe.load import parse_recipe
+from distill.recipe.near import near
+from export.bundle import manifest as manifests
 from export.runtime.classifier import Classifier
+
+if TYPE_CHECKING:
+    from distill.recipe.data_section import HeadRecipe
 
 
 def evaluate_bundle(
     classifier: Classifier, data: str, *, text: str | None = None, heads: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The metrics of the heads, `{"rows": n, "variant": name, "heads": {HEAD: {METRIC: x}}}`.
+    """The metrics of the heads on a labelled file.
 
-    The labels are read with the settings of the recipe that made the bundle.
+    The labels are read as the run that made the bundle read them. A text is unlabelled for a head if its cell
+    is empty, or has a label that the bundle does not know.
 
     Args:
         classifier: The bundle.
         data: A labelled source as in a recipe, relative to the current folder.
-        text: Column of the texts; by default that of the recipe.
+        text: Column of the texts; by default that of the run.
         heads: Heads to measure, whose columns the data must have; by default all.
 
+    Returns:
+        `{"rows": n, "variant": name, "dropped": {KIND: n}, "texts": {HEAD: n}, "unknown_labels": {HEAD:
+        {LABEL: n}}, "heads": {HEAD: {METRIC: x}}}`. `texts` counts the labelled texts, on which the metrics
+        are.
+
     Raises:
-        DataError: The data cannot be read, or has no such column.
+        DataError: The data cannot be read, or has no such column or no labelled text.
         ValueError: The bundle has no such head.
+        BundleError: The manifest does not say how labels are read.
     """
-    names = list(classifier.heads if heads is None else heads)
-    for name in names:
+    for name in heads or ():
         classifier.labels(name)  # raises ValueError for an unknown head
-    settings = classifier.manifest.details["reads"]
-    recipe = parse_recipe(
-        {
-            "name": classifier.manifest.name,
-            "data": {"root": str(Path.cwd()), "text": text or settings["text"], "train": data},
-            "heads": {name: settings["heads"][name] for name in names},
-        }
-    )
-    served = [head for head in classifier.manifest.heads if head.name in names]
+    served = [head for head in classifier.manifest.heads if heads is None or head.name in heads]
+    reads = classifier.manifest.details.get("reads", {})
+    layouts = {head.name: _layout(head, reads) for head in served}
+    column = str(text or reads.get("text", "text"))
+    reader = RowReader(layouts, column, strict=False)
+    source = open_source(data, Path.cwd(), text=column, role="test")
+    _check_columns(source, reader, column)
+    dropped = RowIssues()
+    texts = reader.name_labels(reader.read(source, dropped))
+    dropped.log("dropped")
     measured = [Head(head.name, cast("Kind", head.kind), head.labels) for head in served]
-    texts, labels = read_labelled(recipe, measured)
-    logits = classifier.logits(texts, names)
-    metrics: dict[str, Any] = {}
+    rows = [encoded(item, measured) for item in texts]
+    if not any(labels is not None for item in texts for labels in item.labels):
+        others = {label for labels in reader.labels.values() for label in labels.unlisted()}
+        has = f"its labels are {', '.join(sorted(map(repr, others)))[:200]}" if others else "it has none"
+        raise DataError(f"{source.name}: no row has a label that the bundle knows, {has}")
+    logits = classifier.logits([item.text for item in texts], [head.name for head in served])
+    metrics, counts = {}, {}
     for head, fitted in zip(measured, served, strict=True):
-        values = quality(
-            head,
-            logits[head.name],
-            labels[head.name],
-            temperature=fitted.temperature,
-            thresholds=fitted.thresholds,
-        )
-        metrics[head.name] = without_nan(values)
-    return {"rows": len(texts), "variant": classifier.variant, "heads": metrics}
+        labels = np.array([row[head.column] for row in rows])
+        counts[head.name] = int(labelled(labels, head).sum())
+        calibration: dict[str, Any] = {"temperature": fitted.temperature, "thresholds": fitted.thresholds}
+        metrics[head.name] = without_nan(quality(head, logits[head.name], labels, **calibration))
+    return {
+        "rows": len(texts),
+        "variant": classifier.variant,
+        "dropped": dict(dropped.counts()),
+        "texts": counts,
+        "unknown_labels": {
+            name: unknown for name, labels in reader.labels.items() if (unknown := labels.unlisted())
+        },
+        "heads": metrics,
+    }
+
+
+def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
+    """How the labels of a head are written, as the manifest says; by default in a column of its name."""
+    values = {"column": head.name, "columns": None, "separator": "|", "none": None}
+    heads = reads.get("heads", {}) if isinstance(reads, Mapping) else None
+    given = heads.get(head.name, {}) if isinstance(heads, Mapping) else None
+    if valid := isinstance(given, Mapping):
+        values |= given
+        columns, separator = values["columns"], values["separator"]
+        names = [values["column"]] if columns is None else columns
+        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        valid = valid and isinstance(separator, str) and separator != ""
+        valid = valid and isinstance(values["none"], str | None)
+    manifests.require(valid, manifests.MANIFEST, f"reads: head {head.name!r} is invalid {manifests.AGAIN}")
+    return cast("HeadRecipe", SimpleNamespace(**values | {"kind": head.kind, "labels": head.labels}))
+
+
+def _check_columns(source: Source, reader: RowReader, text: str) -> None:
+    """Raise DataError where a column is missing; the message names the options that choose others."""
+    known = f"the columns are: {', '.join(map(repr, source.columns))}"
+    wanted = [("the texts", text, "name it with --text")]
+    todo = "rename it, or choose the heads to measure with --heads"
+    wanted += [(f"head {head!r}", column, todo) for head in reader.labels for column in reader.columns(head)]
+    free = {*source.columns} - {column for _, column, _ in wanted}
+    if lines := [
+        f"{source.name}: no column {column!r}{near(column, free)} for {use}, {known} ({todo})"
+        for use, column, todo in wanted
+        if column not in source.columns
+    ]:
+        raise DataError("\n".join(lines))

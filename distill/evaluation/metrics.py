@@ -1,6 +1,6 @@
-"""Metrics of a head on labelled texts, as `evaluate.Metric` modules.
+"""Metrics of a head on labelled texts, in numpy alone, so that `distill evaluate` needs no extra.
 
-`heads.METRICS` lists them. Modules from the hub would run remote code, so they are written here.
+`heads.METRICS` lists them. The tests compare them with scikit-learn.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sk
 
 from distill.heads import METRICS, UNKNOWN, UNLABELLED, Head
 
@@ -63,11 +60,10 @@ def quality(
     rows = labelled(labels, head)
     if not rows.any():
         return dict.fromkeys(METRICS[head.kind], float("nan"))
-    module = _MODULES[head.kind](keep_in_memory=True)
-    module.add_batch(predictions=probabilities(logits[rows], head, temperature), references=labels[rows])
-    options = {"thresholds": thresholds} if head.kind == "multi_label" else {}
-    metrics: dict[str, float] = module.compute(**options)
-    return metrics
+    p = probabilities(logits[rows], head, temperature)
+    if head.kind == "multi_label":
+        return _multi_label(p, labels[rows] == 1, thresholds)
+    return _single_label(p, labels[rows])
 
 
 def without_nan(quality: Mapping[str, float]) -> dict[str, float | None]:
@@ -90,48 +86,42 @@ def expected_calibration_error(p: Array, labels: Array, bins: int = 15) -> float
     return float(np.abs(gaps).sum() / len(labels))
 
 
-class SingleLabelQuality(evaluate.Metric):  # type: ignore[misc]
+def _single_label(p: Array, y: Array) -> dict[str, float]:
     """Metrics of class probabilities `[texts, labels]` against class indices `[texts]`."""
-
-    def _info(self) -> Any:
-        return _info(self, datasets.Value("int64"))
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        p, y = np.asarray(predictions), np.asarray(references)
-        predicted = p.argmax(-1)
-        return {
-            "accuracy": float((predicted == y).mean()),
-            "macro_f1": float(sk.f1_score(y, predicted, average="macro", zero_division=0.0)),
-            "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
-            "ece": expected_calibration_error(p, y),
-        }
+    predicted = p.argmax(-1)
+    sets = (y[predicted == y], predicted, y)
+    hits, chosen, true = (np.bincount(some, minlength=p.shape[1]) for some in sets)
+    occurs = chosen + true > 0  # as in scikit-learn, a label that is neither predicted nor true is left out
+    return {
+        "accuracy": float((predicted == y).mean()),
+        "macro_f1": float((2 * hits[occurs] / (chosen + true)[occurs]).mean()),
+        "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
+        "ece": expected_calibration_error(p, y),
+    }
 
 
-class MultiLabelQuality(evaluate.Metric):  # type: ignore[misc]
-    """Metrics of label probabilities `[texts, labels]` against 0 and 1 `[texts, labels]`."""
-
-    def _info(self) -> Any:
-        return _info(self, datasets.Sequence(datasets.Value("int8")))
-
-    def _compute(
-        self, predictions: Any, references: Any, thresholds: Sequence[float] | None = None
-    ) -> dict[str, float]:
-        p, y = np.asarray(predictions), np.asarray(references).astype(bool)
-        predicted = _applies(p, thresholds)
-        likelihood = np.maximum(np.where(y, p, 1 - p), 1e-12)
-        both = [i for i in range(y.shape[1]) if 0 < y[:, i].sum() < len(y)]
-        auc = [sk.roc_auc_score(y[:, i], p[:, i]) for i in both]
-        return {
-            "micro_f1": _f1(predicted.ravel(), y.ravel()),
-            "macro_f1": float(np.mean([_f1(predicted[:, i], y[:, i]) for i in range(y.shape[1])])),
-            "subset_accuracy": float((predicted == y).all(-1).mean()),
-            "label_accuracy": float((predicted == y).mean()),
-            "log_loss": float(-np.log(likelihood).mean()),
-            "roc_auc": float(np.mean(auc)) if auc else float("nan"),
-        }
+def _multi_label(p: Array, y: Array, thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Metrics of label probabilities `[texts, labels]` against bools `[texts, labels]`."""
+    predicted = _applies(p, thresholds)
+    likelihood = np.maximum(np.where(y, p, 1 - p), 1e-12)
+    auc = [_roc_auc(y[:, i], p[:, i]) for i in range(y.shape[1]) if 0 < y[:, i].sum() < len(y)]
+    return {
+        "micro_f1": _f1(predicted.ravel(), y.ravel()),
+        "macro_f1": float(np.mean([_f1(predicted[:, i], y[:, i]) for i in range(y.shape[1])])),
+        "subset_accuracy": float((predicted == y).all(-1).mean()),
+        "label_accuracy": float((predicted == y).mean()),
+        "log_loss": float(-np.log(likelihood).mean()),
+        "roc_auc": float(np.mean(auc)) if auc else float("nan"),
+    }
 
 
-_MODULES: dict[str, Any] = {"single_label": SingleLabelQuality, "multi_label": MultiLabelQuality}
+def _roc_auc(y: Array, p: Array) -> float:
+    """The area under the ROC curve, from the ranks of the positives, where ties have their mean rank."""
+    _, place, counts = np.unique(p, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    positives = int(y.sum())
+    above = ranks[y].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * (len(y) - positives)))
 
 
 def _applies(p: Array, thresholds: Sequence[float] | None) -> Array:
@@ -142,13 +132,3 @@ def _f1(predicted: Array, y: Array) -> float:
     """F1 of bools; 0 without true positives, like scikit-learn with zero_division=0."""
     wrong, hits = int((predicted != y).sum()), int((predicted & y).sum())
     return 2 * hits / (2 * hits + wrong) if hits else 0.0
-
-
-def _info(module: Any, reference: Any) -> Any:
-    return evaluate.MetricInfo(
-        description=type(module).__doc__,
-        citation="",
-        features=datasets.Features(
-            {"predictions": datasets.Sequence(datasets.Value("float64")), "references": reference}
-        ),
-    )

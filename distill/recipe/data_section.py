@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class RecipeError(Exception):
@@ -78,19 +79,35 @@ class Data(Texts):
     test: SplitSource = Field(TENTH, description=SPLIT)
 
 
+def _word(value: Any) -> Any:
+    """A YAML number or boolean as the word that such a cell is read as."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def _label(value: Any) -> Any:
+    word = _word(value)
+    return normalize("NFC", word.strip()) if isinstance(word, str) else word
+
+
+Word = Annotated[str, BeforeValidator(_word)]
+Label = Annotated[str, BeforeValidator(_label)]
+
+
 class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
-    column: str | None = Field(None, description="column of the labels")
-    columns: tuple[str, ...] | None = Field(
+    column: Word | None = Field(None, description="column of the labels")
+    columns: tuple[Word, ...] | None = Field(
         None, min_length=1, description="0/1 columns, one a label, of a multi_label head"
     )
     kind: Literal["single_label", "multi_label"] = Field(
         "single_label", description="one label a text, or any number"
     )
     separator: str = Field("|", description="what separates several labels in a cell")
-    none: str | None = Field(None, description="the cell that means: labelled, and no label applies")
-    labels: tuple[str, ...] | None = Field(
+    none: Word | None = Field(None, description="the cell that means: labelled, and no label applies")
+    labels: tuple[Label, ...] | None = Field(
         None, min_length=1, description="the allowed labels in order; default: those of train"
     )
     weight: float = Field(1.0, gt=0, description="weight of the head in the loss")

@@ -16,8 +16,8 @@ from accelerate.utils import set_seed
 
 from distill.data.dataset import load_split, write_texts
 from distill.data.prepare import unlabelled
+from distill.data.rows import RowIssues
 from distill.data.sources import DataError
-from distill.data.splits import RowIssues
 from distill.heads import Head
 from distill.models.checkpoints import shape_of
 from distill.models.classifier import MultiHeadClassifier

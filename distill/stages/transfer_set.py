@@ -19,6 +19,7 @@ from distill.data.tokens import chunks
 from distill.recipe import defaults
 from distill.run import Run
 from distill.stages import artifacts
+from export.text import strip_text
 from teachers.soft_labels import text_digests
 
 NEAREST = 15  # near words a word
@@ -63,7 +64,9 @@ def _each_once(run: Run[Any], texts: list[str], augmented: Iterator[str]) -> Ite
     # an augmented text that occurs in validation or test would leak the teacher's answer
     held_out = (artifacts.texts(run, name) for name in ("validation", "test"))
     seen = {digest for some in (texts, *held_out) for digest in text_digests(some)}
-    for text in itertools.chain(augmented, artifacts.split(run, "unlabeled")["text"]):
+    # soft labels are keyed by the text as it is tokenised; a span may begin with a mark of no width
+    stripped = filter(None, map(strip_text, augmented))
+    for text in itertools.chain(stripped, artifacts.split(run, "unlabeled")["text"]):
         digest = text_digests([text])[0]
         if digest not in seen:
             seen.add(digest)

@@ -18,6 +18,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from export.bundle.manifest import BundleError
+from export.text import strip_text
 
 _CACHE_SIZE = 32_768  # words; about 8 MB
 _MAX_CACHED = 40  # characters of a cached word
@@ -62,11 +63,12 @@ class CachedTokenizer:
         self._words = {}
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text."""
+        """The token ids of each text, stripped as the training texts are."""
+        texts = [*map(strip_text, texts)]
         if self._words is not None:
             return [self._encode(text, self._words) for text in texts]
         if self._process == os.getpid():
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
         # a forked process has none of the tokenizer's threads, for which a batch would wait forever
         return [self._tokenizer.encode(text).ids for text in texts]
 

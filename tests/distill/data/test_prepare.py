@@ -81,6 +81,7 @@ def test_what_prepare_writes(room: Workspace) -> None:
         "dropped": {},
         "leaked": 0,
         "heads": {"label": 2},
+        "labelled": {"label": {"train": 40, "validation": 4, "test": 4}},
     }
     assert sorted(p.name for p in room.folder.iterdir()) == sorted([*SPLITS, "heads.json"])
     assert load_heads(room.folder) == (Head("label", "single_label", ("a", "b"), 2.0),)
@@ -99,6 +100,8 @@ def test_what_prepare_writes(room: Workspace) -> None:
                 "b": {"train": 20, "validation": 2, "test": 2},
             }
         },
+        "labelled": counts["labelled"],
+        "spellings": {},
     }
 
 
@@ -369,7 +372,6 @@ def test_all_label_errors_are_reported_together(room: Workspace) -> None:
         "(add texts of it to train, or remove it)",
         "head 'label': label 'b' has 1 text(s) in train, expected 2 "
         "(add texts of it, or empty its cells, which leaves them unlabelled)",
-        "head 'topic': no text of test is labelled, expected some",
         "head 'flag': its one label always applies in train, expected both",
     ]
     assert room.report["labels"]["label"]["a"] == {"train": 3, "validation": 0, "test": 1}

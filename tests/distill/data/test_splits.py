@@ -2,7 +2,9 @@ from collections import Counter
 
 import pytest
 
-from distill.data.splits import Labels, RowIssues, Text, count_labels, make_heads, remove_leaks, stratified
+from distill.data.rows import LabelsOfText as Labels
+from distill.data.rows import RowIssues, Text
+from distill.data.splits import count_labels, make_heads, remove_leaks, stratified
 from distill.recipe.data_section import HeadRecipe
 from distill.recipe.load import parse_recipe
 
@@ -126,7 +128,7 @@ def test_label_errors() -> None:
     assert errors_of([a, a, b, b, None], [a, None]) == []
     assert "h': one class in train, 'a'" in errors_of([a, a], [a])[0]
     assert "'b' has 1 text(s) in train" in errors_of([a, a, b], [a])[0]
-    assert "head 'h': no text of test is labelled" in "".join(errors_of([a, a, b, b], [None]))
+    assert "data.test: no text is labelled for any head" in "".join(errors_of([a, a, b, b], [None]))
     assert "head 'h': no text of train is labelled" in "".join(errors_of([None], [a]))
     only = errors_of([a, a, b, b], [c])
     assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' is in test but not")

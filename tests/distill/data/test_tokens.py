@@ -1,9 +1,17 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
+from distill.data.labels import InvalidCell, text_of
+from distill.data.sources import open_source
 from distill.data.tokens import (
     TextTokenizer,
     Tokens,
@@ -12,6 +20,8 @@ from distill.data.tokens import (
     length_sorted_batches,
     shuffled_batches,
 )
+from export.runtime.tokenizer import CachedTokenizer
+from export.text import strip_text
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +151,82 @@ def test_the_share_of_unknown_tokens(tiny_tokenizer: Any) -> None:
     encode = TextTokenizer(tiny_tokenizer, 16)
     assert encode.unknown_share(encode(["parcel", "parcel 包"])) == pytest.approx(1 / 3)
     assert encode.unknown_share(encode([])) == 0
+
+
+def byte_level(texts: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def unigram(texts: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def word_piece(texts: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=["[UNK]"], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+CORES = [
+    "where is my parcel",
+    "caf\u00e9 cafe\u0301",
+    "a\rb",
+    "a\r\nb",
+    "a\0b",
+    "a\xa0 b",
+    "a\u200bb",
+    "\u2764\ufe0f",
+    ".",
+]
+ENDS = [
+    *" \n\r\t\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u3000\u200b\u200d\u2060\ufeff",
+    "\ufeff \u200b\n",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("build", [byte_level, unigram, word_piece])
+def test_a_text_has_the_same_tokens_in_training_and_in_service(
+    build: Callable[[list[str]], Tokenizer], toy_corpus: Any, tmp_path: Path
+) -> None:
+    """White space at the ends gave other tokens: in service it was not stripped."""
+    wanted = [before + core + after for core in CORES for before in ("", *ENDS) for after in ("", *ENDS)]
+    tokenizer = build([*toy_corpus(80).texts, *CORES])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    served = CachedTokenizer(tmp_path / "tokenizer.json", 16)(wanted)
+    rows = [json.dumps({"text": text}) for text in wanted]
+    (tmp_path / "texts.jsonl").write_text("\n".join(rows), "utf-8")
+    read = [text_of(row.cells[0]) for row in open_source("texts.jsonl", tmp_path).rows(["text"])]
+    trained = TextTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer), 16)(read)
+    assert [part.tolist() for part in np.split(trained.ids, trained.offsets[1:-1])] == served
+    plain = tokenizer.encode("where is my parcel").ids
+    assert served[0] == plain[:16] and served.count(plain[:16]) >= (len(ENDS) - 1) ** 2
+
+
+@given(st.text())
+def test_a_stripped_text_is_stripped_once(text: str) -> None:
+    stripped = strip_text(text)
+    assert strip_text(stripped) == stripped == stripped.strip()
+    assert stripped in text and text_or_nothing(text) == stripped
+
+
+def text_or_nothing(text: str) -> str:
+    try:
+        return text_of(text)
+    except InvalidCell:
+        return ""

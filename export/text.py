@@ -1,0 +1,14 @@
+"""What a text is: training and serving tokenise the same characters."""
+
+from __future__ import annotations
+
+# what str.strip removes, then marks of no width and the byte order mark
+_ENDS = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
+    "\u2009\u200a\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+)
+
+
+def strip_text(text: str) -> str:
+    """The text as it is tokenised: without white space and characters of no width at both ends."""
+    return text.strip(_ENDS)

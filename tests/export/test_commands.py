@@ -1,0 +1,196 @@
+"""`predict`, `evaluate` and `bench` on files, with the base install alone."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.cli.main import main
+from export.bundle.files import write_bundle
+
+ROWS = [
+    ("where is my parcel", "track", "urgent"),
+    ("cancel the order\nplease", "cancel", "urgent|späte"),
+    ("", "thank", ""),
+    ("  thanks ", "", "späte"),
+    ("refund, now", "refund", "none"),
+    ("Where is it", "Track\u200b", "spa\u0308te"),
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The rows as a csv, a tsv and a jsonl file, and the texts of one line as a txt file."""
+    names = ("body", "intent", "flags")
+    for name, separator in (("a.csv", ";"), ("a.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file, delimiter=separator).writerows([names, *ROWS])
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in ROWS]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "a.txt").write_text("where is my parcel\n\nthanks\n", "utf-8")
+    return tmp_path
+
+
+def call(capfd: Any, *words: object) -> tuple[int, str, str]:
+    code = main([*map(str, words)])
+    return code, *capfd.readouterr()
+
+
+def complaint(capfd: Any, *words: object) -> str:
+    code, out, err = call(capfd, *words)
+    assert code == 2 and out == "" and err.count("\n") == 1, (out, err)
+    return err
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_predict_answers_every_row_in_order(bundle, classifier, files, capfd, name) -> None:
+    code, out, err = call(
+        capfd, "predict", bundle, files / name, "--text-column", "body", "--heads", "intent"
+    )
+    found = [json.loads(line) for line in out.splitlines()]
+    texts = [row[0].strip() for row in ROWS]
+    assert (code, err) == (0, "") and [answer.pop("text") for answer in found] == texts
+    assert found == classifier(texts, heads=["intent"])
+    assert (
+        call(capfd, "predict", bundle, "--text-column", "body", files / name, "--heads", "intent")[1] == out
+    )
+
+
+def test_predict_reads_the_lines_of_a_text_file(bundle, files, capfd) -> None:
+    _, out, _ = call(capfd, "predict", bundle, files / "a.txt", "--text-column", "text")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["where is my parcel", "thanks"]
+
+
+def test_predict_streams(bundle, tmp_path, capfd) -> None:
+    """What comes before an invalid row is answered."""
+    rows = [json.dumps({"text": f"order {i}"}) for i in range(5000)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows, '{"text": ["no"]}']), "utf-8")
+    code, out, err = call(capfd, "predict", bundle, tmp_path / "a.jsonl", "--text-column", "text")
+    texts = [json.loads(line)["text"] for line in out.splitlines()]
+    assert code == 2 and texts == [f"order {i}" for i in range(len(texts))] and len(texts) >= 4000
+    assert "a.jsonl:5001: text is a list or an object" in err
+
+
+def test_predict_asks_about_a_file(bundle, files, capfd) -> None:
+    problem = complaint(capfd, "predict", bundle, files / "a.csv")
+    assert f"{files / 'a.csv'}: is a file" in problem and "did you mean --text-column NAME" in problem
+    assert call(capfd, "predict", bundle, "no.csv")[0] == 0  # which is no file, so it is a text
+    assert call(capfd, "predict", bundle, "x" * 5000)[0] == 0
+    problem = complaint(capfd, "predict", bundle, files / "a.csv", "b.csv", "--text-column", "body")
+    assert "expected one file, got 2" in problem
+    problem = complaint(capfd, "predict", bundle, files / "a.csv", "--text-column", "bodi")
+    assert "no column 'bodi' (did you mean 'body'?), the columns are: 'body', 'intent', 'flags'" in problem
+    assert "no.csv" in complaint(capfd, "predict", bundle, "no.csv", "--text-column", "body")
+    (files / "bytes.csv").write_bytes(b"body\nfine\n\xff\xfe\n")
+    code, _, err = call(capfd, "predict", bundle, files / "bytes.csv", "--text-column", "body")
+    assert code == 2 and "bytes.csv:3: undecodable bytes" in err
+
+
+def test_a_byte_order_mark_on_stdin_is_no_text(bundle) -> None:
+    command = [sys.executable, "-m", "distill.cli.main", "predict", str(bundle)]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, input=b"\xef\xbb\xbfthanks\r\n", capture_output=True, env={**os.environ, "PYTHONPATH": root}
+    )
+    assert json.loads(done.stdout)["text"] == "thanks"
+
+
+def test_evaluate_counts_labelled_texts_and_names_unknown_labels(bundle, classifier, files, capfd) -> None:
+    code, out, err = call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["rows"] == 5
+    assert found["dropped"] == {"empty text": 1} and "dropped 1 row: empty text; first" in err
+    assert found["texts"] == {"intent": 2, "flags": 4}
+    assert found["unknown_labels"] == {"intent": {"refund": 1, "Track": 1}, "flags": {"none": 1}}
+    right = [classifier.predict_intent(text)["label"] == label for text, label, _ in ROWS[:2]]
+    assert found["heads"]["intent"]["accuracy"] == np.mean(right)
+    code, out, _ = call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body")
+    assert "intent (2 of 5 texts labelled): accuracy" in out
+    assert "intent: unlabelled, as the bundle does not know: 'refund' (1), 'Track' (1)" in out
+
+
+def test_evaluate_speaks_of_its_own_options(bundle, files, capfd) -> None:
+    code, _, err = call(capfd, "evaluate", bundle, files / "a.csv")
+    assert code == 2 and "no column 'text' for the texts" in err and "(name it with --text)" in err
+    (files / "b.csv").write_text("text;intent\na;refund\nb;other\n", "utf-8")
+    problem = complaint(capfd, "evaluate", bundle, files / "b.csv")
+    assert "no column 'flags' for head 'flags'" in problem and "--heads" in problem
+    problem = complaint(capfd, "evaluate", bundle, files / "b.csv", "--heads", "intent")
+    assert "no row has a label that the bundle knows, its labels are 'other', 'refund'" in problem
+    assert "did you mean 'intent'" in complaint(
+        capfd, "evaluate", bundle, files / "b.csv", "--heads", "intend"
+    )
+    (files / "c.csv").write_text("text;intent\n;track\n", "utf-8")
+    everything = [err, problem, call(capfd, "evaluate", bundle, files / "c.csv", "--heads", "intent")[2]]
+    for word in ("recipe", "data_report", "train", "Traceback"):
+        assert not any(word in line for line in everything)
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        "x",
+        {"heads": []},
+        {"heads": {"intent": 1}},
+        {"heads": {"intent": {"column": None}}},
+        {"heads": {"intent": {"separator": ""}}},
+        {"heads": {"intent": {"columns": "ab"}}},
+    ],
+)
+def test_a_manifest_that_does_not_say_how_labels_are_read(
+    manifest, contents, tmp_path, files, capfd, reads
+) -> None:
+    write_bundle(tmp_path / "bundle", replace(manifest, details={"reads": reads}), contents)
+    problem = complaint(capfd, "evaluate", tmp_path / "bundle", files / "a.csv", "--text", "body")
+    assert "manifest.json: reads: head 'intent' is invalid" in problem
+
+
+def test_bench_measures_texts_and_not_lines_of_csv(bundle, files, capfd, monkeypatch) -> None:
+    from export.runtime import benchmark
+
+    seen: list[str] = []
+    measure = benchmark.bench
+    monkeypatch.setattr(
+        benchmark, "bench", lambda c, texts, **options: (seen.extend(texts), measure(c, texts, rounds=1))[1]
+    )
+    assert call(capfd, "bench", bundle, "--texts", files / "a.csv", "--text-column", "body")[0] == 0
+    assert seen == [row[0].strip() for row in ROWS]
+    assert "--text-column" in complaint(capfd, "bench", bundle, "--texts", files / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "a.csv", "--text-column", "body"],
+        ["predict", "a.jsonl", "--text-column", "body"],
+        ["predict", "a.txt", "--text-column", "text"],
+        ["evaluate", "a.tsv", "--text", "body"],
+        ["evaluate", "a.jsonl", "--text", "body", "--heads", "intent"],
+        ["bench", "--texts", "a.txt"],
+    ],
+)
+def test_files_need_no_extra(bundle, files, run_blocked, words) -> None:
+    words = [words[0], str(bundle), *words[1:]]
+    code = f"from distill.cli.main import main\nraise SystemExit(main({words!r}))"
+    done = run_blocked(code, files)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    block = (
+        "import sys\nfor name in ('pyarrow', 'pandas', 'accelerate', 'starlette'): sys.modules[name] = None\n"
+    )
+    assert run_blocked(block + code, files).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["predict", "--text-column", "text"], ["evaluate"]])
+def test_a_parquet_file_names_the_extra(bundle, files, run_blocked, words) -> None:
+    (files / "a.parquet").write_bytes(b"PAR1" * 9)
+    words = [words[0], str(bundle), "a.parquet", *words[1:]]
+    done = run_blocked(f"from distill.cli.main import main\nraise SystemExit(main({words!r}))", files)
+    assert done.returncode == 2 and "pip install 'tinyheads[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
