@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from distill.evaluation import metrics
 from distill.evaluation.calibration import Calibration
+from distill.evaluation.metrics import Array
 from distill.heads import Head
-from distill.models.base import Array
 
 ROUNDS = 2000  # random swaps; p is known to about 0.005 where it is 0.05
 

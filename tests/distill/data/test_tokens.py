@@ -207,8 +207,7 @@ def test_a_text_has_the_same_tokens_in_training_and_in_service(
     """White space at the ends gave other tokens: in service it was not stripped."""
     wanted = [before + core + after for core in CORES for before in ("", *ENDS) for after in ("", *ENDS)]
     tokenizer = build([*toy_corpus(80).texts, *CORES])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    served = CachedTokenizer(tmp_path / "tokenizer.json", 16)(wanted)
+    served = CachedTokenizer(tokenizer.to_str().encode(), 16, tmp_path)(wanted)
     rows = [json.dumps({"text": text}) for text in wanted]
     (tmp_path / "texts.jsonl").write_text("\n".join(rows), "utf-8")
     read = [text_of(row.cells[0]) for row in open_source("texts.jsonl", tmp_path).rows(["text"])]
