@@ -185,6 +185,11 @@ def serve(options: argparse.Namespace) -> Result:
     return Result(json.dumps(served, ensure_ascii=False), served)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 SERVE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "host": (str, "address to bind (127.0.0.1)"),
     "port": (int, "port to bind; 0 picks a free one (8000)"),
@@ -196,6 +201,8 @@ SERVE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "timeout-s": (float, "seconds until a request gets status 504 (10)"),
     "max-body": (int, "bytes of a request body; larger ones get status 413 (1048576)"),
     "max-text": (int, "characters of a text; longer ones get status 422 (20000)"),
+    "max-connections": (int, "open connections; further ones get status 503 (1024)"),
+    "allowed-hosts": (_names, "allowed values of the Host header, separated by commas (any)"),
     "drain-s": (float, "seconds that a stopping server still responds, with status 503 (1)"),
     "watch-s": (float, "seconds between checks for changed bundles; 0 disables them (1)"),
 }

@@ -127,9 +127,7 @@ class Session:
         """Submit the batches of a window; the returned function waits for the logits."""
         order = np.argsort([len(row) for row in ids], kind="stable")
         batches = [order[first : first + batch_size] for first in range(0, len(ids), batch_size)]
-        rows = ([ids[row] for row in batch] for batch in batches)
-        # an executor starts now, `map` on iteration
-        parts = self._executor().map(self.run, rows) if self._threads > 1 else map(self.run, rows)
+        parts = self._map([[ids[row] for row in batch] for batch in batches])
 
         def result() -> Floats:
             logits = np.empty((len(ids), self._width), np.float32)
@@ -138,6 +136,15 @@ class Session:
             return logits
 
         return result
+
+    def _map(self, batches: list[Ids]) -> Iterator[Floats]:
+        """The logits of each batch, computed by the threads of this process or by the caller's."""
+        if self._threads > 1:
+            try:
+                return self._executor().map(self.run, batches)  # starts now
+            except RuntimeError:  # the interpreter shuts down, or the system refuses a thread
+                pass
+        return map(self.run, batches)
 
     def _executor(self) -> ThreadPoolExecutor:
         """The threads of this process; a forked process does not inherit them."""

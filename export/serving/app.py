@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +27,9 @@ from export.serving.request import check_name, read_json_object
 from export.serving.settings import VERSION, Settings
 from export.serving.telemetry import Log, RequestRecord
 from export.serving.v2_api import model_metadata, parse_infer
+
+_VARY = {"vary": "accept"}
+_UNKNOWN_HOST = RequestError(400, "host: must be one of --allowed-hosts (add it there)", "host")
 
 
 class _ModelName(StringConvertor):
@@ -47,17 +52,21 @@ def create_app(registry: ModelRegistry, settings: Settings, log: Log) -> Starlet
     """The application that serves the models of a registry."""
     endpoints = _Endpoints(registry, settings)
     document = openapi_document(registry.names, settings)
+    page = HTMLResponse(docs_page(document), headers=DOCS_HEADERS)
     routes = [
         Route("/predict", endpoints.predict, methods=["POST"]),
         Route("/v2/models/{model:model_name}/infer", endpoints.infer, methods=["POST"]),
         Route("/v2/models/{model:model_name}/ready", endpoints.ready),
         Route("/v2/models/{model:model_name}", endpoints.metadata),
+        Route("/v2/models", _constant(_JSON({"models": registry.names}))),
         Route("/v2/health/ready", endpoints.ready),
+        Route("/health", endpoints.ready),
         Route("/v2/health/live", _constant(_JSON({"live": True}))),
         Route("/v2", _constant(_JSON({"name": "tinyheads", "version": VERSION, "extensions": []}))),
         Route("/metrics", _metrics),
         Route("/openapi.json", _constant(_JSON(document))),
-        Route("/docs", _constant(HTMLResponse(docs_page(document), headers=DOCS_HEADERS))),
+        Route("/docs", _constant(page)),
+        Route("/", _index(page, registry.names)),
     ]
     app = Starlette(
         routes=routes,
@@ -103,9 +112,10 @@ class _Endpoints:
         return _JSON(model_metadata(model.name, model.version, [*model.outputs.values()]))
 
     async def ready(self, request: Request) -> Response:
-        model = {"name": self._model(request).name} if request.path_params else {}
-        ready = not self._registry.draining
-        return _JSON({**model, "ready": ready}, 200 if ready else 503)
+        model = self._model(request) if request.path_params else None
+        ready = self._registry.ready(model)
+        name = {} if model is None else {"name": model.name}
+        return _JSON({**name, "ready": ready}, 200 if ready else 503)
 
     async def _json(self, request: Request) -> dict[str, Any]:
         data = await read_json_object(request, self._settings.max_body)
@@ -130,6 +140,16 @@ def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
+def _index(page: Response, names: Sequence[str]) -> Callable[[Request], Awaitable[Response]]:
+    """The page for a browser; what the server is and where to go next for other clients."""
+    index = _JSON({"name": "tinyheads", "version": VERSION, "models": names, "docs": "/docs"}, 200, _VARY)
+
+    async def endpoint(request: Request) -> Response:
+        return page if "text/html" in request.headers.get("accept", "") else index
+
+    return endpoint
+
+
 def _record(request: Request, model: Model, texts: Sequence[str] = ()) -> None:
     """Note the model and the texts of a request for the log."""
     request.scope["record"].model, request.scope["record"].texts = model.name, texts
@@ -142,7 +162,8 @@ async def _error_response(request: Request, error: Exception) -> Response:
     if not reason and error.status_code == 404:
         detail, reason = "path: unknown (GET /docs lists all paths)", "path"
     elif not reason:
-        detail, reason = f"method: must be one of {(error.headers or {}).get('Allow')}", "method"
+        allowed = " or ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        detail, reason = f"method: {request.method} is not allowed here, expected {allowed}", "method"
     request.scope["record"].reason = reason
     return _JSON({"error": detail}, error.status_code, error.headers)
 
@@ -158,14 +179,14 @@ class _RequestMiddleware:
             await self._app(scope, receive, send)
             return
         record = scope["record"] = RequestRecord()
-        status = 0
+        headers, status = Headers(scope=scope), 0
 
         async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 timeout.cancel()
                 status = message["status"]
-                if self._registry.draining:
+                if self._registry.draining or ("expect" in headers and not record.body_complete):
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
@@ -173,7 +194,11 @@ class _RequestMiddleware:
         assert task is not None
         timeout = asyncio.get_running_loop().call_later(self._settings.timeout_s, task.cancel)
         try:
-            await self._app(scope, receive, send_and_note_status)
+            if self._allows_host(headers.get("host", "")):
+                await self._app(scope, receive, send_and_note_status)
+            else:
+                response = await _error_response(Request(scope), _UNKNOWN_HOST)
+                await response(scope, receive, send_and_note_status)
         except ClientDisconnect:
             status = 499  # as nginx logs it
         except (Exception, asyncio.CancelledError) as error:
@@ -184,6 +209,15 @@ class _RequestMiddleware:
         finally:
             timeout.cancel()
         self._log.request(_route(scope), scope["method"], status, record)
+
+    def _allows_host(self, host: str) -> bool:
+        """Whether a `Host` header, with or without a port, is allowed."""
+        name = re.sub(r":\d*$", "", host).lower()
+        allowed = self._settings.allowed_hosts
+        return not allowed or any(
+            name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+            for pattern in map(str.lower, allowed)
+        )
 
     def _request_error(self, scope: Scope, error: BaseException) -> RequestError:
         seconds = self._settings.timeout_s

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from threading import Condition, Thread
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Generic, TypeVar
 
 MAX_PADDED_CHARACTERS = 16_384  # 64 texts of 256 characters
@@ -27,6 +29,10 @@ class QueueFullError(Exception):
 
 class InvalidTextError(Exception):
     """The classifier rejected a text. The message is the classifier's."""
+
+
+class ClassifierError(Exception):
+    """The classifier failed. The cause may be any exception, such as a panic of native code."""
 
 
 @dataclass(slots=True)
@@ -66,12 +72,18 @@ class Batcher(Generic[T]):
         self._flushing = self._closing = False
         self._loop = asyncio.get_running_loop()
         self._closed = self._loop.create_future()
-        Thread(target=self._run, name="classifier", daemon=True).start()
+        self._began = inf  # when the current call began
+        self._thread = Thread(target=self._run, name="classifier", daemon=True)
+        self._thread.start()
 
     @property
     def depth(self) -> int:
         """Number of queued texts."""
         return len(self._queue)
+
+    def responds(self, seconds: float) -> bool:
+        """Whether the thread runs and its current call of the classifier has not taken longer than this."""
+        return self._thread.is_alive() and monotonic() - self._began <= seconds
 
     async def submit(self, texts: Sequence[str]) -> list[T]:
         """The results of the texts, in order. Cancelling removes the texts from the queue.
@@ -79,6 +91,7 @@ class Batcher(Generic[T]):
         Raises:
             QueueFullError: the queue has no room for all texts. None of them is queued.
             InvalidTextError: the classifier rejected a text.
+            ClassifierError: the classifier failed.
         """
         arrived = monotonic()
         items: list[_Item[T]] = [_Item(text, self._loop.create_future(), arrived) for text in texts]
@@ -113,27 +126,33 @@ class Batcher(Generic[T]):
         await self._closed
 
     def _run(self) -> None:
-        """Classify batches until the batcher is closed. Runs in the thread."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
-                    break
-                wait = self._queue[0].arrived + self._max_wait - monotonic()
-                if wait > 0 and not self._flushing:
-                    self._changed.wait_for(self._is_full, wait)
-                batch = self._take()
-            start = perf_counter()
-            results = self._compute(batch) if batch else []
-            self._loop.call_soon_threadsafe(self._deliver, batch, results, perf_counter() - start)
-        self._loop.call_soon_threadsafe(self._closed.set_result, None)
+        """Classify batches until the batcher is closed. Runs in the thread, which no exception ends."""
+        with suppress(RuntimeError):  # the event loop is closed
+            while True:
+                batch: list[_Item[T]] = []
+                start = monotonic()
+                try:
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._queue or self._closing)
+                        if not self._queue:
+                            break
+                        wait = self._queue[0].arrived + self._max_wait - monotonic()
+                        if wait > 0 and not self._flushing:
+                            self._changed.wait_for(self._is_full, wait)
+                        self._take(batch)
+                    self._began = start = monotonic()
+                    results = self._compute(batch) if batch else []
+                except BaseException as error:
+                    results = [_failure(error)] * len(batch)
+                self._began = inf
+                self._loop.call_soon_threadsafe(self._deliver, batch, results, monotonic() - start)
+            self._loop.call_soon_threadsafe(self._closed.set_result, None)
 
     def _is_full(self) -> bool:
         return len(self._queue) >= self._max_batch or self._flushing
 
-    def _take(self) -> list[_Item[T]]:
-        """Remove the next batch from the queue, without cancelled texts."""
-        batch: list[_Item[T]] = []
+    def _take(self, batch: list[_Item[T]]) -> None:
+        """Move the next texts from the queue to the batch, without cancelled texts."""
         longest = 0
         while self._queue and len(batch) < self._max_batch:
             item = self._queue[0]
@@ -143,16 +162,18 @@ class Batcher(Generic[T]):
                     break
                 batch.append(item)
             self._queue.popleft()
-        return batch
 
     def _compute(self, batch: list[_Item[T]]) -> Sequence[T | Exception]:
         """A result or an exception for each text. If the call fails, every text is tried alone."""
         try:
-            return self._classify([item.text for item in batch])
-        except Exception as error:
+            results = self._classify([item.text for item in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(batch)} texts have {len(results)} results")
+            return results
+        except BaseException as error:  # also a panic of native code
             if len(batch) > 1:
                 return [self._compute([item])[0] for item in batch]
-            return [InvalidTextError(str(error)) if isinstance(error, ValueError) else error]
+            return [InvalidTextError(str(error)) if isinstance(error, ValueError) else _failure(error)]
 
     def _deliver(self, batch: list[_Item[T]], results: Sequence[T | Exception], seconds: float) -> None:
         for item, result in zip(batch, results, strict=True):
@@ -160,3 +181,9 @@ class Batcher(Generic[T]):
                 item.future.set_result(result)
         if batch:
             self._on_batch(len(batch), seconds)
+
+
+def _failure(error: BaseException) -> ClassifierError:
+    failure = ClassifierError()
+    failure.__cause__ = error
+    return failure

@@ -3,18 +3,20 @@
 A folder has changed when the size, modification time or inode of any of its files has. The registry then
 loads the new bundle with all checks while the old one keeps serving. New requests go to the new bundle, and
 requests that are already queued are answered by the old one. A bundle that cannot be loaded is logged and
-tried again after the next change.
+tried again after the next change. Bundles are loaded in threads that no exception and no hang of native code
+carries into the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ctypes import CDLL
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from starlette.applications import Starlette
@@ -32,6 +34,8 @@ from export.serving.v2_api import output_tensors
 
 Signature = tuple[tuple[str, int, int, int], ...]  # path, inode, bytes and modification time of each file
 
+T = TypeVar("T")
+_MAX_LOAD_S = 60.0  # seconds in which a bundle must load
 _SESSION_BATCH = 16  # texts per run of the session, sorted by length: larger runs pad more
 
 
@@ -51,7 +55,7 @@ class Model:
         self.version: str = manifest.to_json()["digest"][:12]
         self.outputs = output_tensors(manifest.heads)
         self.heads = {head.name: head for head in manifest.heads}
-        self._columns = columns(manifest.heads)
+        self._columns, self._timeout_s = columns(manifest.heads), settings.timeout_s
         self.batcher = Batcher(
             partial(_classify, classifier, Answers(manifest.heads)),
             max_batch=settings.max_batch,
@@ -59,6 +63,10 @@ class Model:
             queue_size=settings.queue,
             on_batch=partial(_count_batch, self.name),
         )
+
+    def responds(self) -> bool:
+        """Whether the model can give answers: its thread neither ended nor hangs."""
+        return self.batcher.responds(self._timeout_s)
 
     def log_fields(self) -> dict[str, object]:
         """The fields of a log line about this model."""
@@ -148,16 +156,22 @@ class ModelRegistry:
         check_name("model", "model", name, self.names, status=404)
         return self._models[name]
 
+    def ready(self, model: Model | None = None) -> bool:
+        """Whether a model, or all models, can answer new requests."""
+        models = self._models.values() if model is None else [model]
+        return not self.draining and all(one.responds() for one in models)
+
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Serve the models and watch their folders. On exit, wait until all queued texts are classified."""
         for name, folder in self._folders.items():  # no local variable keeps a classifier in memory
             self._serve(self._classifiers.pop(name))
             self._log.event("serving", folder=str(folder), **self._models[name].log_fields())
-        watcher = asyncio.create_task(self._watch())
+        watchers = [asyncio.create_task(self._watch(name)) for name in self.names]
         yield
-        watcher.cancel()
-        await asyncio.wait([watcher])
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.wait(watchers)
         await asyncio.gather(*(model.batcher.close() for model in self._models.values()), *self._closing)
 
     def flush(self) -> None:
@@ -186,24 +200,26 @@ class ModelRegistry:
         telemetry.QUEUE_TEXTS.labels(model.name).set_function(lambda: model.batcher.depth)
         return model
 
-    async def _watch(self) -> None:
+    async def _watch(self, name: str) -> None:
         while self._settings.watch_s:
             await asyncio.sleep(self._settings.watch_s)
-            for name in self.names:
+            try:
                 await self._reload_if_changed(name)
+            except Exception as error:  # such as memory or threads that the system refuses
+                self._log.failure("reload", error)
 
     async def _reload_if_changed(self, name: str) -> None:
         folder = self._folders[name]
-        signature = await asyncio.to_thread(_signature, folder)
+        signature = await _in_thread(_signature, folder)
         if not signature or signature == self._signatures[name]:  # empty while a bundle is being replaced
             return
         try:
-            classifier = await asyncio.to_thread(self._load, folder)
+            classifier = await _in_thread(self._load, folder)
             actual_name = classifier.manifest.name
             if actual_name != name:
                 problem = f"the bundle is named {actual_name!r}, expected {name!r}"
                 raise ServingError(f"{folder}: {problem} (restart the server to serve it)")
-            if await asyncio.to_thread(_signature, folder) != signature:
+            if await _in_thread(_signature, folder) != signature:
                 return  # changed during loading: the next check loads it
         except Exception as error:  # the old bundle keeps serving, whatever the error
             self._signatures[name] = signature
@@ -227,7 +243,37 @@ async def _close(model: Model) -> None:
     await model.batcher.close()
     del model
     with suppress(OSError, AttributeError, TypeError):  # glibc only
-        await asyncio.to_thread(CDLL(None).malloc_trim, 0)
+        await _in_thread(CDLL(None).malloc_trim, 0)
+
+
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """The result of a function that runs in a thread of its own, which does not delay the end of the process.
+
+    Raises:
+        Exception: of the function.
+        RuntimeError: the function raised another exception, such as a panic of native code.
+        TimeoutError: the function took longer than a minute. Its thread goes on.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            finish = partial(done.set_result, function(*arguments))
+        except BaseException as error:
+            known = isinstance(error, Exception)
+            error = error if known else RuntimeError(f"{type(error).__name__}: {error}")
+            finish = partial(done.set_exception, error)
+        with suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(lambda: done.done() or finish())
+
+    Thread(target=run, name="reload", daemon=True).start()
+    try:
+        return await asyncio.wait_for(done, _MAX_LOAD_S)
+    except asyncio.TimeoutError:
+        raise TimeoutError(
+            f"took longer than {_MAX_LOAD_S:g} s (see whether the files can be read)"
+        ) from None
 
 
 def _classify(classifier: Classifier, answers: Answers, texts: list[str]) -> list[Result]:

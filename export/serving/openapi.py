@@ -13,9 +13,10 @@ from export.serving.v2_api import INPUT
 
 Json = dict[str, Any]
 
-DOCS_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+DOCS_HEADERS = {"content-security-policy": f"{_POLICY}; frame-ancestors 'none'", "vary": "accept"}
 _ERRORS = {
-    "400": "The body is not JSON in UTF-8.",
+    "400": "The body is not JSON in UTF-8, or the host is not allowed.",
     "404": "There is no such model.",
     "408": "The body was not complete before the timeout.",
     "413": "The body is too large.",
@@ -63,13 +64,19 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
         ),
         "/v2/models/{model}/infer": _post("Classify an input tensor", infer_request, infer_response),
         "/v2/models/{model}": _get("Inputs, outputs and labels of a model", metadata, "404"),
+        "/v2/models": _get("The names of the models", _object(models=_array(string))),
         "/v2/models/{model}/ready": _get("Whether a model accepts texts", _object(ready=flag), "404", "503"),
         "/v2/health/ready": _get("Whether the server accepts texts", _object(ready=flag), "503"),
+        "/health": _get("The same as /v2/health/ready", _object(ready=flag), "503"),
         "/v2/health/live": _get("Whether the process runs", _object(live=flag)),
         "/v2": _get("The server", _object(name=string, version=string, extensions=_array(string))),
         "/metrics": _get("Metrics for Prometheus", string, media_type="text/plain"),
         "/openapi.json": _get("OpenAPI description", {"type": "object"}),
         "/docs": _get("This page", string, media_type="text/html"),
+        "/": _get(
+            "The server; this page for browsers",
+            _object(name=string, version=string, models=_array(string), docs=string),
+        ),
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"enum": [*models]}}
     return {

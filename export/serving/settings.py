@@ -29,6 +29,9 @@ class Settings:
         timeout_s: seconds from the start of a request to its response.
         max_body: maximum size of a request body in bytes.
         max_text: maximum length of a text in characters.
+        max_connections: maximum number of open connections. Further ones get status 503.
+        allowed_hosts: values of the `Host` header that are allowed, without the port. `*.example.com` allows
+            every subdomain. Empty allows any.
         drain_s: seconds a stopping server keeps responding to new requests, with status 503.
         watch_s: seconds between checks for changed bundles. 0 disables the checks.
         log_texts: whether the log contains the texts of each request.
@@ -48,6 +51,8 @@ class Settings:
     timeout_s: float = 10.0
     max_body: int = 1_048_576
     max_text: int = 20_000
+    max_connections: int = 1_024
+    allowed_hosts: tuple[str, ...] = ()
     drain_s: float = 1.0
     watch_s: float = 1.0
     log_texts: bool = False
@@ -55,7 +60,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check_range("bundles", len(self.bundles), 1, None)
         _check_range("port", self.port, 0, 65_535)
-        for name in ("threads", "max_batch", "queue", "max_body", "max_text"):
+        for name in ("threads", "max_batch", "queue", "max_body", "max_text", "max_connections"):
             _check_range(name, getattr(self, name), 1, None)
         for name in ("max_wait_ms", "drain_s", "watch_s"):
             _check_range(name, getattr(self, name), 0, 3_600_000)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,15 +32,18 @@ class Reply:
 
 
 class Running:
-    """A `distill serve` process that is listening."""
+    """A `distill serve` process that is listening. `before` is Python that runs first."""
 
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "distill.cli.main", "serve", "--port", "0", *map(str, arguments)]
+    def __init__(self, *arguments: object, before: str = "") -> None:
+        code = f"{before}\nfrom distill.cli.main import main\nraise SystemExit(main())"
+        command = [sys.executable, "-c", code, "serve", "--port", "0", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self.lines: list[dict[str, Any]] = []
+        self.reads_log = Event()
+        self.reads_log.set()
         self.pool = ThreadPoolExecutor(32)
         Thread(target=self._read, daemon=True).start()
         try:
@@ -52,6 +55,7 @@ class Running:
 
     def _read(self) -> None:
         for line in self.process.stderr:
+            self.reads_log.wait()
             try:
                 self.lines.append(json.loads(line))
             except ValueError:
@@ -75,7 +79,7 @@ class Running:
             if value := find():
                 return value
             time.sleep(0.01)
-        raise AssertionError(f"timeout; exit {self.process.poll()}, log {self.lines}")
+        raise AssertionError(f"timeout; exit {self.process.poll()}, log {self.lines[-20:]}")
 
     def send(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Reply:
         """Send a request on a new connection. A body that is not bytes is sent as JSON."""
@@ -114,8 +118,8 @@ def serve() -> Iterator[Callable[..., Running]]:
     """A function that starts a server with these arguments. The session kills it at the end."""
     started: list[Running] = []
 
-    def start(*arguments: object) -> Running:
-        started.append(Running(*arguments))
+    def start(*arguments: object, before: str = "") -> Running:
+        started.append(Running(*arguments, before=before))
         return started[-1]
 
     yield start

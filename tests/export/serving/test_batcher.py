@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.runtime.classifier import Classifier
-from export.serving.batcher import MAX_PADDED_CHARACTERS, Batcher, InvalidTextError, QueueFullError
+from export.serving.batcher import (
+    MAX_PADDED_CHARACTERS,
+    Batcher,
+    ClassifierError,
+    InvalidTextError,
+    QueueFullError,
+)
 
 
 class Gate:
@@ -102,7 +108,7 @@ def test_a_bug_in_the_classifier_fails_the_batch_and_nothing_else(gate, monkeypa
             patch.setattr(gate, "classifier", None)
             requests = (batcher.submit(["where"]) for _ in range(3))
             for error in await asyncio.gather(*requests, return_exceptions=True):
-                assert isinstance(error, AttributeError)
+                assert isinstance(error, ClassifierError) and isinstance(error.__cause__, AttributeError)
         assert len(await batcher.submit(["where"])) == 1
 
     run(gate, use)

@@ -185,7 +185,6 @@ def test_health_and_server(server):
         "/v2/models/none",
         "/v2/models/none/ready",
         "/v2/models/",
-        "/",
         "/nothing",
         "/v2/models/%ff/x",
     ):
@@ -193,12 +192,24 @@ def test_health_and_server(server):
         assert reply.status == 404 and reply.json()["error"]
     reply = server.send("/predict", method="PUT")
     assert reply.status == 405 and reply.headers["allow"] == "POST"
+    assert reply.json() == {"error": "method: PUT is not allowed here, expected POST"}
+    assert "expected GET or HEAD" in server.send("/v2", method="POST").json()["error"]
+
+
+def test_the_server_says_what_it_is_and_whether_it_is_ready(server):
+    index = server.send("/").json()
+    assert index["name"] == "tinyheads" and index["models"] == ["tiny"] and index["docs"] == "/docs"
+    assert server.send("/", Accept="text/html,*/*").body == server.send(index["docs"]).body
+    assert server.send("/v2/models").json() == {"models": ["tiny"]}
+    assert server.send("/health").json() == {"ready": True}
 
 
 def test_the_docs_page_makes_no_outside_request(server):
     page = server.send("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
     assert not re.search(rb"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page.body)
     for path in server.send("/openapi.json").json()["paths"]:
         assert path in page.body.decode()
