@@ -57,6 +57,7 @@ def test_a_folder_of_something_else_is_left_alone(edited, finished, capfd, tmp_p
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert "holds something else than a run" in complaint(capfd, "run", edited, "--out", tmp_path / "mine")
+    assert "a::b has :: in it" in complaint(capfd, "run", edited, "--out", tmp_path / "a::b")
     assert "is a file" in complaint(capfd, "run", edited, "--out", tmp_path / "mine" / "notes.txt")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     before = (finished["folder"] / "recipe.yaml").read_bytes()
