@@ -287,7 +287,9 @@ def _check_folder(name: str, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"--out: {folder} is a file, expected a folder (choose another)")
     if "::" in str(folder.resolve()):  # datasets reads it as a chain of file systems
-        raise RecipeError(f"--out: {folder.resolve()} has :: in it, which a run's folder cannot (choose another)")
+        raise RecipeError(
+            f"--out: {folder.resolve()} has :: in it, which a run's folder cannot (choose another)"
+        )
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "stages").is_dir():

@@ -13,6 +13,7 @@ import numpy as np
 
 from distill.evaluation import metrics, significance
 from distill.evaluation.calibration import Calibration
+from distill.evaluation.module import HeadQuality
 from distill.heads import Head
 from distill.models.base import Array
 from distill.recipe.schema import Recipe
@@ -63,6 +64,7 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
                 {form: found[head.name] for form, found in logits["test"].items() if head.name in found},
                 labels["test"][head.name],
                 {form: found[head.name] for form, found in calibrations.items() if head.name in found},
+                folder / "scratch",
             )
             for head in artifacts.heads(run)
         },
@@ -152,14 +154,17 @@ def _int8_degradation(
 
 
 def _against_teacher(
-    head: Head, logits: Logits, labels: Array, fitted: Mapping[str, Calibration]
+    head: Head, logits: Logits, labels: Array, fitted: Mapping[str, Calibration], scratch: Path
 ) -> dict[str, Any]:
     """A head's metrics on test for each form, and the student's agreement with its teacher and retention.
 
     The last two are None where the teacher does not know the head.
     """
+    module = HeadQuality(head, scratch)
     test: dict[str, Any] = {
-        form: metrics.without_nan(_quality(head, found, labels, fitted[form]))
+        form: metrics.without_nan(
+            module.compute(predictions=found, references=labels, **fitted[form].to_json())
+        )
         for form, found in logits.items()
     }
     agreement = retention = None

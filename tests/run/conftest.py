@@ -84,10 +84,11 @@ def job(tmp_path_factory, write_csv, tiny_encoder_folder) -> Path:
 def run_distill():
     """A function that runs the command in a process of its own: `run_distill("predict", bundle)`."""
 
-    def run(*arguments, launcher=()) -> subprocess.CompletedProcess:
+    def run(*arguments, launcher=(), environment=None) -> subprocess.CompletedProcess:
         command = [sys.executable, *launcher, *MODULE, *map(str, arguments)]
         quiet = {"capture_output": True, "text": True, "encoding": "utf-8"}
-        return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=False, timeout=900, **quiet)
+        environment = {**ENVIRONMENT, **(environment or {})}
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=900, **quiet)
 
     return run
 

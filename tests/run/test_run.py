@@ -250,3 +250,12 @@ def test_how_much_is_read_follows_from_the_texts(job, tmp_path, tiny_encoder_fol
         teacher = json.loads((run / "stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
         assert teacher["max_length"] == reads
         assert (teacher["truncated_texts"] > 0.05) == (reads < 256)
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a path below which nothing can be written")
+def test_a_home_folder_that_cannot_be_written(job, finished, tmp_path, run_distill):
+    run = tmp_path / "run"
+    shutil.copytree(finished["folder"], run)
+    home = {"HOME": "/dev/null/home"}
+    done = run_distill("run", job, "--out", run, "--from", "fit_student", environment=home)
+    assert done.returncode == 0 and "/dev/null" not in done.stderr, done.stderr

@@ -11,6 +11,7 @@ from distill.evaluation.metrics import (
     probabilities,
     quality,
 )
+from distill.evaluation.module import HeadQuality
 from distill.heads import METRICS, UNKNOWN, UNLABELLED, Head
 
 INTENT = Head("intent", "single_label", ("a", "b", "c", "d"))
@@ -144,3 +145,15 @@ def test_decisions() -> None:
     assert decisions(FLAGS, z, None, 1.0).tolist() == [[True, False, True]]
     assert decisions(FLAGS, z, (0.6, 0.2, 0.9), 1.0).tolist() == [[False, True, False]]
     assert decisions(FLAGS, z, (0.6, 0.2, 0.9), 0.1).tolist() == [[False, False, True]]
+
+
+@pytest.mark.parametrize("head", [INTENT, FLAGS], ids=["single_label", "multi_label"])
+def test_the_module_of_evaluate_computes_the_same(head, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "nothing"))
+    module = HeadQuality(head, tmp_path / "scratch")
+    z, y = logits(head), labels(head)
+    y[:20] = UNLABELLED if head.kind == "single_label" else UNKNOWN
+    thresholds = (0.2, 0.5, 0.9) if head.kind == "multi_label" else None
+    found = module.compute(predictions=z, references=y, temperature=1.7, thresholds=thresholds)
+    assert found == quality(head, z, y, temperature=1.7, thresholds=thresholds)
+    assert not (tmp_path / "nothing").exists()
