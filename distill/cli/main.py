@@ -25,6 +25,7 @@ EXTRAS = {
     **dict.fromkeys(("uvicorn", "uvloop", "httptools", "orjson", "prometheus_client"), "serve"),
     **dict.fromkeys(("starlette", "anyio"), "serve"),
     "onnxruntime_extensions": "text-in-graph",
+    "openpyxl": "excel",
 }
 # as in distill.pipeline, whose import needs torch
 LOG = logging.getLogger("tinyheads")

@@ -60,6 +60,16 @@ def text_of(cell: object) -> str:
     return text
 
 
+def joined_text(cells: Sequence[object]) -> str:
+    """The texts of several cells, each on a line of its own; empty ones are left out.
+
+    Raises:
+        InvalidCell: As `text_of`.
+    """
+    one = cells[0] if len(cells) == 1 else "\n".join(text_of(cell) for cell in cells if word_of(cell))
+    return text_of(one)
+
+
 def _decoded(text: str) -> str:
     # a JSON escape can be half of a surrogate pair, which UTF-8 cannot encode
     if MARK in text or SURROGATE.search(text):
@@ -205,6 +215,8 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
 
     def single(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
         cell = next(cells)
+        if isinstance(cell, list) and len(cell) <= 1:  # as doccano writes them
+            cell = cell[0] if cell else None
         if isinstance(cell, (list, dict)):
             raise DataError(
                 f"{row.file}:{row.place}: column {head.column!r} has a list, expected one label "

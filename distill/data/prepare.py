@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from distill.data.dataset import write_texts
-from distill.data.labels import InvalidCell, text_of
+from distill.data.labels import InvalidCell, joined_text
 from distill.data.rows import (
     LOG,
     OtherSpelling,
@@ -25,9 +25,17 @@ from distill.data.rows import (
     encoded,
     other_spellings,
 )
-from distill.data.sources import DataError, Source, fingerprint, open_source
-from distill.data.splits import PRIORITY, SPLITS, count_labels, make_heads, remove_leaks, sample_fractions
-from distill.recipe.data_section import Data, Fraction, Texts
+from distill.data.sources import DataError, Source, encoding_hint, fingerprint, open_source
+from distill.data.splits import (
+    PRIORITY,
+    SPLITS,
+    count_labels,
+    leave_out_rare,
+    make_heads,
+    remove_leaks,
+    sample_fractions,
+)
+from distill.recipe.data_section import Data, Fraction, Hub, Texts
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 
@@ -41,6 +49,7 @@ class DataReport(TypedDict, total=False):
     labels: dict[str, dict[str, dict[str, int]]]  # texts by head, label and split
     labelled: dict[str, dict[str, int]]  # texts with labels by head and split
     spellings: dict[str, list[OtherSpelling]]  # of labels, by head
+    rare: dict[str, dict[str, int]]  # texts in train by head and label, of labels that `min_texts` leaves out
 
 
 class DataCounts(TypedDict):
@@ -73,6 +82,7 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
         splits = _labelled(recipe, dropped, report)
         remove_leaks(splits, leaked)
         sample_fractions(recipe, splits)
+        report["rare"] = leave_out_rare(recipe, splits)
         counts = count_labels(recipe, splits)
         heads, errors = make_heads(recipe, splits, counts)
         report["rows"] = {split: len(splits[split]) for split in SPLITS}
@@ -118,19 +128,19 @@ def contents(data: Texts) -> tuple[list[str | float], list[str]]:
 
 def _labelled(recipe: Recipe, dropped: RowIssues, report: DataReport) -> dict[str, list[Text]]:
     """The valid rows of the splits that have a source of their own."""
-    data, reader = recipe.data, RowReader(recipe.heads, recipe.data.text, recipe.data.id)
+    data, reader = recipe.data, RowReader(recipe.heads, recipe.data.text_columns, recipe.data.id)
     splits: dict[str, list[Text]] = {split: [] for split in SPLITS}
     for split in PRIORITY:
         source = getattr(data, split)
         if isinstance(source, Fraction):
             continue
         before = dropped.counts()
-        opened = open_source(source, Path(data.root), text=data.text, role=split)
+        opened = _open(data, source, split)
         absent = () if split == "train" else _absent(recipe, reader, opened)
         splits[split] = list(reader.read(opened, dropped, absent))
         invalid = dropped.counts() - before
         total = len(splits[split]) + invalid.total()
-        _check_invalid(f"{opened.name}: {split}", invalid, total, data.max_bad_rows)
+        _check_invalid(f"{opened.name}: {split}", invalid, total, data, source)
         if not splits[split]:
             raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
     report["spellings"] = other_spellings(reader.labels)
@@ -153,13 +163,24 @@ def _log_unlabelled(labelled: Mapping[str, Mapping[str, int]]) -> None:
                 LOG.info(f"data: head {head!r}: {why}")
 
 
-def _check_invalid(where: str, invalid: Counter[str], total: int, limit: float) -> None:
-    if invalid.total() > limit * total:
+def _open(data: Texts, source: str | Hub, role: str) -> Source:
+    root, text = Path(data.root), data.text_columns
+    return open_source(source, root, text=text, role=role, encoding=data.encoding)
+
+
+class InvalidRows(DataError):
+    """Too many rows of a source are invalid."""
+
+
+def _check_invalid(where: str, invalid: Counter[str], total: int, data: Texts, source: str | Hub) -> None:
+    if invalid.total() > data.max_bad_rows * total:
         [(kind, count)] = invalid.most_common(1)
-        raise DataError(
+        todo = "fix the rows, which a run lists in data_report.json, or raise data.max_bad_rows in the recipe"
+        if kind == "undecodable bytes" and (encoding := encoding_hint(source, Path(data.root))):
+            todo = f"set data.encoding, probably to {encoding}, or save the file as UTF-8"
+        raise InvalidRows(
             f"{where}: {invalid.total()} of {total} rows are invalid, mostly {kind} ({count}), expected a "
-            f"share of at most {limit:g} (fix the rows, which a run lists in data_report.json, or raise "
-            "data.max_bad_rows in the recipe)"
+            f"share of at most {data.max_bad_rows:g} ({todo})"
         )
 
 
@@ -175,11 +196,10 @@ def unlabelled(
     seen: set[int] = set()
     total, before = 0, dropped.counts()
     for source in data.unlabeled:
-        opened = open_source(source, Path(data.root), text=data.text, role="unlabeled")
-        for row in opened.rows([data.text]):
+        for row in _open(data, source, "unlabeled").rows(data.text_columns):
             total += 1
             try:
-                text = text_of(row.cells[0])
+                text = joined_text(row.cells)
             except InvalidCell as error:
                 dropped.add(error.kind, row.file, row.place, error.excerpt)
                 continue
@@ -189,7 +209,8 @@ def unlabelled(
             elif short not in seen and short not in held:
                 seen.add(short)
                 yield text
-    _check_invalid("data.unlabeled", dropped.counts() - before, total, data.max_bad_rows)
+    if data.unlabeled:
+        _check_invalid("data.unlabeled", dropped.counts() - before, total, data, data.unlabeled[0])
 
 
 def _short(text: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from distill.data.labels import InvalidCell, Labels, Reader, label_of, label_reader, text_of
+from distill.data.labels import InvalidCell, Labels, Reader, joined_text, label_of, label_reader
 from distill.data.sources import Row, Source
 from distill.heads import UNKNOWN, UNLABELLED, Head
 
@@ -115,7 +115,7 @@ class RowReader:
 
     Args:
         heads: How the labels of each head are written.
-        text: Column of the texts.
+        text: Columns of the texts.
         id: Column of unique ids.
         strict: Whether a label that its head does not list makes a row invalid; otherwise the text is
             unlabelled for the head.
@@ -125,7 +125,12 @@ class RowReader:
     """
 
     def __init__(
-        self, heads: Mapping[str, HeadRecipe], text: str, id: str | None = None, *, strict: bool = True
+        self,
+        heads: Mapping[str, HeadRecipe],
+        text: Sequence[str],
+        id: str | None = None,
+        *,
+        strict: bool = True,
     ) -> None:
         self._heads, self._text, self._id, self._ids = heads, text, id, set[str]()
         self.labels = {name: Labels(head.labels, strict=strict) for name, head in heads.items()}
@@ -146,16 +151,16 @@ class RowReader:
         Raises:
             DataError: The source cannot be read.
         """
-        columns = [self._text, *([] if self._id is None else [self._id])]
-        start, readers = len(columns), list[Reader]()
+        columns = [*self._text, *([] if self._id is None else [self._id])]
+        texts, start, readers = len(self._text), len(columns), list[Reader]()
         for name, head in self._heads.items():
             columns += () if name in absent else self.columns(name)
             readers.append(_unlabelled if name in absent else label_reader(name, head, self.labels[name]))
         for row in source.rows(columns):
             try:
-                text, cells = text_of(row.cells[0]), iter(row.cells[start:])
+                text, cells = joined_text(row.cells[:texts]), iter(row.cells[start:])
                 labels = tuple(read(cells, row) for read in readers)
-                if self._id is not None and (identity := label_of(row.cells[1])):
+                if self._id is not None and (identity := label_of(row.cells[texts])):
                     if identity in self._ids:
                         raise InvalidCell("duplicate id", identity)
                     self._ids.add(identity)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distill.data.labels import are_whole_numbers, label_key
-from distill.data.rows import LabelsOfText, RowIssues, Text
+from distill.data.rows import FIRST, LOG, LabelsOfText, RowIssues, Text
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
 from distill.recipe.schema import Recipe
@@ -103,6 +104,48 @@ def _first_two(rows: Mapping[str, Sequence[int]], labels: Sequence[LabelsOfText]
     return kept
 
 
+def leave_out_rare(recipe: Recipe, splits: dict[str, list[Text]]) -> dict[str, dict[str, int]]:
+    """Remove the labels with fewer than `min_texts` texts in train; returns their texts in train, by head.
+
+    A text is then unlabelled for a single_label head. For a multi_label head its other labels apply.
+    """
+    removed: dict[str, dict[str, int]] = {}
+    for index, (name, head) in enumerate(recipe.heads.items()):
+        if not head.min_texts:
+            continue
+        seen = {x: 0 for split in SPLITS for text in splits[split] for x in text.labels[index] or ()}
+        train = Counter(x for text in splits["train"] for x in text.labels[index] or ())
+        rare = {label: train[label] for label in sorted(seen) if train[label] < head.min_texts}
+        if not rare:
+            continue
+        removed[name] = rare
+        LOG.info(
+            f"data: head {name!r}: labels of fewer than {head.min_texts} texts in train are left out: "
+            f"{_listed(rare)}"
+        )
+        for split, items in splits.items():
+            splits[split] = [_without(text, index, rare, head.kind) for text in items]
+    return removed
+
+
+def _without(text: Text, index: int, rare: Mapping[str, int], kind: str) -> Text:
+    labels = text.labels[index]
+    if labels is None or not rare.keys() & {*labels}:
+        return text
+    kept = None if kind == "single_label" else tuple(label for label in labels if label not in rare)
+    return replace(text, labels=(*text.labels[:index], kept, *text.labels[index + 1 :]))
+
+
+def _todo(name: str) -> str:
+    return f"(add texts of them to train, or set heads.{name}.min_texts: 2, which leaves them out)"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """Labels and their numbers of texts, the first ten."""
+    first = ", ".join(f"{label!r} ({count})" for label, count in [*counts.items()][:FIRST])
+    return first + (f" and {len(counts) - FIRST} more" if len(counts) > FIRST else "")
+
+
 def count_labels(recipe: Recipe, splits: Mapping[str, Sequence[Text]]) -> list[LabelCounts]:
     """By head and split, the number of texts with each label, and under None of labelled texts."""
     counts: list[LabelCounts] = [{split: Counter() for split in SPLITS} for _ in recipe.heads]
@@ -135,6 +178,7 @@ def make_heads(
         present = [label for label in count["train"] if label is not None]
         present.sort(key=int if are_whole_numbers(present) else None)
         labels = head.labels or head.columns or tuple(present)
+        labels = tuple(label for label in labels if count["train"][label] >= (head.min_texts or 0))
         if splits["train"] and not count["train"][None]:
             lines.append(f"head {name!r}: no text of train is labelled, expected some")
         keys = Counter(map(label_key, labels))
@@ -144,11 +188,11 @@ def make_heads(
             lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")
         elif count["train"][None]:
             for split in ("validation", "test"):
-                for label in sorted({x for x in count[split] if x is not None} - {*labels}):
-                    first = next(t for t in splits[split] if label in (t.labels[index] or ()))
+                if new := {x: count[split][x] for x in sorted({*filter(None, count[split])} - {*labels})}:
+                    first = next(t for t in splits[split] if new.keys() & {*(t.labels[index] or ())})
                     lines.append(
-                        f"{first.file}:{first.place}: head {name!r}: label {label!r} is in {split} "
-                        "but not in train (add texts of it to train, or remove it)"
+                        f"{first.file}:{first.place}: head {name!r}: labels of {split} that are not in "
+                        f"train: {_listed(new)} {_todo(name)}"
                     )
             lines += _label_errors(name, head, labels, count["train"])
         heads.append(Head(name, head.kind, tuple(labels), head.weight))
@@ -172,9 +216,6 @@ def _label_errors(
             return [f"head {name!r}: its one label {word} applies in train, expected both"]
     if head.kind == "multi_label" and (head.labels or head.columns):
         return []  # a label that the recipe names may never apply
-    todo = "add texts of it, or empty its cells, which leaves them unlabelled"
-    return [
-        f"head {name!r}: label {label!r} has {train[label]} text(s) in train, expected 2 ({todo})"
-        for label in labels
-        if train[label] < 2
-    ]
+    if rare := {label: train[label] for label in labels if train[label] < 2}:
+        return [f"head {name!r}: labels of fewer than 2 texts in train: {_listed(rare)} {_todo(name)}"]
+    return []

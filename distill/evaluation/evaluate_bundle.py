@@ -50,10 +50,11 @@ def evaluate_bundle(
     served = [head for head in classifier.manifest.heads if heads is None or head.name in heads]
     reads = classifier.manifest.details.get("reads", {})
     layouts = {head.name: _layout(head, reads) for head in served}
-    column = str(text or reads.get("text", "text"))
-    reader = RowReader(layouts, column, strict=False)
-    source = open_source(data, Path.cwd(), text=column, role="test")
-    _check_columns(source, reader, column)
+    columns = _text_columns(reads) if text is None else (text,)
+    reader = RowReader(layouts, columns, strict=False)
+    encoding = reads.get("encoding") if isinstance(reads, Mapping) else None
+    source = open_source(data, Path.cwd(), text=columns, role="test", encoding=encoding)
+    _check_columns(source, reader, columns)
     dropped = RowIssues()
     texts = reader.name_labels(reader.read(source, dropped))
     dropped.log("dropped")
@@ -98,10 +99,19 @@ def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
     return cast("HeadRecipe", SimpleNamespace(**values | {"kind": head.kind, "labels": head.labels}))
 
 
-def _check_columns(source: Source, reader: RowReader, text: str) -> None:
+def _text_columns(reads: Any) -> tuple[str, ...]:
+    """The columns whose texts the run joined, as the manifest says."""
+    text = reads.get("text", "text") if isinstance(reads, Mapping) else "text"
+    names = text if isinstance(text, list) else [text]
+    valid = bool(names) and all(isinstance(name, str) for name in names)
+    manifests.require(valid, manifests.MANIFEST, f"reads: text is invalid {manifests.AGAIN}")
+    return tuple(names)
+
+
+def _check_columns(source: Source, reader: RowReader, texts: Sequence[str]) -> None:
     """Raise DataError where a column is missing; the message names the options that choose others."""
     known = f"the columns are: {', '.join(map(repr, source.columns))}"
-    wanted = [("the texts", text, "name it with --text")]
+    wanted = [("the texts", text, "name it with --text") for text in texts]
     todo = "rename it, or choose the heads to measure with --heads"
     wanted += [(f"head {head!r}", column, todo) for head in reader.labels for column in reader.columns(head)]
     free = {*source.columns} - {column for _, column, _ in wanted}

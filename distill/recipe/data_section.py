@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from distill.recipe.near import near
 
 
 class RecipeError(Exception):
@@ -54,6 +67,10 @@ _Str = Annotated[str, Tag("str")]
 _Hub = Annotated[Hub, Tag("Hub")]
 Source = Annotated[_Str | _Hub, Discriminator(_form)]
 SplitSource = Annotated[_Str | _Hub | Annotated[Fraction, Tag("Fraction")], Discriminator(_split_form)]
+_List = Annotated[tuple[str, ...], Field(min_length=1), Tag("list")]
+TextColumns = Annotated[
+    _Str | _List, Discriminator(lambda x: "list" if isinstance(x, (list, tuple)) else "str")
+]
 TENTH = Fraction.model_validate({"from": "train", "fraction": 0.1})
 SPLIT = "a source, or `{from: train, fraction: F}`: a stratified, seeded part of train"
 
@@ -62,12 +79,32 @@ class Texts(Part):
     """Where texts are."""
 
     root: str = Field(".", description="folder that paths are relative to; default: the recipe's folder")
-    text: str = Field("text", description="column of the text")
+    text: TextColumns = Field(
+        "text", description="column of the text, or a list of columns, which a line break joins"
+    )
+    encoding: str | None = Field(
+        None,
+        description="encoding of text files that are not UTF-8, such as cp1252",
+    )
     unlabeled: tuple[Source, ...] = Field((), description="sources of texts without labels")
     licence: str | None = Field(None, description="licence of the data, for the model card")
     max_bad_rows: float = Field(
         0.01, ge=0, le=1, description="share of invalid rows that are dropped before the run stops"
     )
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns of the text, in order."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_encoding(cls, name: str | None) -> str | None:
+        with contextlib.suppress(LookupError, UnicodeError, ValueError):
+            if name is None or "text".encode(name):
+                return name
+        known = {*aliases.values(), *(alias.replace("_", "-") for alias in aliases)} - {name}
+        raise ValueError(f"unknown encoding {name!r}{near(str(name), known)}")
 
 
 class Data(Texts):
@@ -109,6 +146,11 @@ class HeadRecipe(Part):
     none: Word | None = Field(None, description="the cell that means: labelled, and no label applies")
     labels: tuple[Label, ...] | None = Field(
         None, min_length=1, description="the allowed labels in order; default: those of train"
+    )
+    min_texts: int | None = Field(
+        None,
+        ge=2,
+        description="labels of fewer texts in train are left out of the head; default: they are an error",
     )
     weight: float = Field(1.0, gt=0, description="weight of the head in the loss")
 

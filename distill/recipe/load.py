@@ -189,7 +189,7 @@ def _message(where: str, details: ErrorDetails, kind: type[Job], raw: Mapping[st
     """One line about an error that pydantic reports."""
     # pydantic adds the form of a source as a step of its own
     in_data = details["loc"][:1] == ("data",)
-    loc = [str(p) for p in details["loc"] if not (in_data and p in ("str", "Hub", "Fraction"))]
+    loc = [str(p) for p in details["loc"] if not (in_data and p in ("str", "list", "Hub", "Fraction"))]
     key, context = ".".join(loc), details.get("ctx", {})
     limits = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"must be {limits[k]} {v}" for k, v in context.items() if k in limits]

@@ -32,7 +32,7 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         if layout[head.name]["columns"] is None:
             layout[head.name]["labels"] = list(head.labels)
     details = {
-        "reads": {"text": run.recipe.data.text, "heads": layout},
+        "reads": {"text": run.recipe.data.text, "encoding": run.recipe.data.encoding, "heads": layout},
         "recipe_sha256": run.recipe.digest(),
         "quality": checked["quality"],
         "parity": checked["parity"],

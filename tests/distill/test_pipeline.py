@@ -13,9 +13,12 @@ from distill.recipe.schema import Pretraining
 REDOES = [
     ("seed", 1, "prepare"),
     ("data.text", "body", "prepare"),
+    ("data.text", ["text", "body"], "prepare"),
+    ("data.encoding", "cp1252", "prepare"),
     ("data.max_bad_rows", 0.5, "prepare"),
     ("data.train", "other.csv", "prepare"),
     ("heads.intent.weight", 2.0, "prepare"),
+    ("heads.intent.min_texts", 3, "prepare"),
     ("teacher.epochs", 9, "fit_teacher"),
     ("teacher.max_length", 64, "fit_teacher"),
     ("precision", "no", "fit_teacher"),

@@ -94,6 +94,7 @@ def test_what_prepare_writes(room: Workspace) -> None:
         "rows": counts["rows"],
         "dropped": {},
         "leaked": {},
+        "rare": {},
         "labels": {
             "label": {
                 "a": {"train": 20, "validation": 2, "test": 2},
@@ -366,21 +367,91 @@ def test_all_label_errors_are_reported_together(room: Workspace) -> None:
         room.write(f"{split}.csv", header, *(f"{split} {i},{cell}" for i, cell in enumerate(cells)))
     heads = {"label": {"column": "label"}, "topic": {"column": "topic"}, "flag": {"columns": ["flag"]}}
     assert room.error(heads, **FILES).splitlines() == [
-        "validation.csv:2: head 'label': label 'c' is in validation but not in train "
-        "(add texts of it to train, or remove it)",
-        "test.csv:3: head 'label': label 'd' is in test but not in train "
-        "(add texts of it to train, or remove it)",
-        "head 'label': label 'b' has 1 text(s) in train, expected 2 "
-        "(add texts of it, or empty its cells, which leaves them unlabelled)",
+        "validation.csv:2: head 'label': labels of validation that are not in train: 'c' (1) "
+        "(add texts of them to train, or set heads.label.min_texts: 2, which leaves them out)",
+        "test.csv:3: head 'label': labels of test that are not in train: 'd' (1) "
+        "(add texts of them to train, or set heads.label.min_texts: 2, which leaves them out)",
+        "head 'label': labels of fewer than 2 texts in train: 'b' (1) "
+        "(add texts of them to train, or set heads.label.min_texts: 2, which leaves them out)",
         "head 'flag': its one label always applies in train, expected both",
     ]
     assert room.report["labels"]["label"]["a"] == {"train": 3, "validation": 0, "test": 1}
 
 
+def test_rare_labels_are_left_out(room: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    room.csv("train.csv", "a a b b c")
+    room.csv("validation.csv", "a b c d")
+    room.csv("test.csv", "a b a d")
+    head = {"label": {"column": "label", "min_texts": 2}}
+    with caplog.at_level("INFO"):
+        room.prepare(head, **FILES)
+    assert load_heads(room.folder)[0].labels == ("a", "b")
+    assert room.cells("train", "label") == [0, 0, 1, 1, UNLABELLED]
+    assert room.cells("validation", "label") == [0, 1, UNLABELLED, UNLABELLED]
+    assert room.report["rare"] == {"label": {"c": 1, "d": 0}}
+    assert set(room.report["labels"]["label"]) == {"a", "b"}
+    line = "data: head 'label': labels of fewer than 2 texts in train are left out: 'c' (1), 'd' (0)"
+    assert [record.message for record in caplog.records] == [line]
+    message = room.error({"label": {"column": "label", "min_texts": 3}}, **FILES)
+    assert message.startswith("head 'label': no text of train is labelled")
+
+
+def test_rare_labels_of_multi_label_heads(room: Workspace) -> None:
+    assert multi(room, ['"a|c"', '"b"', '"b|a"'], min_texts=3) == [[1, 0], [0, 1], [1, 1]]
+    assert room.report["rare"] == {"tags": {"c": 2}}
+    assert multi(room, ['"a"', '"b"', '"a|b"', '"c"'], min_texts=3)[3] == [0, 0]  # neither a nor b applies
+    header = "text,x,y,z"
+    for split in ("train", "validation", "test"):
+        room.write(f"{split}.csv", header, *(f"{split} {i},{i % 2},{int(i == 3)},1" for i in range(6)))
+    room.prepare({"flags": {"columns": ["x", "y", "z"], "min_texts": 2}}, **FILES)
+    assert load_heads(room.folder)[0].labels == ("x", "z") and room.cells("test", "flags")[3] == [1, 1]
+
+
+def test_errors_of_many_labels_are_one_line(room: Workspace) -> None:
+    room.csv("train.csv", "a a b b " + " ".join(f"once{i}" for i in range(50)))
+    (line,) = room.error(LABEL, **FILES).splitlines()
+    assert line.startswith("head 'label': labels of fewer than 2 texts in train: 'once0' (1), ")
+    assert line.endswith(
+        "'once17' (1) and 40 more (add texts of them to train, or set heads.label.min_texts: 2, "
+        "which leaves them out)"
+    )
+
+
+def test_a_text_of_several_columns(room: Workspace) -> None:
+    for split in ("train", "validation", "test"):
+        rows = [f'{split} {i}," body, as sent ",{"ab"[i % 2]}' for i in range(4)]
+        room.write(f"{split}.csv", "title,body,label", *rows)
+    room.write("test.csv", "title,body,label", "only a title,,a", ",only a body,b", "both,of them,a")
+    room.write("inbox.csv", "body,title", "first,second")
+    room.write("inbox.txt", "plain")
+    unlabelled = {"unlabeled": ["inbox.csv", "inbox.txt"]}
+    room.prepare(LABEL, text=["title", "body"], **FILES, **unlabelled)
+    assert room.texts("train")[0] == "train.csv 0\nbody, as sent".replace(".csv", "")
+    assert room.texts("test") == ["only a title", "only a body", "both\nof them"]
+    assert room.texts("unlabeled") == ["second\nfirst", "plain"]
+    assert "no column 'subject'" in room.error(LABEL, text=["subject", "body"], **FILES)
+
+
+def test_a_file_of_another_encoding(room: Workspace) -> None:
+    rows = [f"größe {i},{'ab'[i % 2]}" for i in range(40)]
+    (room.root / "train.csv").write_text("\n".join(["text,label", *rows]), encoding="cp1252")
+    message = room.error(LABEL, **FILES)
+    assert message.endswith("(set data.encoding, probably to cp1252, or save the file as UTF-8)")
+    room.prepare(LABEL, encoding="cp1252", **FILES)
+    assert room.texts("train")[0] == "größe 0"
+
+
 def test_a_list_in_a_single_label_column(room: Workspace) -> None:
-    room.write("test.jsonl", '{"text": "a", "label": ["b"]}')
+    room.write("test.jsonl", '{"text": "a", "label": ["b", "a"]}')
     message = room.error(LABEL, test="test.jsonl", **FILES)
     assert message.startswith("test.jsonl:1: column 'label' has a list, expected one label (set `heads.label")
+
+
+def test_lists_of_one_label(room: Workspace) -> None:
+    labels = ('["a"]', "[]", '["b"]')
+    room.write("test.jsonl", *(f'{{"text": "{i}", "label": {cell}}}' for i, cell in enumerate(labels)))
+    room.prepare(LABEL, test="test.jsonl", **FILES)
+    assert room.cells("test", "label") == [0, UNLABELLED, 1]
 
 
 def test_contents_follow_every_source(room: Workspace) -> None:

@@ -97,7 +97,7 @@ def test_cells_of_many_kibibytes_and_nul_bytes_are_kept(tmp_path: Path) -> None:
 )
 def test_csv_reads_what_csv_wrote(tmp_path: Path, width: int, cells: list[str], quoting: Any) -> None:
     rows = [tuple((cells[i:] + cells)[:width]) for i in range(len(cells))]
-    rows = [row for row in rows if len(row) == width and (width > 1 or row[0].strip(" \t"))]
+    rows = [row for row in rows if len(row) == width and any(map(str.strip, row))]
     with (tmp_path / "fuzz.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=quoting).writerows([[f"c{i}" for i in range(width)], *rows])
     assert [row.cells for row in read(tmp_path, "fuzz.csv")] == rows
@@ -125,7 +125,6 @@ def test_bytes_that_are_not_utf8_become_marks_in_their_row(tmp_path: Path, endin
         ('text,label\na,b\n"c,d\ne,f\n', 3, "cells"),
         ('text\na\n"b\nc\n', 3, "never closed"),
         ('text,label\na,"b', 2, "never closed"),
-        ("text,text\na,b\n", 1, "two columns have the name 'text'"),
     ],
 )
 def test_malformed_csv_names_the_line(tmp_path: Path, content: str, line: int, what: str) -> None:
@@ -246,13 +245,11 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("trian.csv", "trian.csv: no such file or folder in .* \\(did you mean 'train.csv'\\?\\)"),
         ("empty.csv", "empty.csv: is empty"),
         ("blank.txt", "blank.txt: is empty"),
-        (
-            "a.xlsx",
-            "a.xlsx: cannot be read, expected one of: .csv, .tsv, .jsonl, .json, .parquet, .txt, a folder",
-        ),
+        ("a.xlsx", "a.xlsx: cannot be read: BadZipFile"),
+        ("a.xls", "a.xls: cannot be read, expected one of: .csv, .* folder of .txt files .save it as .xlsx"),
         ("folder", "folder: cannot be read, expected one of: .csv"),
         ("broken.parquet", "broken.parquet: cannot be read: ArrowInvalid"),
-        ("utf16.csv", "utf16.csv:1: the header is not UTF-8"),
+        ("latin.csv", "latin.csv:1: the header is not UTF-8 .set data.encoding, probably to cp1252"),
         ("train.csv#test", "train.csv#test: no such file"),
     ],
 )
@@ -262,7 +259,8 @@ def test_sources_that_cannot_be_read(tmp_path: Path, source: str, what: str) -> 
     (tmp_path / "blank.txt").write_text("\ufeff\n \n")
     (tmp_path / "a.xlsx").write_text("PK")
     (tmp_path / "broken.parquet").write_text("PAR1 or not")
-    (tmp_path / "utf16.csv").write_text("text,label\na,b\n", encoding="utf-16")
+    (tmp_path / "a.xls").write_text("x")
+    (tmp_path / "latin.csv").write_text("text,größe\nwie groß,groß\n", encoding="cp1252")
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=f"^{what}"):
         read(tmp_path, source)

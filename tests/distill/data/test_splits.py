@@ -127,12 +127,12 @@ def test_label_errors() -> None:
     a, b, c = ("a",), ("b",), ("c",)
     assert errors_of([a, a, b, b, None], [a, None]) == []
     assert "h': one class in train, 'a'" in errors_of([a, a], [a])[0]
-    assert "'b' has 1 text(s) in train" in errors_of([a, a, b], [a])[0]
+    assert "labels of fewer than 2 texts in train: 'b' (1) (add" in errors_of([a, a, b], [a])[0]
     assert "data.test: no text is labelled for any head" in "".join(errors_of([a, a, b, b], [None]))
     assert "head 'h': no text of train is labelled" in "".join(errors_of([None], [a]))
     only = errors_of([a, a, b, b], [c])
-    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': label 'c' is in test but not")
-    assert "'c' has 0 text(s)" in errors_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
+    assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': labels of test that")
+    assert "'c' (0)" in errors_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
     assert "listed twice" in errors_of([a, a, b, b], [a], labels=["a", "b", "a"])[0]
     assert "data.test: no rows are left" in "".join(errors_of([a, a, b, b], []))
 
@@ -141,7 +141,7 @@ def test_label_errors_of_multi_label_heads() -> None:
     a, ab, none = ("a",), ("a", "b"), ()
     multi = {"kind": "multi_label"}
     assert errors_of([a, ab, ab, none], [a], **multi) == []
-    assert "'b' has 1 text(s)" in errors_of([a, ab], [a], **multi)[0]
+    assert "'b' (1)" in errors_of([a, ab], [a], **multi)[0]
     assert "its one label always applies" in errors_of([a, a], [a], **multi)[0]
     assert "its one label never applies" in errors_of([none, none], [none], labels=["a"], **multi)[0]
     assert errors_of([a, a, none], [a], **multi) == []

@@ -324,3 +324,19 @@ def test_the_resolved_recipe_reads_back_from_json() -> None:
 def test_near() -> None:
     assert near("epohs", ["epochs", "lr"]) == " (did you mean 'epochs'?)"
     assert near("zzz", ["epochs", "lr"]) == ""
+
+
+def test_columns_of_the_text() -> None:
+    assert made().data.text_columns == ("text",)
+    assert made(data__text=["title", "body"]).data.text_columns == ("title", "body")
+    assert made(data__text="").data.text_columns == ("",)
+    for value, fault in (([], "tuple should have at least 1 item"), (3, "input should be a valid string")):
+        (line,) = faults(data__text=value)
+        assert line.startswith(f"recipe: data.text: {fault}")
+
+
+def test_names_of_encodings() -> None:
+    assert made(data__encoding="UTF-16-LE").data.encoding == "UTF-16-LE"
+    (line,) = faults(data__encoding="cp-1252")
+    assert line == "recipe: data.encoding: unknown encoding 'cp-1252' (did you mean 'cp1252'?)"
+    assert faults(data__encoding="hex") == ["recipe: data.encoding: unknown encoding 'hex'"]
