@@ -32,6 +32,9 @@ INVISIBLE = dict.fromkeys(
     for code in range(first, last + 1)
 )
 
+CONTROL = dict.fromkeys(code for code in (*range(0x20), *range(0x7F, 0xA0)) if not chr(code).isspace())
+INVISIBLE |= CONTROL
+
 # takes the cells of a head off a row; returns the keys of the labels that apply, or None if unlabelled
 Reader = Callable[[Iterator[object], Row], tuple[str, ...] | None]
 
@@ -82,8 +85,8 @@ def _missing(cell: object) -> bool:
 
 
 def word_of(cell: object) -> str:
-    """The content of a cell, stripped; "" if there is none. A whole float such as 2.0 gives "2"."""
-    return strip_text(_raw_word(cell))
+    """The content of a cell as a label; "" if there is none. A whole float such as 2.0 gives "2"."""
+    return label_name(_raw_word(cell))
 
 
 def _raw_word(cell: object) -> str:
@@ -97,6 +100,11 @@ def _raw_word(cell: object) -> str:
 def label_of(cell: object) -> str:
     """The label of a cell, as in `word_of`; raises InvalidCell if it is not decodable."""
     return _decoded(word_of(cell))
+
+
+def label_name(word: str) -> str:
+    """A label as a bundle has it: one line in NFC, without control characters."""
+    return " ".join(normalize("NFC", strip_text(word)).translate(CONTROL).split())
 
 
 def label_key(word: str) -> str:
@@ -194,7 +202,7 @@ class Labels:
     def _most_frequent(self, key: str) -> str:
         counts = Counter({key: 0})
         for word, spelling in self.spellings.get(key, {}).items():
-            counts[normalize("NFC", strip_text(word))] += spelling.cells
+            counts[label_name(word)] += spelling.cells
         usual = key.title() if key in NUMBER_OF else key
         return min(counts, key=lambda word: (-counts[word], word != usual, word))
 
@@ -228,12 +236,12 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
         cell = next(cells)
         if isinstance(cell, list):
             return keys(map(_raw_word, cell), row)
-        word = label_of(cell)
+        word = _raw_word(cell)
         if not _missing(cell) and none is not None and label_key(word) == none:
             return ()
         parts = [part for part in map(str.strip, word.split(head.separator)) if part]
         if none is not None and none in map(label_key, parts):
-            raise InvalidCell("`none` beside labels", f"{name}: {word}")
+            raise InvalidCell("`none` beside labels", f"{name}: {word.strip()}")
         return keys(parts, row) or None
 
     def flags(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
@@ -243,7 +251,7 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
                 raise InvalidCell("value not 0 or 1", f"{column}: {value}")
         if not all(values.values()):
             return None
-        return tuple(column for column, value in values.items() if YES_NO[value])
+        return tuple(label_name(column) for column, value in values.items() if YES_NO[value])
 
     if head.columns:
         return flags

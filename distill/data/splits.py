@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distill.data.labels import are_whole_numbers, label_key
+from distill.data.labels import are_whole_numbers, label_key, label_name
 from distill.data.rows import FIRST, LOG, LabelsOfText, RowIssues, Text
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
@@ -177,14 +177,15 @@ def make_heads(
         count = counts[index]
         present = [label for label in count["train"] if label is not None]
         present.sort(key=int if are_whole_numbers(present) else None)
-        labels = head.labels or head.columns or tuple(present)
+        columns = tuple(map(label_name, head.columns or ()))
+        labels = head.labels or columns or tuple(present)
         labels = tuple(label for label in labels if count["train"][label] >= (head.min_texts or 0))
         if splits["train"] and not count["train"][None]:
             lines.append(f"head {name!r}: no text of train is labelled, expected some")
         keys = Counter(map(label_key, labels))
         if repeated := [label for label in labels if keys[label_key(label)] > 1]:
             lines.append(f"head {name!r}: label {repeated[0]!r} is listed twice (remove one)")
-        if head.columns and head.labels and set(head.columns) != set(head.labels):
+        if columns and head.labels and {*columns} != {*head.labels}:
             lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")
         elif count["train"][None]:
             for split in ("validation", "test"):

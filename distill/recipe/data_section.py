@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
@@ -116,6 +117,9 @@ class Data(Texts):
     test: SplitSource = Field(TENTH, description=SPLIT)
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def _word(value: Any) -> Any:
     """A YAML number or boolean as the word that such a cell is read as."""
     if isinstance(value, float) and value.is_integer():
@@ -125,7 +129,12 @@ def _word(value: Any) -> Any:
 
 def _label(value: Any) -> Any:
     word = _word(value)
-    return normalize("NFC", word.strip()) if isinstance(word, str) else word
+    if not isinstance(word, str):
+        return word
+    label = " ".join(normalize("NFC", word).split())
+    if not label or CONTROL.search(label):
+        raise ValueError("a label must have characters, and no control characters")
+    return label
 
 
 Word = Annotated[str, BeforeValidator(_word)]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.data.labels import are_whole_numbers
 from distill.models.base import TextClassifier
+from distill.recipe.data_section import HeadRecipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
@@ -36,7 +39,14 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     manifest = manifests.Manifest(
         name=run.recipe.name,
         heads=tuple(
-            manifests.Head(h.name, h.kind, h.labels, output, **fitted[h.name].to_json())
+            manifests.Head(
+                h.name,
+                h.kind,
+                h.labels,
+                output,
+                **fitted[h.name].to_json(),
+                label_type=_label_type(run.recipe.heads[h.name], h.labels),
+            )
             for h, output in zip(network.heads, outputs, strict=True)
         ),
         max_length=tokens,
@@ -53,6 +63,12 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
     shutil.rmtree(work)
     return sizes
+
+
+def _label_type(head: HeadRecipe, labels: Sequence[str]) -> str:
+    """Whether answers give the labels as whole numbers. The labels of a head of columns are their names."""
+    numbers = not head.columns and are_whole_numbers(labels)
+    return manifests.INTEGER if numbers else manifests.STRING
 
 
 def _config(network: TextClassifier) -> str:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from reprlib import repr as short
 from typing import Any, TypedDict
 
@@ -22,6 +23,8 @@ TOKENIZER = "tokenizer.json"
 REPLAY = "replay.npz"
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
+STRING = "string"
+INTEGER = "integer"
 
 _HEAD = {"name": str, "kind": str, "labels": list, "output": str}
 _RECORD = {"sha256": str, "bytes": int}
@@ -37,6 +40,7 @@ MAX_TOKENS = 8192
 MAX_ID = (1 << 31) - 1
 TEMPERATURES = 1e-3, 1e3
 _FILE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SURROGATE = re.compile(r"\\ud[89a-f]")
 _TEXT = "must be text without line breaks and control characters"
@@ -66,6 +70,7 @@ class Head:
         output: Name of the ONNX output.
         temperature: Calibration temperature, which divides the logits.
         thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
+        label_type: `integer` if answers give the labels as whole numbers, else `string`.
     """
 
     name: str
@@ -74,6 +79,12 @@ class Head:
     output: str
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
+    label_type: str = STRING
+
+    @cached_property
+    def values(self) -> tuple[str, ...] | tuple[int, ...]:
+        """The labels as answers give them, strings or whole numbers."""
+        return tuple(map(int, self.labels)) if self.label_type == INTEGER else self.labels
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Head:
@@ -100,6 +111,10 @@ class Head:
             problem = f"thresholds: must be {count} numbers from 0 to 1 of a multi_label head"
             require(valid, where, f"{problem}, got {short(head.thresholds)}")
             head = replace(head, thresholds=tuple(head.thresholds))
+        problem = f"label_type: must be {STRING} or {INTEGER}, got {short(head.label_type)}"
+        require(head.label_type in (STRING, INTEGER), where, problem)
+        valid = head.label_type == STRING or all(map(_INTEGER.fullmatch, head.labels))
+        require(valid, where, "labels: must be whole numbers of at most 15 digits, as label_type is integer")
         return replace(head, labels=tuple(head.labels))
 
 

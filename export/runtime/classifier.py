@@ -142,13 +142,13 @@ class Classifier:
         """
         return probabilities(logits, self._head(head))
 
-    def labels(self, head: str) -> tuple[str, ...]:
-        """The labels of a head in the order of its logits.
+    def labels(self, head: str) -> tuple[str, ...] | tuple[int, ...]:
+        """The labels of a head in the order of its logits, as answers give them.
 
         Raises:
             ValueError: The head is unknown.
         """
-        return self._head(head).labels
+        return self._head(head).values
 
     def tokens(self, texts: str | Sequence[str]) -> list[int]:
         """The number of tokens of each text after truncation, special tokens included."""

@@ -43,7 +43,7 @@ class Answers:
         self._multi_columns = np.concatenate([np.empty(0, np.intp), *parts])
         thresholds = (head.thresholds or (0.5,) * len(head.labels) for head in self._multi)
         self._thresholds = np.array([*chain.from_iterable(thresholds)], np.float64)
-        self._multi_labels = [(head, label) for head in self._multi for label in head.labels]
+        self._multi_labels = [(head, label) for head in self._multi for label in head.values]
 
     def __call__(self, logits: Floats, top_k: int | None, scores: bool) -> list[dict[str, Any]]:
         """The answers `{head: answer}` to each row of logits `[texts, labels of all heads]`."""
@@ -95,7 +95,7 @@ class Answers:
             scores = np.take_along_axis(probabilities(part, head), order, axis=-1)
             for answer, ranks, values in zip(answers, order.tolist(), scores.tolist(), strict=True):
                 pairs = zip(ranks, values, strict=True)
-                answer[head.name] = [{"label": head.labels[i], "score": score} for i, score in pairs]
+                answer[head.name] = [{"label": head.values[i], "score": score} for i, score in pairs]
         return answers
 
 
@@ -106,4 +106,4 @@ def _add_best(heads: list[Head], scaled: npt.NDArray[np.float64], answers: list[
     scores = 1 / np.add.reduce(np.exp(scaled, scaled), -1)
     for answer, labels, values in zip(answers, best.tolist(), scores.tolist(), strict=True):
         for head, label, score in zip(heads, labels, values, strict=True):
-            answer[head.name] = {"label": head.labels[label], "score": score}
+            answer[head.name] = {"label": head.values[label], "score": score}

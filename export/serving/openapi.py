@@ -41,7 +41,7 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
     required = ["model"] if len(models) > 1 else []
     one = {**_object([*required, "text"], text=text, **options), "additionalProperties": False}
     many = {**_object([*required, "texts"], texts=texts, **options), "additionalProperties": False}
-    label = _object(label=string, score={"type": "number"})
+    label = _object(label={"type": ["string", "integer"]}, score={"type": "number"})
     prediction = {"type": "object", "additionalProperties": {"oneOf": [label, _array(label)]}}
 
     shape = {**_array({"type": "integer", "minimum": 0}), "minItems": 1, "maxItems": 2}

@@ -46,13 +46,17 @@ class OutputTensor:
         if self.part == "probabilities":
             data = probabilities(logits, self.head).ravel().tolist()
         elif self.head.kind == SINGLE_LABEL:
-            data = [prediction[self.head.name][self.part] for prediction in predictions]
+            data = [self._cell(prediction[self.head.name]) for prediction in predictions]
         else:
             data, padding = [], ["" if self.part == "label" else 0.0] * len(self.head.labels)
             for prediction in predictions:
-                values = [label[self.part] for label in prediction[self.head.name]]
+                values = [self._cell(label) for label in prediction[self.head.name]]
                 data += values + padding[len(values) :]
         return {**self.description(len(predictions)), "data": data}
+
+    def _cell(self, label: dict[str, Any]) -> Any:
+        """The label or the score of an answer; a BYTES tensor has labels as strings, also whole numbers."""
+        return str(label["label"]) if self.part == "label" else label[self.part]
 
 
 @dataclass(frozen=True)

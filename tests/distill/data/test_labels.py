@@ -92,6 +92,29 @@ def test_labels_of_several_a_cell(tmp_path: Path) -> None:
     assert rows == [[0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
 
 
+@pytest.mark.parametrize("separator", ["\n", "\t", "  ", ", "])
+def test_a_separator_of_white_space(tmp_path: Path, separator: str) -> None:
+    cells = [f"a{separator}b", "b", f"{separator}a{separator}"]
+    assert prepared(tmp_path, cells, "multi_label", separator=separator)[1] == [[1, 1], [0, 1], [1, 0]]
+
+
+def test_labels_are_one_line_without_control_characters(tmp_path: Path) -> None:
+    """A manifest refuses others, which no run may find out after its training."""
+    labels, rows, _ = prepared(tmp_path, ["a\nb", "a b", "\x07c", "d\x85\x1fe", "\x01", "f\u2028g"])
+    assert labels == ("a b", "c", "d e", "f g")
+    assert rows == [0, 0, 1, 2, -100, 3]
+    columns = ["Toxic\n(yes/no)", "Insult\x00"]
+    for split in SPLITS:
+        lines = [{"text": f"{split} {i}", columns[0]: i % 2, columns[1]: "true"} for i in range(4)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    data = {"root": str(tmp_path), **{split: f"{split}.jsonl" for split in SPLITS}}
+    recipe = {"name": "x", "data": data, "heads": {"flags": {"columns": columns}}}
+    (tmp_path / "flags").mkdir()
+    prepare(parse_recipe(recipe), tmp_path / "flags", tmp_path / "report.json")
+    assert load_heads(tmp_path / "flags")[0].labels == ("Toxic (yes/no)", "Insult")
+    assert load_split(tmp_path / "flags", "train")["head_flags"][:2] == [[0, 1], [1, 1]]
+
+
 @pytest.mark.parametrize(
     ("listed", "cells", "labels"),
     [

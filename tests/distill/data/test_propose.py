@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from distill.data.labels import label_name
 from distill.data.prepare import prepare
 from distill.data.propose import propose
 from distill.data.sources import DataError
@@ -225,7 +226,7 @@ def test_labels_that_yaml_could_misread(tmp_path: Path) -> None:
     rows.append({"text": "last", "label": "rare\n# x: y"})
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe, _, notes = proposed(tmp_path / "a.jsonl")
-    assert recipe.heads["label"].labels == tuple(sorted(label.strip() for label in labels))
+    assert recipe.heads["label"].labels == tuple(sorted({*map(label_name, labels)} - {""}))
     assert notes == ["head 'label': rows of these labels, one text each, are dropped: rare # x: y"]
 
 

@@ -53,7 +53,7 @@ export function ranked(head, logits) {
   }
   const order = logits.map((_, label) => label).sort((a, b) => logits[b] - logits[a] || a - b);
   return order.map((label, rank) => ({
-    label: head.labels[label],
+    label: head.label_type === "integer" ? Number(head.labels[label]) : head.labels[label],
     score: scores[label],
     threshold: single ? null : (head.thresholds?.[label] ?? 0.5),
     applies: single ? rank === 0 : scores[label] >= (head.thresholds?.[label] ?? 0.5),
@@ -66,6 +66,14 @@ export function answer(head, labels) {
   return head.kind === "single_label" ? applying[0] : applying;
 }
 
+// White space and characters of no width, which training texts have at neither end.
+const ENDS = /^[\s\x1c-\x1f\x85\u200b-\u200f\u2060]+|[\s\x1c-\x1f\x85\u200b-\u200f\u2060]+$/g;
+
+/** The text as the Python runtime tokenises it. */
+export function strip(text) {
+  return text.replace(ENDS, "");
+}
+
 // transformers.js drops the closing special tokens of truncated texts; this function keeps them.
 function encoder(tokenizer, maxLength) {
   const bare = { add_special_tokens: false };
@@ -73,7 +81,8 @@ function encoder(tokenizer, maxLength) {
   const start = Math.max(0, whole.findIndex((_, at) => word.every((id, i) => whole[at + i] === id)));
   const [before, after] = [whole.slice(0, start), whole.slice(start + word.length)];
   const room = maxLength - before.length - after.length;
-  return (text) => {
+  return (unstripped) => {
+    const text = strip(unstripped);
     const ids = tokenizer.encode(text);
     return ids.length <= maxLength ? ids : [...before, ...tokenizer.encode(text, bare).slice(0, room), ...after];
   };

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import urllib.request
 from pathlib import Path
@@ -20,6 +21,8 @@ from tokenizers import Tokenizer
 HERE = Path(__file__).parent
 MANIFEST = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
 MAX_BATCH = 64  # max_batch_size of config.pbtxt
+# White space and characters of no width, which training texts have at neither end
+ENDS = re.compile(r"\A[\s\u200b-\u200f\u2060\ufeff]+|[\s\u200b-\u200f\u2060\ufeff]+\Z")
 MULTIPLE = 16  # Triton batches only requests of equal shape, so lengths are rounded up
 
 
@@ -28,7 +31,7 @@ def tokenise(texts: list[str]) -> dict[str, Any]:
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MANIFEST["max_length"])
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    rows = [encoding.ids for encoding in tokenizer.encode_batch([ENDS.sub("", text) for text in texts])]
     width = min(-(-max(1, *map(len, rows)) // MULTIPLE) * MULTIPLE, MANIFEST["max_length"])
     ids = np.full((len(rows), width), MANIFEST["pad_token_id"], np.int64)
     mask = np.zeros_like(ids)
@@ -40,15 +43,16 @@ def tokenise(texts: list[str]) -> dict[str, Any]:
 def answer(head: dict[str, Any], logits: Any) -> Any:
     """The label of a single_label head, or the labels of a multi_label head that reach their thresholds."""
     scaled = np.asarray(logits, np.float64) / head["temperature"]
+    labels = [*map(int, head["labels"])] if head.get("label_type") == "integer" else head["labels"]
     order = np.argsort(-scaled, kind="stable")
     if head["kind"] == "single_label":
         powers = np.exp(scaled - scaled.max())
         scores = powers / powers.sum()
-        return {"label": head["labels"][order[0]], "score": float(scores[order[0]])}
+        return {"label": labels[order[0]], "score": float(scores[order[0]])}
     scores = 1 / (1 + np.exp(-scaled))
     thresholds = head["thresholds"] or [0.5] * len(scores)
     reached = [i for i in order if scores[i] >= thresholds[i]]
-    return [{"label": head["labels"][i], "score": float(scores[i])} for i in reached]
+    return [{"label": labels[i], "score": float(scores[i])} for i in reached]
 
 
 def classify(texts: list[str], url: str) -> list[dict[str, Any]]:
