@@ -40,7 +40,7 @@ def read_bundle(folder: str | Path) -> Manifest:
     Raises:
         BundleError: There is no bundle, its format is newer, or a file is missing or changed.
     """
-    manifest = _read_manifest(Path(folder))
+    manifest = read_manifest(Path(folder))
     _compare(Path(folder), manifest, manifest.files)
     return manifest
 
@@ -58,7 +58,7 @@ def opened_bundle(
         BundleError: See `read_bundle`.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     contents = {name: read_file(folder, manifest, name) for name in choose(manifest)}
     errors: list[Exception] = []
 
@@ -124,7 +124,12 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
     return manifest
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the bundle in a folder; its files are not compared.
+
+    Raises:
+        BundleError: There is no bundle, its format is newer, or the manifest is invalid.
+    """
     what = "is a file, a bundle is a folder" if folder.is_file() else "no such folder"
     require(folder.is_dir(), str(folder), f"{what} (`distill run` writes one to RUN/bundle)")
     text = _read(folder, MANIFEST, lambda file: file.read(MAX_MANIFEST))

@@ -29,7 +29,9 @@ _WINDOW = 32  # batches that are tokenised and sorted together; it bounds the me
 class Classifier:
     """A loaded bundle. Calling it with a text returns a dict, with a list of texts a list of dicts.
 
-    `predict_HEAD(texts)` returns the answers of one head and takes the same options.
+    A list of texts may be any iterable of str, such as a generator, a NumPy array or a pandas Series.
+    `predict_HEAD(texts)` returns the answers of one head and takes the same options. `predict`,
+    `predict_proba` and `classes_` are those of a scikit-learn classifier.
 
     Attributes:
         heads: Names of the heads, in the order of the manifest.
@@ -77,6 +79,36 @@ class Classifier:
         """
         return cls(folder, variant, threads)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        variant: str | None = None,
+        threads: int | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Classifier:
+        """Load the bundle in a folder or in a repository of the Hugging Face hub.
+
+        Args:
+            name: Folder of the bundle, or the id of a repository, such as ORG/NAME.
+            variant: See `load`.
+            threads: See `load`.
+            revision: Branch, tag or commit of the repository.
+            cache_dir: Folder of downloaded files; by default that of huggingface-hub.
+
+        Raises:
+            BundleError: There is neither such a folder nor such a repository, or see `load`.
+            ValueError: See `load`.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            from export.runtime.hub import download  # most bundles are folders
+
+            folder = download(str(name), revision, cache_dir)
+        return cls(folder, variant, threads)
+
     # fmt: off
     @overload  # a str is also a Sequence[str]; the first match applies
     def __call__(  # type: ignore[overload-overlap]
@@ -85,11 +117,11 @@ class Classifier:
     ) -> dict[str, Any]: ...
     @overload
     def __call__(
-        self, texts: Sequence[str], *, heads: Sequence[str] | None = None,
+        self, texts: Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
     ) -> list[dict[str, Any]]: ...
     def __call__(
-        self, texts: str | Sequence[str], *, heads: Sequence[str] | None = None,
+        self, texts: str | Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         # fmt: on
@@ -99,7 +131,7 @@ class Classifier:
         labels that reach their thresholds, best first.
 
         Args:
-            texts: A text or a list of texts.
+            texts: A text or an iterable of texts.
             heads: Names of the heads to return; by default all.
             top_k: Return a list of the k best labels instead.
             scores: Return a list of all labels instead.
@@ -120,8 +152,47 @@ class Classifier:
             results += answers(logits if selected is None else logits[:, selected], top_k, scores)
         return results[0] if isinstance(texts, str) else results
 
+    def predict(self, texts: str | Iterable[str], head: str | None = None) -> Any:
+        """The label of each text, as a list; a text alone returns its label.
+
+        Those of a multi_label head are the lists of labels that reach their thresholds, best first.
+
+        Args:
+            texts: A text or an iterable of texts.
+            head: Name of a head. By default, a bundle of several heads returns a dict of all of them.
+
+        Raises:
+            ValueError: A text or the head is invalid.
+        """
+        chosen = self._choose(None if head is None else [head])
+        answers = self([texts] if isinstance(texts, str) else texts, heads=[one.name for one in chosen])
+        labels = {one.name: [_labels(answer[one.name]) for answer in answers] for one in chosen}
+        if isinstance(texts, str):
+            return self._single({name: found[0] for name, found in labels.items()}, head)
+        return self._single(labels, head)
+
+    def predict_proba(self, texts: str | Iterable[str], head: str | None = None) -> Any:
+        """The calibrated probabilities, float64 `[texts, labels]`, with labels in the order of `classes_`.
+
+        Those of a multi_label head do not add up to 1.
+
+        Args:
+            texts: A text or an iterable of texts.
+            head: Name of a head. By default, a bundle of several heads returns a dict of all of them.
+
+        Raises:
+            ValueError: A text or the head is invalid.
+        """
+        logits = self.logits(texts, None if head is None else [head])
+        return self._single({name: self.probabilities(part, name) for name, part in logits.items()}, head)
+
+    @property
+    def classes_(self) -> Any:
+        """The labels of the head, an array; of several heads a dict of arrays."""
+        return self._single({name: np.array(head.labels, object) for name, head in self._heads.items()}, None)
+
     def logits(
-        self, texts: str | Sequence[str], heads: Sequence[str] | None = None, batch_size: int = 32
+        self, texts: str | Iterable[str], heads: Sequence[str] | None = None, batch_size: int = 32
     ) -> dict[str, npt.NDArray[np.float32]]:
         """The uncalibrated logits of each head, float32 `[texts, labels]`.
 
@@ -150,7 +221,7 @@ class Classifier:
         """
         return self._head(head).values
 
-    def tokens(self, texts: str | Sequence[str]) -> list[int]:
+    def tokens(self, texts: str | Iterable[str]) -> list[int]:
         """The number of tokens of each text after truncation, special tokens included."""
         return [len(ids) for ids in self._token_ids(_check_texts(texts))]
 
@@ -161,6 +232,12 @@ class Classifier:
             return partial(self._predict, head)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r} (heads: {', '.join(heads)})")
 
+    def __repr__(self) -> str:
+        if not hasattr(self, "_columns"):  # loading failed
+            return f"<{type(self).__name__}>"
+        kinds = (f"{head.name} ({head.kind}, {len(head.labels)} labels)" for head in self.manifest.heads)
+        return f"<{type(self).__name__} {self.manifest.name!r}, {self.variant}: {', '.join(kinds)}>"
+
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(f"predict_{head}" for head in self.heads)]
 
@@ -168,7 +245,11 @@ class Classifier:
         # sessions cannot be copied, so a copy loads the bundle again
         return type(self), (self._folder, self.variant, self.threads)
 
-    def _predict(self, head: str, texts: str | Sequence[str], **options: Any) -> Any:
+    def _single(self, results: dict[str, Any], head: str | None) -> Any:
+        """The result of the head that was asked for or is the only one; otherwise all results."""
+        return results if head is None and len(self.heads) > 1 else next(iter(results.values()))
+
+    def _predict(self, head: str, texts: str | Iterable[str], **options: Any) -> Any:
         answers: Any = self(texts, heads=[head], **options)
         return answers[head] if isinstance(texts, str) else [answer[head] for answer in answers]
 
@@ -203,11 +284,16 @@ def _check_texts(texts: object) -> list[str]:
         listed = [texts]
     elif isinstance(texts, (bytes, bytearray, Mapping, Set)) or not isinstance(texts, Iterable):
         raise ValueError(f"texts: must be str or a list of str, got {type(texts).__name__}")
+    elif getattr(texts, "ndim", 1) != 1:  # a data frame would give the names of its columns
+        kind = f"{type(texts).__name__} of shape {texts.shape}"  # type: ignore[attr-defined]
+        raise ValueError(f"texts: must be str or a list of str, got {kind} (choose one column)")
     else:
         listed = list(texts)
     for position, text in enumerate(listed):
         if not isinstance(text, str):
             problem = f"must be str, got {type(text).__name__} {short(text)}"
+            if str(text) in ("None", "nan", "<NA>", "NaT"):
+                problem += " (drop missing texts, or replace them with '')"
             raise ValueError(f"texts: position {position}: {problem}")
         try:
             text.encode()
@@ -215,6 +301,11 @@ def _check_texts(texts: object) -> list[str]:
             half = f"character {error.start} is half a surrogate pair (decode with errors='replace')"
             raise ValueError(f"texts: position {position}: {half}") from error
     return listed
+
+
+def _labels(answer: Any) -> Any:
+    """The label of a single_label answer, the list of labels of a multi_label answer."""
+    return [one["label"] for one in answer] if isinstance(answer, list) else answer["label"]
 
 
 def _check_count(option: str, value: object) -> None:

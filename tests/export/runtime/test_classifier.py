@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -154,6 +155,86 @@ def test_predict_head(classifier: Classifier):
         classifier.predict_intnet("thanks")
     with pytest.raises(AttributeError, match="nothing"):
         classifier.nothing  # noqa: B018
+
+
+def test_predict_is_that_of_scikit_learn(classifier: Classifier, texts: list[str]):
+    answers = classifier(texts)
+    both = classifier.predict(texts)
+    assert both["intent"] == classifier.predict(texts, head="intent")
+    assert both["intent"] == [answer["intent"]["label"] for answer in answers]
+    assert both["flags"] == [[one["label"] for one in answer["flags"]] for answer in answers]
+    assert classifier.predict(texts[0]) == {head: labels[0] for head, labels in both.items()}
+    assert classifier.predict(texts[0], "intent") == both["intent"][0]
+    assert classifier.predict([], "intent") == []
+    chances = classifier.predict_proba(texts)
+    assert [*chances] == ["intent", "flags"] and chances["intent"].shape == (len(texts), 3)
+    assert np.array_equal(chances["flags"], classifier.predict_proba(texts, head="flags"))
+    assert chances["intent"].sum(-1) == pytest.approx(1)
+    best = classifier.classes_["intent"][chances["intent"].argmax(-1)]
+    assert best.tolist() == both["intent"]
+    assert classifier.predict_proba("thanks", "intent").shape == (1, 3)
+    for call in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(ValueError, match="did you mean 'flags'"):
+            call(texts, head="flag")
+
+
+def test_predict_with_a_single_head(
+    tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], texts: list[str]
+):
+    write_bundle(tmp_path / "b", replace(manifest, heads=manifest.heads[:1]), contents)
+    one = Classifier.load(tmp_path / "b")
+    assert one.predict(texts) == [answer["intent"]["label"] for answer in one(texts)]
+    assert one.predict(texts[0]) == one(texts[0])["intent"]["label"]
+    assert one.predict_proba(texts).shape == (len(texts), 3)
+    assert one.classes_.tolist() == ["track", "cancel", "thank"]
+    assert repr(one) == "<Classifier 'tiny', fp32: intent (single_label, 3 labels)>"
+
+
+def test_repr(classifier: Classifier):
+    heads = "intent (single_label, 3 labels), flags (multi_label, 2 labels)"
+    assert repr(classifier) == f"<Classifier 'tiny', fp32: {heads}>"
+    assert repr(Classifier.__new__(Classifier)) == "<Classifier>"
+
+
+def test_every_kind_of_list(classifier: Classifier, texts: list[str]):
+    pandas = pytest.importorskip("pandas")
+    expected = classifier.predict(texts)
+    for kind in (tuple, iter, np.array, pandas.Series, pandas.Index, lambda x: (one for one in x)):
+        assert classifier.predict(kind(texts)) == expected
+    frame = pandas.DataFrame({"text": texts}, index=range(100, 100 + len(texts)))
+    assert classifier.predict(frame["text"]) == expected
+    assert classifier.predict(frame["text"].astype("category")) == expected
+    with pytest.raises(ValueError, match=r"got DataFrame of shape \(64, 1\) \(choose one column\)"):
+        classifier(frame)
+    with pytest.raises(ValueError, match=r"got ndarray of shape \(64, 1\)"):
+        classifier(frame.to_numpy())
+    for gap in (None, float("nan"), pandas.NA, pandas.NaT):
+        with pytest.raises(ValueError, match=r"texts: position 1: must be str, got .* \(drop missing texts"):
+            classifier.predict_proba(pandas.Series(["a", gap], dtype=object))
+
+
+def test_from_pretrained(bundle: Path, classifier: Classifier, tmp_path: Path, texts: list[str]):
+    """A folder, or the cache of huggingface-hub; the tests run offline."""
+    assert same(Classifier.from_pretrained(bundle, threads=1)(texts), classifier(texts))
+    repository = tmp_path / "models--me--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("a" * 40)
+    shutil.copytree(bundle, repository / "snapshots" / ("a" * 40))
+    loaded = Classifier.from_pretrained("me/tiny", cache_dir=tmp_path, variant="int8", threads=1)
+    assert loaded.variant == "int8" and same(loaded(texts), classifier(texts))
+    (repository / "snapshots" / ("a" * 40) / FP32).write_bytes(b"?")
+    with pytest.raises(BundleError, match=f"{FP32}: changed"):
+        Classifier.from_pretrained("me/tiny", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["me/nothing", "no/such/folder", "/nowhere", "a b", ""])
+def test_from_pretrained_without_a_bundle(tmp_path: Path, name: str):
+    problem = (
+        "is no folder, and the hub does not give it: .*give the folder of a bundle|must be JSON|is missing"
+    )
+    with pytest.raises(BundleError, match=problem) as caught:
+        Classifier.from_pretrained(name, cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_copies_load_the_bundle_again(classifier: Classifier, texts: list[str]):
