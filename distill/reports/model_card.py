@@ -8,6 +8,7 @@ from typing import Any
 from distill.heads import Head
 from distill.recipe.data_section import Hub
 from distill.recipe.schema import Recipe
+from distill.reports.text import code, markdown
 
 SHOWN = 12  # labels of a head that are listed
 
@@ -45,34 +46,40 @@ def model_card(
         max_length: Number of tokens to which texts are truncated.
     """
     front = ["---", "library_name: tinyheads", "pipeline_tag: text-classification", "---"]
-    lines = [*front, "", f"# {recipe.name}", "", "A text classifier with these heads:", ""]
+    lines = [*front, "", f"# {markdown(recipe.name)}", "", "A text classifier with these heads:", ""]
     for head in heads:
-        labels = ", ".join(head.labels[:SHOWN])
+        labels = ", ".join(map(markdown, head.labels[:SHOWN]))
         more = f" and {len(head.labels) - SHOWN} more" if len(head.labels) > SHOWN else ""
-        lines.append(f"- **{head.name}** ({head.kind}, {len(head.labels)} labels): {labels}{more}")
+        lines.append(f"- **{markdown(head.name)}** ({head.kind}, {len(head.labels)} labels): {labels}{more}")
     if networks := recipe.teacher.networks:
-        teacher = "the networks " + ", ".join(f"`{folder}`" for folder in networks)
+        teacher = "the networks " + ", ".join(map(code, networks))
     else:
-        teacher = f"`{recipe.teacher.encoder}`, fine-tuned"
+        teacher = f"{code(recipe.teacher.encoder)}, fine-tuned"
     sources = [recipe.data.train, *recipe.data.unlabeled]
-    names = ", ".join(f"`{source.hub if isinstance(source, Hub) else source}`" for source in sources)
+    names = ", ".join(code(source.hub if isinstance(source, Hub) else source) for source in sources)
     lines += [
         *("", USAGE, f"Texts are truncated to {max_length} tokens.", ""),
         *("## Training", "", f"- Teacher: {teacher}", f"- Data: {names}"),
         f"- Texts: {rows['train']} labelled, {rows['unlabeled']} unlabelled",
-        f"- Licence of the data: {recipe.data.licence or 'not specified'}",
+        f"- Licence of the data: {markdown(recipe.data.licence or 'not specified')}",
         *("", "## Results", "", f"Metrics on {rows['test']} test texts:", ""),
     ]
     for name, quality in checked["quality"].items():
         metrics = list(quality["test"]["student"])
-        lines += [f"| {name} | {' | '.join(metrics)} |", f"|---|{'---|' * len(metrics)}"]
+        lines += [
+            f"| {markdown(name)} | {' | '.join(map(markdown, metrics))} |",
+            f"|---|{'---|' * len(metrics)}",
+        ]
         for form, values in quality["test"].items():
-            lines.append(f"| {form} | {' | '.join(format_metric(values[m]) for m in metrics)} |")
+            lines.append(f"| {markdown(form)} | {' | '.join(format_metric(values[m]) for m in metrics)} |")
         lines.append("")
     for name, failures in checked["allowed"].items():
-        lines += [f"Published although int8 head {name!r} {failure}." for failure in failures]
+        lines += [
+            f"Published although int8 head {markdown(repr(name))} {markdown(failure)}."
+            for failure in failures
+        ]
     for name, failures in checked["noise"].items():
-        lines += [f"The int8 head {name!r} {failure}." for failure in failures]
+        lines += [f"The int8 head {markdown(repr(name))} {markdown(failure)}." for failure in failures]
     largest = max(head["max_difference"] for head in checked["parity"]["heads"].values())
     lines.append(f"Largest difference of a logit between torch and ONNX fp32: {largest:.1e}.")
     files = ", ".join(f"{name.removesuffix('_bytes')} {n / 1e6:.2f} MB" for name, n in sizes.items())

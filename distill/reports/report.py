@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from distill.recipe.load import load_yaml
 from distill.reports.model_card import format_metric
+from distill.reports.text import html, one_line
 from distill.run import StageRecord, read_json, write_json, written_whole
 
 STYLE = """
@@ -41,15 +41,30 @@ def write_report(folder: Path) -> dict[str, Any]:
     A run whose bundle was refused has a report without latency and throughput.
 
     Raises:
-        ReportError: The folder holds no finished run.
+        ReportError: The folder holds no finished run, or its records are damaged.
     """
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
     records: dict[str, StageRecord] = {path.parent.name: read_json(path) for path in paths}
     stages = {name: record for name, record in records.items() if record and "metrics" in record}
     if not {"prepare", "fit_student", "export", "check"} <= stages.keys():
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
-    metrics = {name: stage["metrics"] for name, stage in stages.items()}
     recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
+    try:
+        report = _report(recipe, stages)
+        page = _page(html(report))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
+        problem = f"its records are damaged: {type(error).__name__} {one_line(error)}"
+        raise ReportError(
+            f"{folder}: {problem} (distill run RECIPE --out {folder} --from prepare)"
+        ) from error
+    write_json(folder / "report.json", report)
+    with written_whole(folder / "report.html") as file:
+        file.write_text(page, encoding="utf-8")
+    return report
+
+
+def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dict[str, Any]:
+    metrics = {name: stage["metrics"] for name, stage in stages.items()}
     report = {
         "name": recipe["name"],
         "seed": recipe["seed"],
@@ -70,24 +85,22 @@ def write_report(folder: Path) -> dict[str, Any]:
     if published := metrics.get("bundle"):
         report |= {"latency_ms": published["latency_ms"], "throughput": published["throughput"]}
         report["throughput_threads"] = published["threads"]
-    write_json(folder / "report.json", report)
-    with written_whole(folder / "report.html") as file:
-        file.write_text(_page(report), encoding="utf-8")
     return report
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """A table of the first metric of each head, for a terminal."""
-    rows = [("head", "metric", "teacher", "student", "fp32", "int8")]
+    rows: list[tuple[str, ...]] = [("head", "metric", "teacher", "student", "fp32", "int8")]
     for name, head in report["heads"].items():
         metric = next(iter(head["test"]["student"]))
         values = [head["test"].get(form, {}).get(metric) for form in rows[0][2:]]
-        rows.append((name, metric, *map(format_metric, values)))
+        rows.append((one_line(name), one_line(metric), *map(format_metric, values)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _page(report: Mapping[str, Any]) -> str:
+    """The page of a report whose text is escaped."""
     artefact, rows = report["artefact"], report["rows"]
     size = artefact.get("int8_bytes", artefact["fp32_bytes"])
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
@@ -98,7 +111,7 @@ def _page(report: Mapping[str, Any]) -> str:
         (f"{seconds / 60:.1f} min", "duration of the run"),
     ]
     parity = [
-        (escape(name), _exponent(head["max_difference"]), str(head["other_labels"]))
+        (name, _exponent(head["max_difference"]), str(head["other_labels"]))
         for name, head in report["parity"]["heads"].items()
     ]
     stages = [
@@ -112,10 +125,10 @@ def _page(report: Mapping[str, Any]) -> str:
         for name, stage in report["stages"].items()
     ]
     parts = [
-        f"<h1>{escape(report['name'])}</h1>",
+        f"<h1>{report['name']}</h1>",
         f"<p>{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test and "
         f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Metrics are on test.</p>",
-        *(f"<p><b>Refused:</b> {escape(line)}</p>" for line in report["refused"]),
+        *(f"<p><b>Refused:</b> {line}</p>" for line in report["refused"]),
         '<div class="tiles">',
         *(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles),
         "</div>",
@@ -126,7 +139,7 @@ def _page(report: Mapping[str, Any]) -> str:
         "<h2>Stages</h2>",
         _table(("stage", "seconds", "share", "peak memory so far", "device"), stages),
     ]
-    title = f"<title>{escape(report['name'])}</title><style>{STYLE}</style>"
+    title = f"<title>{report['name']}</title><style>{STYLE}</style>"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{title}'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
@@ -144,7 +157,7 @@ def _exponent(value: float | None) -> str:
 
 def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:
     metrics = list(head["test"]["student"])
-    yield f"<h2>{escape(name)}</h2><p>{head['kind']}, {head['labels']} labels. "
+    yield f"<h2>{name}</h2><p>{head['kind']}, {head['labels']} labels. "
     if head["agreement"] is None:
         yield "The teacher does not know this head.</p>"
     else:

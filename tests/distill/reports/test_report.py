@@ -1,11 +1,15 @@
 import json
+import re
+from html import escape
 
 import pytest
+from markdown_it import MarkdownIt
 
 from distill.heads import Head
 from distill.recipe.load import dump_yaml, parse_recipe
 from distill.reports.model_card import model_card
 from distill.reports.report import ReportError, summary, write_report
+from distill.reports.text import code, one_line
 
 RECIPE = parse_recipe(
     {
@@ -112,3 +116,68 @@ def test_a_refused_run_has_a_report_without_speed(folder):
     assert "latency_ms" not in report
     page = (folder / "report.html").read_text("utf-8")
     assert "int8: head &#x27;intent&#x27; drops by &lt;b&gt;" in page and "per second" not in page
+
+
+HOSTILE = (
+    "a|b\n# <script>alert(1)</script> `c` **[x](javascript:1)** \x1b[31m_d_ order_inquiry &amp; \u2028 $y$"
+)
+
+
+def test_text_of_any_kind_is_text_in_the_page(folder):
+    """Also in the records of a run that came from elsewhere."""
+    for path in folder.glob("stages/*/stage.json"):
+        record = json.loads(path.read_text("utf-8").replace('"intent"', json.dumps(HOSTILE)))
+        record["device"] = HOSTILE
+        if path.parent.name == "check":
+            quality = record["metrics"]["quality"]
+            quality[HOSTILE]["kind"] = quality[HOSTILE]["labels"] = HOSTILE
+            quality[HOSTILE]["test"]["student"] = {HOSTILE: 0.5}
+            quality[HOSTILE]["test"] = {HOSTILE: {HOSTILE: 0.5}, "student": {HOSTILE: 0.5}}
+            record["metrics"]["refused"] = [HOSTILE]
+        path.write_text(json.dumps(record), "utf-8")
+    (folder / "stages/<img src=x>").mkdir()
+    (folder / "stages/<img src=x>/stage.json").write_text(path.read_text("utf-8"), "utf-8")
+    (folder / "recipe.yaml").write_text(dump_yaml({"name": HOSTILE, "seed": HOSTILE}), "utf-8")
+    report = write_report(folder)
+    page = (folder / "report.html").read_text("utf-8")
+    assert "<script" not in page and "<img" not in page and "\x1b" not in page
+    assert page.count(escape(one_line(HOSTILE))) > 8
+    assert "\x1b" not in summary(report) and len(summary(report).splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["prepare", "export", "check", "bundle"])
+@pytest.mark.parametrize(
+    "metrics", [{"x": 1}, [1], "text", {"rows": "many", "fp32_bytes": "x", "quality": [1]}]
+)
+def test_damaged_records(folder, name, metrics):
+    path = folder / "stages" / name / "stage.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "metrics": metrics}), "utf-8")
+    with pytest.raises(ReportError, match=r"its records are damaged: .* --from prepare"):
+        write_report(folder)
+
+
+def test_text_of_any_kind_is_text_in_the_model_card():
+    data = {"train": f"{HOSTILE}.csv", "licence": HOSTILE}
+    recipe = parse_recipe(
+        {
+            "name": "toy",
+            "data": data,
+            "heads": {"intent": {"column": "intent"}},
+            "teacher": {"encoder": HOSTILE},
+        }
+    )
+    heads = (Head("intent", "single_label", (HOSTILE, "order_inquiry")),)
+    checked = {**CHECKED, "quality": {HOSTILE: INTENT}, "allowed": {HOSTILE: [HOSTILE]}}
+    card = model_card(recipe, heads, checked, ROWS, SIZES, 128)
+    front, _, rest = card.removeprefix("---\n").partition("\n---\n")
+    assert front == "library_name: tinyheads\npipeline_tag: text-classification"
+    page = MarkdownIt("commonmark").enable("table").render(rest)
+    words = "a|b # <script>alert(1)</script> `c` **[x](javascript:1)** \ufffd[31m_d_ order_inquiry &amp; $y$"
+    shown = re.sub("<[^>]+>", "", page)
+    assert shown.count(escape(words)) == 6
+    assert page.count("<h1>") == 1 and page.count("<table>") == 1 and "<a" not in page
+    assert "order_inquiry" in card
+
+
+def test_code_with_backticks():
+    assert [code(x) for x in ("a", "a`b", "``", "a\nb")] == ["`a`", "`` a`b ``", "``` `` ```", "`a b`"]
