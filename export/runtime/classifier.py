@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.bundle.files import opened_bundle
-from export.bundle.manifest import TOKENIZER, Head, Manifest, unknown
+from export.bundle.manifest import INTEGER, STRING, TOKENIZER, Head, Manifest, unknown
 from export.runtime.cpus import available_cores
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
@@ -189,7 +189,9 @@ class Classifier:
     @property
     def classes_(self) -> Any:
         """The labels of the head, an array; of several heads a dict of arrays."""
-        return self._single({name: np.array(head.labels, object) for name, head in self._heads.items()}, None)
+        types = {STRING: object, INTEGER: np.int64}  # object: items are str
+        arrays = {name: np.array(head.values, types[head.label_type]) for name, head in self._heads.items()}
+        return self._single(arrays, None)
 
     def logits(
         self, texts: str | Iterable[str], heads: Sequence[str] | None = None, batch_size: int = 32

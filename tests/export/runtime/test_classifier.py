@@ -190,6 +190,16 @@ def test_predict_with_a_single_head(
     assert repr(one) == "<Classifier 'tiny', fp32: intent (single_label, 3 labels)>"
 
 
+def test_classes_of_labels_that_are_whole_numbers(
+    tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], texts: list[str]
+):
+    head = replace(manifest.heads[0], labels=("2", "0", "1"), label_type="integer")
+    write_bundle(tmp_path / "b", replace(manifest, heads=(head,)), contents)
+    one = Classifier.load(tmp_path / "b")
+    assert one.classes_.dtype == np.int64
+    assert one.classes_[one.predict_proba(texts).argmax(-1)].tolist() == one.predict(texts)
+
+
 def test_repr(classifier: Classifier):
     heads = "intent (single_label, 3 labels), flags (multi_label, 2 labels)"
     assert repr(classifier) == f"<Classifier 'tiny', fp32: {heads}>"
