@@ -34,6 +34,8 @@ INVISIBLE = dict.fromkeys(
 
 CONTROL = dict.fromkeys(code for code in (*range(0x20), *range(0x7F, 0xA0)) if not chr(code).isspace())
 INVISIBLE |= CONTROL
+ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+LIST = re.compile(rf"\s*\[\s*(?:(?:{ITEM})[\s,]*)*\]\s*", re.DOTALL)
 
 # takes the cells of a head off a row; returns the keys of the labels that apply, or None if unlabelled
 Reader = Callable[[Iterator[object], Row], tuple[str, ...] | None]
@@ -95,6 +97,13 @@ def _raw_word(cell: object) -> str:
     if isinstance(cell, float) and cell.is_integer():  # pandas makes floats of integers with gaps
         cell = int(cell)
     return str(cell)
+
+
+def listed_in(cell: object) -> list[str] | None:
+    """The items of a list of strings in a cell, as pandas and numpy write lists; None for other cells."""
+    if not isinstance(cell, str) or not LIST.fullmatch(cell):
+        return None
+    return [re.sub(r"\\(.)", r"\1", item[1:-1]) for item in re.findall(ITEM, cell, re.DOTALL)]
 
 
 def label_of(cell: object) -> str:
@@ -223,8 +232,9 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
 
     def single(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
         cell = next(cells)
-        if isinstance(cell, list) and len(cell) <= 1:  # as doccano writes them
-            cell = cell[0] if cell else None
+        items = cell if isinstance(cell, list) else listed_in(cell)
+        if items is not None and len(items) <= 1:  # as doccano writes one label
+            cell = next(iter(items), None)
         if isinstance(cell, (list, dict)):
             raise DataError(
                 f"{row.file}:{row.place}: column {head.column!r} has a list, expected one label "
@@ -234,8 +244,8 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
 
     def several(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
         cell = next(cells)
-        if isinstance(cell, list):
-            return keys(map(_raw_word, cell), row)
+        if (items := cell if isinstance(cell, list) else listed_in(cell)) is not None:
+            return keys(map(_raw_word, items), row)
         word = _raw_word(cell)
         if not _missing(cell) and none is not None and label_key(word) == none:
             return ()

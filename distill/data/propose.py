@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,21 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from distill.data.labels import YES_NO, word_of
-from distill.data.prepare import DataReport, prepare
-from distill.data.sources import READABLE, DataError, open_source
+from distill.data.columns import head_columns, id_column, is_row, remarks, text_column
+from distill.data.prepare import DataReport, InvalidRows, prepare
+from distill.data.rows import LOG
+from distill.data.sources import READABLE, DataError, encoding_hint, open_source
 from distill.recipe.data_section import Data
 from distill.recipe.load import parse_recipe
 from distill.recipe.schema import Recipe
 
-TEXT_NAMES = (
-    *("text", "comment_text", "sentence", "utterance", "message", "review", "content", "body"),
-    *("tweet", "comment", "question", "query", "document", "description", "input", "prompt", "title"),
-)
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "topic", "intent", "sentiment")
-ID_NAME = re.compile(r"(.*_)?(id|idx|guid|uuid|index)\Z|Unnamed.*\Z|\Z", re.IGNORECASE)
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+FILES = READABLE[:-1]
 YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1
 ROWS = 200_000  # the first rows, which are used to choose the heads
-LONG = 60  # mean characters of cells, over which they are free text
-MANY = 1000  # most labels of a head
-SHOWN = 8  # labels that a comment counts
+PATH_STEPS = {"choices", "value", "values", "label", "labels", "name", "text"}  # say nothing about a head
+SHOWN = 8  # labels that a comment counts, and files that it names
+BAD_ROWS = (0.02, 0.05, 0.1, 0.2)  # shares of invalid rows that a recipe allows, if the default is too small
 
 
 def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
@@ -52,155 +48,127 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     Raises:
         DataError: The data cannot be read, or has no text column or no head.
     """
-    sources = _splits(path, root)
-    opened = open_source(sources["train"], root)
-    rows = [row.cells for row in itertools.islice(opened.rows(opened.columns), ROWS)]
-    cells = {column: [row[i] for row in rows] for i, column in enumerate(opened.columns)}
     notes: list[str] = []
-    if len(rows) == ROWS:
+    sources, data = _splits(path, root, notes), dict[str, Any]()
+    if encoding := encoding_hint(sources["train"], root):
+        data["encoding"] = encoding
+    opened = open_source(sources["train"], root, encoding=encoding)
+    if opened.repeated:
+        names = ", ".join(map(repr, sorted(opened.repeated)))
+        notes.append(f"columns of the name {names} are not used: several have it (rename them)")
+    columns = [column for column in opened.columns if column not in opened.repeated]
+    every = opened.rows(columns)
+    rows = [row.cells for row in itertools.islice(every, ROWS)]
+    read = {"train": len(rows) + sum(1 for _ in every)}
+    if read["train"] > ROWS:
         notes.append(f"only the first {ROWS:,} rows of {opened.name} were used to choose the heads")
-    text = _text_column(opened.name, cells)
-    data: dict[str, Any] = {"text": text} if text != "text" else {}
-    for column, values in cells.items():
-        words = [word_of(value) for value in values]
-        if column != text and ID_NAME.match(column) and len(set(words)) == len(words):
-            data["id"] = column
-            break
-    rest = {c: v for c, v in cells.items() if c not in (text, data.get("id"))}
-    heads = _heads(rest, notes)
-    for split in [split for split in sources if split != "train"]:
-        needed = {text, *(c for h in heads.values() for c in h.get("columns", [h.get("column")]))}
-        if missing := needed - {*open_source(sources[split], root, text=text, role=split).columns}:
-            notes.append(f"{sources[split]} is not used: no column {', '.join(sorted(missing))}")
-            del sources[split]
-    if not heads:
+    cells = {column: [row[i] for row in rows] for i, column in enumerate(columns)}
+    text = text_column(opened.name, cells)
+    if Path(opened.name).suffix.lower() in (".csv", ".tsv", ".xlsx") and is_row(text, cells):
+        todo = "add one, such as text,label"
         raise DataError(
-            f"{opened.name}: no column looks like labels: {'; '.join(notes) or 'there is one column'}"
+            f"{opened.name}: the first row looks like data, expected the names of columns ({todo})"
         )
+    data |= {"text": text} if text != "text" else {}
+    if (identity := id_column(text, cells)) is not None:
+        data["id"] = identity
+    rest = {c: v for c, v in cells.items() if c not in (text, identity)}
+    found, others = head_columns(rest)
+    heads: dict[str, dict[str, Any]] = {}
+    for column, head in found.items():
+        heads[_identifier("labels" if "columns" in head else column, heads)] = head
+    notes += [
+        f"column {column!r} is not used: {why}"
+        for column, why in others.items()
+        if why != "objects" or not any(c.startswith(f"{column}.") for c in columns)
+    ]
+    if title := next((c for c in others if c.lower() in ("title", "subject", "headline", "summary")), None):
+        notes.append(f"`text: [{title}, {text}]` would read {title} and {text} as one text, on two lines")
+    for split in [split for split in sources if split != "train"]:
+        beside = open_source(sources[split], root, text=text, role=split, encoding=encoding)
+        labels = {c for h in heads.values() for c in h.get("columns", [h.get("column")])}
+        lost = {text} - {*beside.columns} or (set() if labels & {*beside.columns} else labels)
+        if lost:
+            notes.append(f"{sources.pop(split)} is not used: no column {', '.join(sorted(lost))}")
+        else:
+            read[split] = sum(1 for _ in beside.rows([text]))
+    if not heads:
+        why = "; ".join(notes) or "there is one column"
+        raise DataError(f"{opened.name}: no column looks like labels: {why}")
     recipe: dict[str, Any] = {"name": _name(path), "data": {**sources, **data}, "heads": heads}
     if teacher:
         recipe["teacher"] = {"encoder": teacher}
     report = _try(recipe, root, notes)
-    return _yaml(recipe, report, notes)
+    return _yaml(recipe, report, read, notes)
 
 
-def _splits(path: Path, root: Path) -> dict[str, str]:
+def _splits(path: Path, root: Path, notes: list[str]) -> dict[str, str]:
     """The sources of the splits: a train file, and the validation and test files beside it."""
+    unused: list[str] = []
     if path.is_dir() and (path / "dataset_dict.json").exists():
         saved = json.loads((path / "dataset_dict.json").read_text("utf-8"))["splits"]
         present = {name: path.with_name(f"{path.name}#{name}") for name in saved}
         train = present.get("train", next(iter(present.values())))
     else:
         if path.is_dir() and not (path / "state.json").exists():
-            files = sorted(path.glob("*train*"), key=lambda file: (len(file.name), file.name))
-            files = [file for file in files if file.suffix.lower() in READABLE[:-1]]
-            path = files[0] if files and not (path / "train").is_dir() else path
-            path = path / "train" if (path / "train").is_dir() else path
+            path, unused = _train_file(path)
         train, present = path, {}
         stem = path.name if path.is_dir() else path.stem
         for name in itertools.chain(*SPLIT_NAMES.values()):
-            other = re.sub("train(ing)?", name, stem, count=1)
-            beside = path.with_name(other if path.is_dir() else other + path.suffix)
-            if other != stem and beside.exists():
-                present[name] = beside
+            other = re.sub("train(ing)?", name, stem, count=1, flags=re.IGNORECASE)
+            endings = [""] if path.is_dir() else [path.suffix, *FILES]
+            beside = [path.with_name(other + ending) for ending in endings if other != stem]
+            if existing := [file for file in beside if file.exists()]:
+                present[name] = existing[0]
     sources = {"train": train}
     for split, names in SPLIT_NAMES.items():
         for name in names:
             if name in present:
                 sources.setdefault(split, present[name])
+    used = {source.name for source in sources.values()}
+    if passed := [name for name in unused if name not in used]:
+        more = f" and {len(passed) - SHOWN} more" if len(passed) > SHOWN else ""
+        notes.append(f"files that are not used: {', '.join(passed[:SHOWN])}{more}")
     return {
         split: Path(os.path.relpath(source.absolute(), root.absolute())).as_posix()
         for split, source in sources.items()
     }
 
 
-def _text_column(name: str, cells: Mapping[str, Sequence[Any]]) -> str:
-    """The column with a known name, or else the one with the longest of mostly different texts."""
-    length: dict[str, float] = {}
-    for column, values in cells.items():
-        texts = [value for value in values if isinstance(value, str) and re.search(r"[^\W\d_]", value)]
-        if len(texts) * 2 > len(values) and len(set(texts)) * 2 > len(texts):
-            length[column] = sum(map(len, texts)) / len(texts)
-    for known in TEXT_NAMES:
-        for column in length:
-            if column.lower() == known:
-                return column
-    if not length:
-        raise DataError(
-            f"{name}: no column looks like text, expected one of mostly different strings, "
-            f"the columns are: {', '.join(map(repr, cells))}"
-        )
-    return max(length, key=length.__getitem__)
+def _train_file(folder: Path) -> tuple[Path, list[str]]:
+    """The train file or folder in a folder, and the other files that could be read.
 
-
-def _heads(cells: Mapping[str, Sequence[object]], notes: list[str]) -> dict[str, dict[str, Any]]:
-    """A head for each column that looks like labels. The other columns are noted."""
-    flags = [
-        column
-        for column, values in cells.items()
-        if {word_of(value).lower() for value in values if not isinstance(value, list)} - {""} <= {*YES_NO}
-        and any(word_of(value) for value in values)
-        and not any(isinstance(value, list) for value in values)
+    It is `train.*`, else the file with the shortest name that contains train, else the only file.
+    """
+    files = [
+        file
+        for file in sorted(folder.iterdir(), key=lambda file: (len(file.name), file.name))
+        if file.suffix.lower() in FILES and file.is_file() and not file.name.startswith((".", "~$"))
     ]
-    heads: dict[str, dict[str, Any]] = {}
-    for column, values in cells.items():
-        if len(flags) > 1 and column in flags:
-            if column == flags[0]:
-                heads[_identifier("labels", heads)] = {"columns": flags}
-            continue
-        head, note = _head(values, likely=column.lower() in LABEL_NAMES)
-        if head is None:
-            notes.append(f"column {column!r} is not used: {note}")
-            continue
-        name = _identifier(column, heads)
-        heads[name] = {"column": column, **head}
-        if note:
-            notes.append(f"head {name!r}: {note}")
-    return heads
-
-
-def _head(values: Sequence[Any], *, likely: bool) -> tuple[dict[str, Any] | None, str]:
-    """The settings of a column's head and a note; None and the reason if the column is not a head."""
-    cells = [value for value in values if not isinstance(value, list) and word_of(value)]
-    if any(isinstance(value, dict) for value in cells):
-        return None, "objects"
-    lists = [value for value in values if isinstance(value, list)]
-    if lists and not cells:
-        labels = {word_of(item) for value in lists for item in value}
-        if 0 < len(labels) <= MANY and len(labels) * 2 <= sum(map(len, lists)):
-            return {"kind": "multi_label"}, ""
-        return None, "lists of mostly different values"
-    counts = Counter(word_of(value) for value in cells)
-    if len(counts) < 2:
-        return None, "one value" if counts else "empty"
-    number = all(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", word) for word in counts)
-    if number and not likely and (len(counts) > 20 or any("." in word for word in counts)):
-        return None, "numbers"
-    for separator in "|;,":
-        parts = Counter(p.strip() for word in counts.elements() for p in word.split(separator) if p.strip())
-        joined = sum(separator in word for word in counts)
-        recombine = len(parts) < len(counts) + (separator != ",")
-        short = sum(map(len, parts)) <= LONG * len(parts)
-        if joined and recombine and short and len(parts) * 2 <= parts.total() and len(parts) <= MANY:
-            return {"kind": "multi_label"} | ({"separator": separator} if separator != "|" else {}), ""
-    if sum(len(word) * count for word, count in counts.items()) > LONG * len(cells):
-        return None, "free text"
-    if len(counts) * 2 > len(cells) or len(counts) > MANY:
-        return None, "mostly different values"
-    rare = [word for word, count in counts.items() if count < 2]
-    if rare and len(rare) * 4 <= 0.01 * len(cells):  # well below max_bad_rows, so they may be dropped
-        frequent = sorted(word for word, count in counts.items() if count > 1)
-        return {"labels": frequent}, f"rows of these labels, one text each, are dropped: {', '.join(rare)}"
-    return {}, ""
+    names = [file.name for file in files]
+    if (folder / "train").is_dir():
+        return folder / "train", names
+    trains = [file for file in files if "train" in file.stem.lower()]
+    trains.sort(key=lambda file: file.stem.lower() != "train")
+    if not trains and len(files) > 1 and any(file.suffix.lower() != ".txt" for file in files):
+        raise DataError(
+            f"{folder}: several files and no train file: {', '.join(names[:SHOWN])} (name one of them)"
+        )
+    only = files[0] if len(files) == 1 and files[0].suffix.lower() != ".txt" else folder
+    return (trains[0] if trains else only), names
 
 
 def _try(recipe: dict[str, Any], root: Path, notes: list[str]) -> DataReport:
-    """The report of `prepare`. Heads that it rejects are removed from the recipe if others are left."""
-    heads = recipe["heads"]
+    """The report of `prepare`, after the recipe is changed until `prepare` accepts it.
+
+    Labels of few texts, ids that are repeated and a head that is rejected are left out, and more invalid rows
+    are allowed.
+    """
+    heads, data, shares = recipe["heads"], recipe["data"], iter(BAD_ROWS)
     while True:
-        raw = {**recipe, "data": {**recipe["data"], "root": str(root)}}
+        raw = {**recipe, "data": {**data, "root": str(root)}}
         try:
-            with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
+            with tempfile.TemporaryDirectory() as scratch, _quiet():
                 folder, path = Path(scratch, "prepared"), Path(scratch, "data_report.json")
                 folder.mkdir()
                 prepare(parse_recipe(raw), folder, path)
@@ -208,8 +176,13 @@ def _try(recipe: dict[str, Any], root: Path, notes: list[str]) -> DataReport:
                 return report
         except DataError as error:
             named = [name for name in heads if f"head {name!r}" in str(error)]
-            if "duplicate id" in str(error) and "id" in recipe["data"]:
-                notes.append(f"column {recipe['data'].pop('id')!r} is not used: ids are repeated")
+            if "duplicate id" in str(error) and "id" in data:
+                notes.append(f"column {data.pop('id')!r} is not used: ids are repeated")
+            elif isinstance(error, InvalidRows) and (share := next(shares, None)):
+                data["max_bad_rows"] = share
+            elif frequent := [name for name in named if "min_texts" not in heads[name]]:
+                for name in frequent:
+                    heads[name]["min_texts"] = 2
             elif named and len(named) < len(heads):
                 for name in named:
                     line = next(x for x in str(error).splitlines() if f"head {name!r}" in x)
@@ -219,9 +192,20 @@ def _try(recipe: dict[str, Any], root: Path, notes: list[str]) -> DataReport:
                 raise
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Logs nothing, as the recipe says in comments what was found."""
+    before, LOG.disabled = LOG.disabled, True
+    try:
+        yield
+    finally:
+        LOG.disabled = before
+
+
 def _identifier(name: str, used: Mapping[str, Any]) -> str:
     """A valid name for a head that is not in `used`."""
-    name = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+    steps = [step for step in name.split(".") if step not in PATH_STEPS and not step.isdecimal()]
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", steps[-1] if "." in name and steps else name).strip("_")
     if not re.match("[A-Za-z]", name) or name in ("encoder", "heads"):
         name = f"head_{name}".strip("_")
     numbered = (f"{name}_{i}" for i in itertools.count(2))
@@ -235,17 +219,24 @@ def _name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe"
 
 
-def _yaml(recipe: Mapping[str, Any], report: DataReport, notes: Sequence[str]) -> str:
+def _yaml(
+    recipe: Mapping[str, Any], report: DataReport, read: Mapping[str, int], notes: Sequence[str]
+) -> str:
     """The recipe with comments on its rows, labels and defaults, and the notes at the end."""
     fraction = {"from": "train", "fraction": Data.model_fields["test"].default.fraction}
-    about = {split: f"{rows:,} rows" for split, rows in report["rows"].items()}
-    about |= {
-        split: f"the default, a stratified sample of train: {about[split]}"
+    about = {
+        split: f"the default, a stratified sample of train: {report['rows'][split]:,} rows"
         for split in SPLIT_NAMES
-        if split not in recipe["data"]
     }
+    about |= {split: f"{rows:,} rows" for split, rows in read.items()}
     about |= {"root": "data paths are relative to it", "text": "the column of the texts"}
-    about |= {"id": "no two rows have the same value"}
+    about |= {"id": "no two rows have the same value", "encoding": "the files are not UTF-8"}
+    about |= {"max_bad_rows": "the share of invalid rows that may be dropped, by default 0.01"}
+    for what, kinds in (("dropped", report["dropped"]), ("removed", report["leaked"])):
+        for kind, rows in kinds.items():
+            count = "1 row is" if rows["count"] == 1 else f"{rows['count']:,} rows are"
+            first = rows["first"][0]
+            notes = [*notes, f"{count} {what}: {kind}, first {first['file']}:{first['line']}"]
     written = {"root": ".", "train": None, "validation": fraction, "test": fraction} | recipe["data"]
     data, heads = CommentedMap(), CommentedMap()
     column = max(len(f"  {key}: {value} ".replace("'", "")) for key, value in written.items())
@@ -254,7 +245,17 @@ def _yaml(recipe: Mapping[str, Any], report: DataReport, notes: Sequence[str]) -
         data.yaml_add_eol_comment(about[key], key, column=column)
     for name, head in recipe["heads"].items():
         heads[name] = _flow(head)
-        comment = _label_counts(report["labels"][name], several="columns" in head or "kind" in head)
+        counts = Counter({x: sum(texts.values()) for x, texts in report["labels"][name].items()})
+        rare = report["rare"].get(name, {})
+        several = "columns" in head or "kind" in head
+        others = {label: n for label, n in counts.items() if not (several and label == "none")}
+        lines = [_label_counts(counts, several=several), *remarks(others)]
+        if rare:
+            shown = ", ".join([*rare][:SHOWN]) + (
+                f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else ""
+            )
+            lines.append(f"Left out by min_texts, with fewer texts in train: {shown}")
+        comment = "\n".join(map(_printable, lines))
         heads.yaml_set_comment_before_after_key(name, before=comment, indent=2)
     document = CommentedMap({"name": _flow(recipe["name"]), "data": data, "heads": heads})
     if "teacher" in recipe:
@@ -268,14 +269,13 @@ def _yaml(recipe: Mapping[str, Any], report: DataReport, notes: Sequence[str]) -
     return stream.getvalue() + "".join(f"# {_printable(note)}\n" for note in notes)
 
 
-def _label_counts(labels: Mapping[str, Mapping[str, int]], *, several: bool) -> str:
+def _label_counts(counts: Counter[str], *, several: bool) -> str:
     """A comment on a head: the number of its labels, and the texts with each of the most frequent."""
-    counts = Counter({label: sum(texts.values()) for label, texts in labels.items()})
     first = ", ".join(f"{label} {count:,}" for label, count in counts.most_common(SHOWN))
     others = f", {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
     kind = "any number per text" if several else "one per text"
-    hint = " (add `none: none` if none means that no label applies)" if several and "none" in labels else ""
-    return _printable(f"{len(counts)} labels, {kind}. Texts: {first}{others}{hint}")
+    hint = " (add `none: none` if none means that no label applies)" if several and "none" in counts else ""
+    return f"{len(counts)} labels, {kind}. Texts: {first}{others}{hint}"
 
 
 def _printable(text: str) -> str:

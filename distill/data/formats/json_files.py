@@ -37,12 +37,13 @@ def read_json(name: str, path: Path, encoding: str | None) -> Source:
     for _, row in objects():
         columns.update(dict.fromkeys(row))
         for key, value in row.items():
-            if isinstance(value, (dict, list)):
+            if isinstance(_choices(value), (dict, list)):
                 paths.update(dict.fromkeys(_paths(value, key, STEPS)))
 
     def read(wanted: Sequence[str]) -> Iterator[Row]:
         for place, row in objects():
-            yield Row(name, place, tuple(row[c] if c in row else _at(row, c) for c in wanted))
+            cells = (row[c] if c in row else _at(row, c) for c in wanted)
+            yield Row(name, place, tuple(_choices(cell) for cell in cells))
 
     listed = [path for path in paths if path not in columns][:LISTED]
     return Source(name, (*columns, *listed), read, unlisted=frozenset(paths))
@@ -156,9 +157,15 @@ def _paths(value: Any, path: str, steps: int) -> Iterator[str]:
     """The dotted names of the values in an object, and in a list of one object."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value, path = value[0], f"{path}.0"
+    value = _choices(value)
     for key, part in value.items() if isinstance(value, dict) else ():
         inner = [*_paths(part, f"{path}.{key}", steps - 1)] if steps > 1 else []
         yield from inner or [f"{path}.{key}"]
+
+
+def _choices(cell: Any) -> Any:
+    """The list in an object that has choices alone, as Label Studio writes several labels."""
+    return cell["choices"] if isinstance(cell, dict) and cell.keys() == {"choices"} else cell
 
 
 def _at(value: Any, path: str) -> Any:

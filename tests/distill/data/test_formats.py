@@ -198,8 +198,8 @@ def test_paths_into_objects(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     columns = open_source("a.json", tmp_path).columns
-    assert "data.text" in columns and "annotations.0.result.0.value.choices" in columns
-    assert read(tmp_path / "a.json", "data.text", "annotations.0.result.0.value.choices", "a.b") == [
+    assert "data.text" in columns and "annotations.0.result.0.value" in columns
+    assert read(tmp_path / "a.json", "data.text", "annotations.0.result.0.value", "a.b") == [
         ("a", ["x"], 1),
         ("b", None, None),
         (None, None, 2),

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from distill.data.labels import label_name
 from distill.data.prepare import prepare
 from distill.data.propose import propose
 from distill.data.sources import DataError
@@ -26,9 +25,10 @@ def proposed(path: Path, **options: Any) -> tuple[Recipe, dict[str, Any], list[s
     (path.parent / "prepared").mkdir()
     prepare(recipe, path.parent / "prepared", path.parent / "data_report.json")
     heads = {name: head.model_dump(exclude_defaults=True) for name, head in recipe.heads.items()}
-    notes = [line[2:] for line in text.splitlines() if line.startswith("# ")]
+    notes = [line.strip()[2:] for line in text.splitlines() if line.strip().startswith("# ")]
+    notes = [note for note in notes if ". Texts: " not in note]
     if "teacher" not in options:
-        assert notes.pop(0) == "teacher: {encoder: distilbert/distilbert-base-uncased} (the default)"
+        notes.remove("teacher: {encoder: distilbert/distilbert-base-uncased} (the default)")
     return recipe, heads, notes
 
 
@@ -56,7 +56,7 @@ def test_columns_of_every_kind(tmp_path: Path) -> None:
     assert notes == [
         "column 'price' is not used: numbers",
         "column 'note' is not used: mostly different values",
-        "column 'lang' is not used: one value",
+        "column 'lang' is not used: one value, 'en'",
     ]
 
 
@@ -103,23 +103,32 @@ def test_ids_that_are_repeated_in_another_split_are_not_used(tmp_path: Path) -> 
     assert recipe.data.id is None and notes == ["column 'id' is not used: ids are repeated"]
 
 
-def test_rare_labels_are_dropped_or_the_head_is_left_out(tmp_path: Path) -> None:
-    rows = [f"text {i},{'ab'[i % 2] if i else 'once'},{i // 2 if i < 12 else 9}" for i in range(800)]
-    rows += ["last one,a,777", "last two,b,8.5"]
-    path = write(tmp_path / "a.csv", "text,good,bad", rows)
+def test_rare_labels_are_left_out_by_a_setting(tmp_path: Path) -> None:
+    rows = [
+        f"text {i},{'ab'[i % 2] if i else 'once'},{'xyz'[i % 3] if i > 2 else 'w' * (i + 1)}"
+        for i in range(30)
+    ]
+    path = write(tmp_path / "a.csv", "text,good,other", rows)
     _, heads, notes = proposed(path)
-    assert heads["good"] == {"column": "good", "labels": ("a", "b")} and "bad" not in heads
-    assert any(
-        "head 'good': rows of these labels, one text each, are dropped: once" in note for note in notes
-    )
+    assert heads == {
+        "good": {"column": "good", "min_texts": 2},
+        "other": {"column": "other", "min_texts": 2},
+    }
+    assert "Left out by min_texts, with fewer texts in train: once" in notes
+    assert "Left out by min_texts, with fewer texts in train: w, ww, www" in notes
 
 
 def test_a_head_that_prepare_refuses_is_left_out(tmp_path: Path) -> None:
-    rows = [f"text {i},{'ab'[i % 2]},{'xyz'[i % 3] if i > 2 else 'w' * (i + 1)}" for i in range(30)]
-    _, heads, notes = proposed(write(tmp_path / "a.csv", "text,good,bad", rows))
-    assert list(heads) == ["good"] and notes[0].startswith(
-        "left out: head 'bad': labels of fewer than 2 texts"
-    )
+    for split in ("train", "test"):
+        rows = [f"{split} {i},{'ab'[i % 2]},{'xy'[i % 2]}" for i in range(30)]
+        write(tmp_path / f"{split}.csv", "text,good,bad", rows)
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("")
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    lines[1:] = [line[:-1] + ("x" if i else "y") for i, line in enumerate(lines[1:])]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    _, heads, notes = proposed(tmp_path / "train.csv")
+    assert list(heads) == ["good"] and notes[-1].startswith("left out: head 'bad': one class in train, 'x'")
 
 
 def test_names_of_heads_are_identifiers(tmp_path: Path) -> None:
@@ -132,7 +141,7 @@ def test_names_of_heads_are_identifiers(tmp_path: Path) -> None:
 def test_words_that_yaml_reads_as_other_types(tmp_path: Path) -> None:
     rows = [f"text {i},{('yes', 'null', '1e-4', '- a: b')[i % 4] if i else 'rare #x'}" for i in range(800)]
     _, heads, _ = proposed(write(tmp_path / "a.csv", "text,no: #1", rows))
-    assert heads == {"no_1": {"column": "no: #1", "labels": ("- a: b", "1e-4", "null", "yes")}}
+    assert heads == {"no_1": {"column": "no: #1", "min_texts": 2}}
 
 
 def test_lists_and_objects_in_jsonl(tmp_path: Path) -> None:
@@ -143,7 +152,7 @@ def test_lists_and_objects_in_jsonl(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
     _, heads, notes = proposed(path)
     assert heads == {"tags": {"column": "tags", "kind": "multi_label"}}
-    assert "column 'meta' is not used: objects" in notes
+    assert notes == ["column 'meta.k' is not used: numbers"]
 
 
 def test_parquet_and_one_flag(tmp_path: Path) -> None:
@@ -180,7 +189,7 @@ def test_a_folder_with_a_train_file_and_paths_relative_to_the_recipe(tmp_path: P
         "name: mail\n"
         "data:\n"
         "  root: .                                  # data paths are relative to it\n"
-        "  train: ../data/mail/train.csv            # 32 rows\n"
+        "  train: ../data/mail/train.csv            # 40 rows\n"
         "  validation: {from: train, fraction: 0.1} # the default, a stratified sample of train: 4 rows\n"
         "  test: {from: train, fraction: 0.1}       # the default, a stratified sample of train: 4 rows\n"
         "heads:\n"
@@ -226,8 +235,8 @@ def test_labels_that_yaml_could_misread(tmp_path: Path) -> None:
     rows.append({"text": "last", "label": "rare\n# x: y"})
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe, _, notes = proposed(tmp_path / "a.jsonl")
-    assert recipe.heads["label"].labels == tuple(sorted({*map(label_name, labels)} - {""}))
-    assert notes == ["head 'label': rows of these labels, one text each, are dropped: rare # x: y"]
+    assert recipe.heads["label"].min_texts == 2
+    assert notes[-1] == "Left out by min_texts, with fewer texts in train: rare # x: y"
 
 
 def test_columns_without_a_name(tmp_path: Path) -> None:
