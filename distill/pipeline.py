@@ -21,12 +21,13 @@ import torch
 from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
+from distill.probe import probe
 from distill.recipe.data_section import RecipeError, digest_of
 from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
-from distill.run import LOG, Run, Stage, written_whole
+from distill.run import LOG, Run, Stage, read_json, written_whole
 from distill.stages.calibrate import calibrate_heads
 from distill.stages.check import check
 from distill.stages.export_onnx import export_onnx
@@ -35,7 +36,6 @@ from distill.stages.fit_teacher import fit_teacher
 from distill.stages.label import label
 from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_student
 from distill.stages.publish import publish
-from distill.stages.student_init import check_vocabulary
 from distill.training.devices import make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
@@ -187,7 +187,6 @@ def run(
                 f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
             )
     inputs = stage_inputs(recipe)  # first: data and encoders must be there
-    check_vocabulary(recipe)
     try:
         done = _run_stages(recipe, folder, STAGES, inputs, first=first, last=last)
     except GateError as error:
@@ -224,6 +223,9 @@ def _run_stages(
     """Do the stages that are not done, in order."""
     digests = stage_digests(stages, inputs)
     _check_folder(recipe.name, folder)
+    names = [stage.name for stage in stages]
+    again = names[names.index(first) :] if first else []
+    _probe(recipe, folder, {n: d for n, d in digests.items() if n not in again}, last)
     (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
     if "OMP_NUM_THREADS" not in os.environ:  # torch follows the affinity mask, but no container's quota
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
@@ -232,8 +234,7 @@ def _run_stages(
         with written_whole(folder / "recipe.yaml") as file:
             content = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
             file.write_text(dump_yaml(content), encoding="utf-8")
-        names = [stage.name for stage in stages]
-        for name in names[names.index(first) :] if first else ():
+        for name in again:
             shutil.rmtree(run.stage(name), ignore_errors=True)
     run.accelerator.wait_for_everyone()
     for number, stage in enumerate(stages):
@@ -252,6 +253,23 @@ def _run_stages(
         if stage.name == last:
             break
     return run
+
+
+def _probe(recipe: Job, folder: Path, digests: Mapping[str, str], last: str | None) -> None:
+    """Try the encoders before anything is trained, unless the student of these digests is trained.
+
+    Args:
+        recipe: Of the run.
+        folder: Of the run.
+        digests: Of the stages that are not to be done again.
+        last: The last stage to do.
+    """
+    records = {name: read_json(folder / "stages" / name / "stage.json") for name in digests}
+    done = {name for name, record in records.items() if record and record["digest"] == digests[name]}
+    if "fit_student" in done or last == "prepare":
+        return
+    teacher = folder / "stages" / "fit_teacher" if "fit_teacher" in done else None
+    probe(recipe, teacher, export=last not in ("fit_teacher", "label", "fit_student", "calibrate"))
 
 
 def _from_values(values: Mapping[str, Any], out: str | Path | None) -> Recipe:

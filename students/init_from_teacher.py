@@ -1,7 +1,7 @@
 """Initialises a BERT student from its teacher: embeddings by PCA, and whole layers where the shapes agree.
 
-The teacher may be any encoder with tables of word and position embeddings. Whole layers are copied from BERT
-and, through a table of parameter names, from DistilBERT.
+The teacher may be any encoder with a table of word embeddings. Whole layers are copied from BERT and, through
+a table of parameter names, from DistilBERT.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from students.factorized_embeddings import factorize
 from students.shapes import Shape, build_encoder
@@ -30,6 +30,7 @@ LAYER_NAMES = {
     "ffn.lin2": "output.dense",
     "output_layer_norm": "output.LayerNorm",
 }
+POSITIONS = ("position_embeddings", "wpe")  # the names of tables of positions, the latter in GPT-2
 LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.(.+)\.(weight|bias)\Z")
 
 
@@ -40,19 +41,14 @@ def init_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> lis
     Word and position embeddings are projected to the student's width on the principal components of the
     teacher's word embeddings. No other linear projection to that width keeps more of their variance. If the
     widths are equal, the embeddings are copied. Evenly spaced layers, the first and the last among them, are
-    copied too if the feed-forward widths and the numbers of attention heads are equal.
+    copied too if the feed-forward widths and the numbers of attention heads are equal. Positions stay as they
+    are if the teacher has no table of them as wide as its words (relative or rotary positions).
 
     Raises:
-        ValueError: The teacher has no such tables, the vocabularies differ, or the student is wider.
+        ValueError: The vocabularies differ, or the student is wider than the teacher's word embeddings.
     """
-    source, target = teacher.embeddings, student.embeddings
-    tables = ("word_embeddings", "position_embeddings")  # deberta's positions may be None
-    if any(getattr(source, table, None) is None for table in tables):
-        raise ValueError(
-            f"student.start: teacher: {type(teacher).__name__} has no table of word and position "
-            "embeddings (use start: random)"
-        )
-    words: Tensor = source.word_embeddings.weight.float()
+    target = student.embeddings
+    words: Tensor = teacher.get_input_embeddings().weight.float()
     if len(words) != len(target.word_embeddings.weight):
         raise ValueError(
             f"student.start: teacher: the student has {len(target.word_embeddings.weight)} word pieces, "
@@ -60,19 +56,21 @@ def init_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> lis
         )
     project = _projection(words, student.config.hidden_size)
     target.word_embeddings.weight.copy_(project(words))
-    padding = source.position_embeddings.padding_idx
-    first = 0 if padding is None else padding + 1  # roberta's positions begin after the padding index
-    positions = project(source.position_embeddings.weight[first:].float())
-    count = min(len(positions), len(target.position_embeddings.weight))
-    target.position_embeddings.weight[:count] = positions[:count]
     target.token_type_embeddings.weight.zero_()
-    copied = ["word embeddings", "position embeddings"]
-    if teacher.config.hidden_size != student.config.hidden_size:
+    copied = ["word embeddings"]
+    if (table := _positions(teacher, words.shape[1])) is not None:
+        positions = project(table)
+        count = min(len(positions), len(target.position_embeddings.weight))
+        target.position_embeddings.weight[:count] = positions[:count]
+        copied.append("position embeddings")
+    if not teacher.config.hidden_size == student.config.hidden_size == words.shape[1]:
         return copied
-    if getattr(source, "token_type_embeddings", None) is not None:
+    source = getattr(teacher, "embeddings", None)
+    if isinstance(types := getattr(source, "token_type_embeddings", None), nn.Embedding):
         # a single text consists of tokens of type 0
-        target.token_type_embeddings.weight[0] = source.token_type_embeddings.weight[0]
-    target.LayerNorm.load_state_dict(source.LayerNorm.state_dict())
+        target.token_type_embeddings.weight[0] = types.weight[0]
+    if isinstance(norm := getattr(source, "LayerNorm", None), nn.LayerNorm):
+        target.LayerNorm.load_state_dict(norm.state_dict())
     return copied + _copy_layers(student, teacher)
 
 
@@ -111,6 +109,16 @@ def encoder_from_teacher(
             f"teacher's {width} (choose a smaller student)"
         )
     return encoder, copied
+
+
+def _positions(teacher: PreTrainedModel, width: int) -> Tensor | None:
+    """The teacher's position embeddings `[positions, width]` from the first token's, None if it has none."""
+    for name, module in teacher.named_modules():
+        if name.rpartition(".")[2] in POSITIONS and isinstance(module, nn.Embedding):
+            padding = module.padding_idx  # roberta's positions begin after it
+            table = module.weight[0 if padding is None else padding + 1 :].float()
+            return table if table.shape[1] == width else None
+    return None
 
 
 def _projection(words: Tensor, width: int) -> Callable[[Tensor], Tensor]:

