@@ -131,6 +131,9 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
             f"{name}: its tokenizer has token ids up to {top}, its embeddings have {rows} rows "
             "(resize the embeddings, or remove the tokens that were added)"
         )
+    for key, weight in network.named_parameters():
+        if not weight.isfinite().all():
+            raise EncoderError(f"{name}: {key} is not finite (save the encoder again)")
     network.eval()
     alone, padded, longest = _batches(network, tokenizer, tokens)
     logits = network(alone)
@@ -145,7 +148,7 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
             raise EncoderError(f"{name}: {first} and {key} share their memory (name another encoder)")
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         if not (logits.isfinite().all() and network(longest).isfinite().all()):
-            raise EncoderError(f"{name}: its hidden states are not finite (check its weights)")
+            raise EncoderError(f"{name}: its hidden states are not finite (name another encoder)")
         hidden = network.encoder(**alone)[0]
         if not _same(hidden, network.encoder(**padded)[0][:1, : hidden.shape[1]]):
             raise EncoderError(
@@ -153,9 +156,10 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
                 "excludes (name another encoder)"
             )
         if _same(logits, network({**alone, "input_ids": other}), tolerance=0):
-            raise EncoderError(
-                f"{name}: the hidden state of the first token does not depend on the last (set pooling: mean)"
+            advice = (
+                "set pooling: mean" if network.settings().get("pooling") == "cls" else "name another encoder"
             )
+            raise EncoderError(f"{name}: what is read of a text does not depend on its last token ({advice})")
         save_settings(network, tokenizer, Path(folder))
         again, _ = load_settings(Path(folder))
         again.load_state_dict(network.state_dict())

@@ -110,7 +110,7 @@ def first_sentences(error: Exception, size: int = 200) -> str:
     """The message of an error in one line of at most `size` characters, cut after a sentence if possible."""
     text = " ".join(str(error).split()) or type(error).__name__
     if len(text) > size:
-        text = text[:size].rpartition(". ")[0] or shorten(text, size, placeholder=" ...")
+        text = text[:size].rpartition(". ")[0] or shorten(text, size, placeholder=" …")
     return text.removesuffix(".")
 
 
@@ -139,6 +139,8 @@ def _keep_layers(config: Any, layers: int, name: str) -> None:
 
 def _from_pretrained(auto: Any, name: str, place: Location, instead: str, **settings: Any) -> Any:
     """What an auto class of transformers loads; raises EncoderError if it fails."""
+    from transformers import AutoTokenizer
+
     try:
         # not trust_remote_code=None, with which transformers asks the user whether to run it
         return auto.from_pretrained(place.path, revision=place.revision, trust_remote_code=False, **settings)
@@ -148,8 +150,9 @@ def _from_pretrained(auto: Any, name: str, place: Location, instead: str, **sett
             reason = "it needs the code in its folder, which is not run"
             advice = "name an encoder that transformers knows"
         elif place.local:
-            advice = "save the encoder and its tokenizer again, with save_pretrained"
+            advice = "save the encoder and its tokenizer there with save_pretrained"
         else:
             advice = f"check the name and the network, or name a local folder, or {instead}"
+        what = "its tokenizer cannot be loaded" if auto is AutoTokenizer else "cannot be loaded"
         hub = "" if place.local else " from the hub"
-        raise EncoderError(f"{name}: cannot be loaded{hub}: {reason} ({advice})") from None
+        raise EncoderError(f"{name}: {what}{hub}: {reason} ({advice})") from None

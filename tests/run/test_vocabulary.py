@@ -75,6 +75,8 @@ def test_refused(job, finished, tmp_path, capsys, settings, problem):
     assert problem in said
     assert main(["run", str(job), "--out", str(tmp_path / "new"), *options]) == 2
     assert not (tmp_path / "new").exists()  # nobody waits for a teacher to hear it
+    assert main(["check", str(job), *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == said
     assert (run / "bundle" / INT8).read_bytes() == (finished["folder"] / "bundle" / INT8).read_bytes()
 
 

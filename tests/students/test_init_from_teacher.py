@@ -224,8 +224,28 @@ def test_other_vocabulary_is_refused() -> None:
     )
 
 
-def test_a_teacher_without_a_table_of_positions_is_refused() -> None:
-    teacher = encoder("bert", seed=1)
+def test_a_teacher_without_a_table_of_positions_gives_its_words() -> None:
+    teacher, student = encoder("bert", seed=1), encoder("bert", hidden=8, seed=2)
+    before = positions(student).copy()
     teacher.embeddings.position_embeddings = None  # like deberta, whose positions are relative
-    with pytest.raises(ValueError, match="BertModel has no table of word and position embeddings"):
-        init_from_teacher(encoder("bert", seed=2), teacher)
+    assert init_from_teacher(student, teacher) == ["word embeddings"]
+    np.testing.assert_array_equal(positions(student), before)
+
+
+def test_positions_wider_than_the_words_are_left_out() -> None:
+    teacher, student = encoder("bert", seed=1), encoder("bert", seed=2)
+    teacher.embeddings.word_embeddings = torch.nn.Embedding(VOCABULARY, 16)
+    teacher.embeddings.position_embeddings = torch.nn.Embedding(POSITIONS, 24)  # as in mobilebert
+    assert init_from_teacher(student, teacher)[:1] == ["word embeddings"]
+    teacher.config.hidden_size = 24
+    assert init_from_teacher(student, teacher) == ["word embeddings"]
+
+
+def test_gpt2_gives_words_and_positions() -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=POSITIONS, n_embd=16, n_layer=1, n_head=2)
+    teacher, student = GPT2Model(config), encoder("bert", seed=2)
+    assert init_from_teacher(student, teacher) == ["word embeddings", "position embeddings"]
+    np.testing.assert_array_equal(words(student), teacher.wte.weight.detach().numpy())
+    np.testing.assert_array_equal(positions(student), teacher.wpe.weight.detach().numpy())

