@@ -167,7 +167,8 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
             raise EncoderError(
                 f"{name}: saved and loaded, it computes other hidden states (name another encoder)"
             )
-        served = CachedTokenizer(Path(folder, "tokenizer.json"), min(tokens, MAX_TOKENS))
+        path = Path(folder, "tokenizer.json")
+        served = CachedTokenizer(path.read_bytes(), min(tokens, MAX_TOKENS), path)
         if served([SHORT]) != alone["input_ids"].tolist():
             raise EncoderError(f"{name}: its tokenizer.json gives other tokens (save its tokenizer again)")
 
@@ -184,7 +185,7 @@ def _check_export(
     outputs = [f"logits_{head.name}" for head in student.heads]
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         to_onnx(student, outputs, path := Path(folder, "model.onnx"), positions=tokens)
-        graph = open_graph(path)
+        graph = open_graph(path.read_bytes(), path)
         for batch in _batches(student, tokenizer, tokens):
             found = graph.run(outputs, {key: tensor.numpy() for key, tensor in batch.items()})
             if not _same(student(batch), torch.from_numpy(np.concatenate(found, -1)), 10 * TOLERANCE):
