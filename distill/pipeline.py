@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
-from distill.run import LOG, Run, Stage, read_json, written_whole
+from distill.run import LOG, Run, Stage, read_record
+from distill.stages import artifacts
 from distill.stages.calibrate import calibrate_heads
 from distill.stages.check import check
 from distill.stages.export_onnx import export_onnx
@@ -36,7 +39,8 @@ from distill.stages.fit_teacher import fit_teacher
 from distill.stages.label import label
 from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_student
 from distill.stages.publish import publish
-from distill.training.devices import make_accelerator
+from distill.storage import damaged, locked, written_whole
+from distill.training.devices import is_main_process, make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
 from export.runtime.classifier import Classifier
@@ -52,6 +56,14 @@ def label_plain_texts(run: Run[Pretraining], folder: Path) -> Mapping[str, Any]:
     return label(run, folder, weights=(0.0, 1.0, 0.0))
 
 
+def _data_report(run: Run[Any]) -> list[Path]:
+    return [run.folder / "data_report.json"]
+
+
+def _soft_labels(run: Run[Any]) -> list[Path]:
+    return [artifacts.soft_labels_folder(run)]
+
+
 LABELLED = ("seed", "data", "heads")
 TEACHER = (*LABELLED, "teacher", "precision")  # other unlabelled texts leave the teacher as it is
 LABEL = (*TEACHER, "unlabeled", "augment")
@@ -59,25 +71,27 @@ STUDENT = (*LABEL, "student", "distillation", "match", "max_length")
 EXPORT = (*STUDENT, "quantize")
 CHECK = (*EXPORT, "gates")
 
+_ONE_AT_A_TIME = Lock()  # two runs in one process would share torch's random numbers and the accelerator
+
 STAGES = (
-    Stage("prepare", _prepare, (*LABELLED, "unlabeled")),
+    Stage("prepare", _prepare, (*LABELLED, "unlabeled"), leaves=_data_report),
     Stage("fit_teacher", fit_teacher, TEACHER, resumes=True),
-    Stage("label", label, LABEL, resumes=True, leaves="soft_labels"),
+    Stage("label", label, LABEL, resumes=True, leaves=_soft_labels),
     Stage("fit_student", fit_student, STUDENT, resumes=True),
     Stage("calibrate", calibrate_heads, STUDENT),
     Stage("export", export_onnx, EXPORT),
     Stage("check", check, CHECK, version=2),
-    Stage("bundle", publish, (*CHECK, "name", "licence"), leaves="bundle"),
+    Stage("bundle", publish, (*CHECK, "name", "licence"), leaves=lambda run: [run.folder / "bundle"]),
 )
 
 KEPT_TEACHER = ("seed", "data", "unlabeled", "teacher", "precision", "max_length")
 
 PRETRAINING_STAGES = (
-    Stage("prepare", prepare_texts, ("seed", "data", "unlabeled")),
+    Stage("prepare", prepare_texts, ("seed", "data", "unlabeled"), leaves=_data_report),
     Stage("fit_teacher", keep_teacher, KEPT_TEACHER, resumes=True),
-    Stage("label", label_plain_texts, (*KEPT_TEACHER, "augment"), resumes=True, leaves="soft_labels"),
+    Stage("label", label_plain_texts, (*KEPT_TEACHER, "augment"), resumes=True, leaves=_soft_labels),
     Stage("fit_student", pretrain_student, (*KEPT_TEACHER, "augment", "student", "match"), resumes=True,
-          leaves="start"),
+          leaves=lambda run: [run.folder / "start"]),
 )  # fmt: skip
 
 
@@ -172,65 +186,108 @@ def run(
         DataError: The data cannot be read or used.
         EncoderError: An encoder cannot be loaded.
         TrainingError: A loss is not finite.
+        RunLockedError: Another process or thread works in the folder.
         GateError: The bundle fails a gate; the report is written nevertheless. `allow` in `gates` lets a head
             pass.
     """
     _check_stages(first, last)
     if isinstance(recipe, (str, Path)):
         recipe = load_recipe(recipe)
+    data = None
     if not isinstance(recipe, Recipe):
-        recipe = _from_values(recipe, out)
+        recipe, data = _from_values(recipe, out)
     folder = _folder(recipe.name, out)
     for network in recipe.teacher.networks:
         if Path(network).resolve().is_relative_to((folder / "stages").resolve()):
             raise RecipeError(
                 f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
             )
-    inputs = stage_inputs(recipe)  # first: data and encoders must be there
-    try:
-        done = _run_stages(recipe, folder, STAGES, inputs, first=first, last=last)
-    except GateError as error:
-        LOG.info(f"\n{summary(write_report(folder))}\n")
-        earlier = f"; {folder / 'bundle'} is of an earlier run" if (folder / "bundle").exists() else ""
-        raise GateError(
-            f"{error}\nno bundle is published: its metrics are in {folder / 'report.html'}, the refused "
-            f"candidate is in {folder / 'stages/export/candidate'}{earlier}"
-        ) from None
-    if not done.accelerator.is_main_process:
-        return RunResult(folder, {})
-    if last:
-        return RunResult(folder, {"stage": last, "run": str(folder), "metrics": done.metrics(last)})
-    return RunResult(folder, write_report(folder))
+    inputs = None if data else stage_inputs(recipe)  # first: data and encoders must be there
+    with _own_folder(recipe.name, folder):
+        try:
+            done = _run_stages(recipe, folder, STAGES, inputs, data=data, first=first, last=last)
+        except GateError as error:
+            LOG.info(f"\n{summary(write_report(folder))}\n")
+            earlier = f"; {folder / 'bundle'} is of an earlier run" if (folder / "bundle").exists() else ""
+            raise GateError(
+                f"{error}\nno bundle is published: its metrics are in {folder / 'report.html'}, the refused "
+                f"candidate is in {folder / 'stages/export/candidate'}{earlier}"
+            ) from None
+        if not done.accelerator.is_main_process:
+            return RunResult(folder, {})
+        if last:
+            return RunResult(folder, {"stage": last, "run": str(folder), "metrics": done.metrics(last)})
+        return RunResult(folder, write_report(folder))
 
 
 def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
     """Pretrain a student in a folder, where it is saved under `start/`; returns its metrics."""
-    run = _run_stages(recipe, folder, PRETRAINING_STAGES, stage_inputs(recipe))
+    inputs = stage_inputs(recipe)
+    with _own_folder(recipe.name, folder):
+        run = _run_stages(recipe, folder, PRETRAINING_STAGES, inputs)
     if not run.accelerator.is_main_process:
         return {}
     return {"start": str(folder / "start"), "metrics": run.metrics("fit_student")}
+
+
+@contextmanager
+def _own_folder(name: str, folder: Path) -> Iterator[None]:
+    """Hold the folder of a run of this name, made if it is missing, against other processes and threads."""
+    if not is_main_process():
+        yield
+        return
+    _check_folder(name, folder)
+    new = not folder.exists()
+    (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
+    with locked(folder):
+        _check_folder(name, folder)  # another run may have come first
+        for leftover in folder.rglob(".*.tmp"):  # of a killed process
+            leftover.unlink(missing_ok=True)
+        try:
+            with _ONE_AT_A_TIME:
+                yield
+        except BaseException:
+            if new and {path.name for path in folder.rglob("*")} <= {"stages", ".lock", ".holder.json"}:
+                shutil.rmtree(folder, ignore_errors=True)  # refused before anything was written
+            raise
 
 
 def _run_stages(
     recipe: Job,
     folder: Path,
     stages: Sequence[Stage],
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Any] | None,
     *,
+    data: Mapping[str, Any] | None = None,
     first: str | None = None,
     last: str | None = None,
 ) -> Run[Any]:
-    """Do the stages that are not done, in order."""
-    digests = stage_digests(stages, inputs)
-    _check_folder(recipe.name, folder)
-    names = [stage.name for stage in stages]
-    again = names[names.index(first) :] if first else []
-    _probe(recipe, folder, {n: d for n, d in digests.items() if n not in again}, last)
-    (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
+    """Do the stages that are not done, in order.
+
+    Args:
+        recipe: Of the run.
+        folder: Of the run.
+        stages: In order.
+        inputs: As `stage_inputs` gives them; None if `data` must be written first.
+        data: A `data` section with data sets in memory.
+        first: Do this stage and those after it again.
+        last: Stop after this stage.
+    """
     if "OMP_NUM_THREADS" not in os.environ:  # torch follows the affinity mask, but no container's quota
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     run = Run(recipe, folder, make_accelerator(recipe, folder))
-    if run.accelerator.is_main_process:
+    main, names = run.accelerator.is_main_process, [stage.name for stage in stages]
+    start = names.index(first) if first else 0
+    missing = [name for name in names[:start] if run.record(name) is None]
+    if missing:
+        raise RecipeError(f"--from {first}: {folder} holds no finished {missing[0]} (run it without --from)")
+    if data and main:
+        write_sources(data, (folder / "inputs").resolve())
+    run.accelerator.wait_for_everyone()
+    digests = stage_digests(stages, inputs or stage_inputs(recipe))
+    again = names[start:] if first else []
+    _probe(recipe, folder, {name: digest for name, digest in digests.items() if name not in again}, last)
+    if main:
         with written_whole(folder / "recipe.yaml") as file:
             content = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
             file.write_text(dump_yaml(content), encoding="utf-8")
@@ -239,9 +296,9 @@ def _run_stages(
     run.accelerator.wait_for_everyone()
     for number, stage in enumerate(stages):
         if stage.resumes or run.accelerator.is_main_process:
-            later = [other for other in stages[number + 1 :] if {*stage.inputs} <= {*other.inputs}]
+            before = [other.name for other in stages[:number] if {*other.inputs} <= {*stage.inputs}]
             try:
-                run.do(stage, digests[stage.name], later)
+                run.do(stage, digests[stage.name], before)
             except Interrupted:
                 raise
             except KeyboardInterrupt:
@@ -264,27 +321,33 @@ def _probe(recipe: Job, folder: Path, digests: Mapping[str, str], last: str | No
         digests: Of the stages that are not to be done again.
         last: The last stage to do.
     """
-    records = {name: read_json(folder / "stages" / name / "stage.json") for name in digests}
-    done = {name for name, record in records.items() if record and record["digest"] == digests[name]}
+    records = {name: read_record(folder / "stages" / name / "stage.json") for name in digests}
+    done = {
+        name: record
+        for name, record in records.items()
+        if record and record["inputs"]["digest"] == digests[name]
+    }
     if "fit_student" in done or last == "prepare":
         return
-    teacher = folder / "stages" / "fit_teacher" if "fit_teacher" in done else None
+    teacher = None
+    if "fit_teacher" in done and not damaged(folder, done["fit_teacher"]["files"]):
+        teacher = folder / "stages" / "fit_teacher"
     probe(recipe, teacher, export=last not in ("fit_teacher", "label", "fit_student", "calibrate"))
 
 
-def _from_values(values: Mapping[str, Any], out: str | Path | None) -> Recipe:
-    """The recipe of a dict, its data in memory written to the run's folder."""
+def _from_values(
+    values: Mapping[str, Any], out: str | Path | None
+) -> tuple[Recipe, Mapping[str, Any] | None]:
+    """The recipe of a dict, and its `data` section if data in memory must be written to the folder first."""
     data = values.get("data") if isinstance(values, Mapping) else None
     if not isinstance(data, Mapping):
-        return parse_recipe(values)  # which says what is missing
+        return parse_recipe(values), None  # which says what is missing
     data = {"root": str(Path.cwd()), **data}
     recipe = parse_recipe({**values, "data": name_sources(data, Path("inputs"))})
-    if has_data_in_memory(data):
-        folder = _folder(recipe.name, out)
-        _check_folder(recipe.name, folder)
-        (folder / "stages").mkdir(parents=True, exist_ok=True)
-        recipe = parse_recipe({**values, "data": write_sources(data, (folder / "inputs").resolve())})
-    return recipe
+    if not has_data_in_memory(data):
+        return recipe, None
+    inputs = (_folder(recipe.name, out) / "inputs").resolve()
+    return parse_recipe({**values, "data": name_sources(data, inputs)}), data
 
 
 def _folder(name: str, out: str | Path | None) -> Path:
@@ -312,9 +375,19 @@ def _check_folder(name: str, folder: Path) -> None:
         return
     if not (folder / "stages").is_dir():
         raise RecipeError(f"--out: {folder} holds something else than a run (choose another)")
-    written = folder / "recipe.yaml"
-    if written.is_file():
-        content = load_yaml(written.read_text(encoding="utf-8"), str(written))
-        other = content.get("name") if isinstance(content, dict) else None
-        if other != name:
-            raise RecipeError(f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another)")
+    other = _recipe_name(folder / "recipe.yaml")
+    if other not in (name, None):
+        raise RecipeError(
+            f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another, or delete "
+            f"{folder / 'recipe.yaml'} if it is damaged)"
+        )
+
+
+def _recipe_name(path: Path) -> str | None:
+    """The name in a run's recipe.yaml, None if the file is missing or damaged; a run writes it again."""
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (FileNotFoundError, UnicodeDecodeError, RecipeError):
+        return None
+    name = content.get("name") if isinstance(content, dict) else None
+    return name if isinstance(name, str) else None

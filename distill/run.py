@@ -1,15 +1,14 @@
 """A run, its stages, and the record that marks a stage as done.
 
-One digest identifies a stage's inputs. A stage whose `stage.json` holds that digest is done and is skipped.
-A stage that started with the same inputs resumes; any other starts again from nothing. `stage.json` is
-written last, so a kill at any moment leaves a stage either done or resumable.
+A stage is done, and is skipped, if its `stage.json` names the same inputs, the same results of the stages
+before it, and files that are still as the stage left them. Otherwise it starts again; if its results are then
+the same as before, the stages after it stay done. A stage that started with the same inputs resumes.
+`stage.json` is written last, so a kill at any moment leaves a stage either done or resumable.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -22,36 +21,14 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
+
+from distill.storage import damaged, digests, files_in, json_digest, read_sealed, write_sealed
 
 R = TypeVar("R", bound="Job")
 LOG = logging.getLogger("tinyheads")
 PACKAGES = ("tinyheads", "torch", "transformers", "datasets", "accelerate", "onnxruntime", "numpy")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it on success and removed on failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, complete or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file, or None if it is missing or incomplete."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def versions() -> dict[str, str]:
@@ -94,10 +71,16 @@ class Job(Protocol):
 
 
 class StageRecord(TypedDict, total=False):
-    """What `stage.json` holds; `peak_gpu_bytes` is there on a GPU alone."""
+    """What `stage.json` holds; `peak_gpu_bytes` is there on a GPU alone.
+
+    `inputs` are the digest of settings, data and weights, and the `results` of the stages before. `files` are
+    the sha256 of what the stage left, by path in the run's folder. Later stages depend on `results`.
+    """
 
     stage: str
-    digest: str
+    inputs: dict[str, Any]
+    files: dict[str, str]
+    results: str
     seed: int
     device: str
     seconds: float
@@ -105,6 +88,11 @@ class StageRecord(TypedDict, total=False):
     peak_gpu_bytes: int
     versions: dict[str, str]
     metrics: dict[str, Any]
+
+
+def read_record(path: Path) -> StageRecord | None:
+    """The record of a stage, None if it is missing or damaged."""
+    return cast("StageRecord | None", read_sealed(path))
 
 
 @dataclass(frozen=True)
@@ -118,7 +106,7 @@ class Stage:
         inputs: The names of everything that the result depends on. A change of one redoes the stage.
         version: Raised when the function's results change in meaning; redoes the stage and those after it.
         resumes: Whether a stopped stage continues in its folder and every process takes part.
-        leaves: A path in the run's folder without which the stage is not done.
+        leaves: The paths of what it leaves outside its folder, and what no other stage reads.
     """
 
     name: str
@@ -126,7 +114,7 @@ class Stage:
     inputs: tuple[str, ...]
     version: int = 1
     resumes: bool = False
-    leaves: str | None = None
+    leaves: Callable[[Run[Any]], Sequence[Path]] = lambda run: ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +131,7 @@ class Run(Generic[R]):
 
     def record(self, name: str) -> StageRecord | None:
         """The record of a finished stage, whatever its inputs were; None if it is not finished."""
-        return cast("StageRecord | None", read_json(self.stage(name) / "stage.json"))
+        return read_record(self.stage(name) / "stage.json")
 
     def metrics(self, name: str) -> dict[str, Any]:
         """The metrics of a finished stage."""
@@ -171,48 +159,101 @@ class Run(Generic[R]):
                 tracker.finish()
             self.accelerator.trackers = []
 
-    def do(self, stage: Stage, digest: str, dependents: Sequence[Stage] = ()) -> None:
-        """Carry out a stage unless it is done with inputs of this digest.
+    def do(self, stage: Stage, digest: str, after: Sequence[str] = ()) -> None:
+        """Carry out a stage unless it is done with these inputs.
 
         Args:
             stage: What to do.
-            digest: Of its inputs.
-            dependents: Later stages that read what this one leaves. They are removed when it starts again:
-                with the same inputs a training may end with other weights, on another number of threads.
+            digest: Of its settings, data and weights.
+            after: The names of the earlier stages whose results it reads. With the same inputs a training may
+                end with other weights, on another number of threads.
         """
         folder, main = self.stage(stage.name), self.accelerator.is_main_process
-        record = self.record(stage.name)
-        if record and record["digest"] == digest and self._left(stage):
-            shutil.rmtree(folder / "scratch", ignore_errors=True)  # a kill may have left it
-            self.info(f"{stage.name}: done before, in {record['seconds']:.1f} s")
+        inputs = {"digest": digest, "after": {name: self._results(name) for name in after}}
+        done = main and self._is_done(stage, inputs)
+        if stage.resumes:
+            (done,) = broadcast_object_list([done])  # files of one process may be newer than another's
+        if done:
             return
         if main:
-            if stage.resumes and not record and read_json(folder / "begun.json") == {"digest": digest}:
-                self.info(f"{stage.name}: resumes where it stopped")
-            else:
-                (folder / "stage.json").unlink(missing_ok=True)  # first: a half-deleted stage is not done
-                shutil.rmtree(folder, ignore_errors=True)
-                for dependent in dependents:
-                    shutil.rmtree(self.stage(dependent.name), ignore_errors=True)
-                folder.mkdir(parents=True)
-                write_json(folder / "begun.json", {"digest": digest})
+            self._begin(stage, inputs)
         if stage.resumes:
             self.accelerator.wait_for_everyone()
         start = time.perf_counter()
         metrics = stage.function(self, folder)
         seconds = time.perf_counter() - start
         if main:
-            write_json(folder / "stage.json", self._record(stage.name, digest, seconds, metrics))
+            write_sealed(folder / "stage.json", self._record(stage, inputs, seconds, metrics))
             shutil.rmtree(folder / "scratch", ignore_errors=True)
         self.info(f"{stage.name}: {seconds:.1f} s")
 
-    def _left(self, stage: Stage) -> bool:
-        return stage.leaves is None or (self.folder / stage.leaves).exists()
+    def keep(self, path: Path) -> None:
+        """Keep a file of a stage that is not done yet for when the stage is stopped and resumes."""
+        begun = self.stage(path.relative_to(self.folder / "stages").parts[0]) / "begun.json"
+        content = read_sealed(begun)
+        assert content is not None, f"{begun} is not of this process"
+        content["files"] |= digests(self.folder, [path])
+        write_sealed(begun, content)
 
-    def _record(self, name: str, digest: str, seconds: float, metrics: Mapping[str, Any]) -> StageRecord:
+    def _is_done(self, stage: Stage, inputs: Mapping[str, Any]) -> bool:
+        folder = self.stage(stage.name)
+        record = self.record(stage.name)
+        if record is None:
+            if (folder / "stage.json").exists():
+                self.info(f"{folder / 'stage.json'}: is damaged, so {stage.name} is done again")
+            return False
+        if record["inputs"] != inputs:
+            return False
+        if wrong := damaged(self.folder, record["files"]):
+            (name, what), more = next(iter(wrong.items())), len(wrong) - 1
+            others = f" ({more} more files too)" if more else ""
+            self.info(f"{self.folder / name}: {what}{others}, so {stage.name} is done again")
+            return False
+        shutil.rmtree(folder / "scratch", ignore_errors=True)  # a kill may have left it
+        self.info(f"{stage.name}: done before, in {record['seconds']:.1f} s")
+        return True
+
+    def _begin(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
+        """Empty the folder of a stage, but for what a stopped stage of the same inputs goes on with."""
+        folder = self.stage(stage.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        stopped = not (folder / "stage.json").exists()
+        (folder / "stage.json").unlink(missing_ok=True)  # first: a half-deleted stage is not done
+        begun = read_sealed(folder / "begun.json")
+        if begun is None and (folder / "begun.json").exists():
+            self.info(f"{folder / 'begun.json'}: is damaged, so {stage.name} starts from the beginning")
+        resumes, kept = False, {}
+        if stage.resumes and begun and begun["inputs"] == inputs:
+            resumes = True
+            wrong = damaged(self.folder, begun["files"])
+            for name, what in wrong.items():
+                self.info(f"{self.folder / name}: {what}, so it is made again")
+            kept = {name: digest for name, digest in begun["files"].items() if name not in wrong}
+            if stopped:
+                self.info(f"{stage.name}: resumes where it stopped")
+        write_sealed(folder / "begun.json", {"inputs": inputs, "files": kept})
+        stay = {folder / "begun.json", *(self.folder / name for name in kept)}
+        for path in {*folder.iterdir()} - (stay | {folder / "scratch"} if resumes else stay):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _results(self, name: str) -> str:
+        record = self.record(name)
+        assert record is not None, f"stage {name} is not finished"
+        return record["results"]
+
+    def _record(
+        self, stage: Stage, inputs: dict[str, Any], seconds: float, metrics: Mapping[str, Any]
+    ) -> StageRecord:
+        own = digests(self.folder, files_in(self.stage(stage.name)))
+        others = (file for path in stage.leaves(self) for file in files_in(path))
         record: StageRecord = {
-            "stage": name,
-            "digest": digest,
+            "stage": stage.name,
+            "inputs": inputs,
+            "files": own | digests(self.folder, others),
+            "results": json_digest(own or metrics),
             "seed": self.recipe.seed,
             "device": str(self.accelerator.device),
             "seconds": round(seconds, 2),

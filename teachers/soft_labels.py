@@ -1,8 +1,9 @@
 """Soft labels on disk: a teacher's logits of each head, float16, keyed by the digest of the text.
 
 They lie in shards of a few thousand rows, each a safetensors file that appears complete or not at all, in one
-folder a teacher. A text is labelled once: the rows survive shuffling, more epochs, another student, another
-temperature, a crash. Only the digests are held in memory. A head that the teacher does not know is absent.
+folder a teacher. The name of a shard holds the digest of its content, by which a damaged one is left out. A
+text is labelled once: the rows survive shuffling, more epochs, another student, another temperature, a crash.
+Only the digests are held in memory. A head that the teacher does not know is absent.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 Array = NDArray[Any]
 DIGEST = np.dtype("S16")  # 16 bytes of blake2b; trailing zero bytes compare as equal, which does no harm
+
+
+class SoftLabelsError(Exception):
+    """Texts that have no soft labels."""
+
+    exit_code = 2
 
 
 def text_digests(texts: Sequence[str]) -> Array:
@@ -29,7 +36,11 @@ def text_digests(texts: Sequence[str]) -> Array:
 
 
 class SoftLabels:
-    """The soft labels of one teacher in one folder; `add` writes what `logits` reads."""
+    """The soft labels of one teacher in one folder; `add` writes what `logits` reads.
+
+    Attributes:
+        damaged: The shards whose content is not what was written, which are not read.
+    """
 
     def __init__(self, folder: Path, heads: Mapping[str, int]) -> None:
         """Open a folder, or create it.
@@ -40,9 +51,9 @@ class SoftLabels:
         """
         self.folder, self.heads = folder, dict(heads)
         folder.mkdir(parents=True, exist_ok=True)
+        self.damaged: list[Path] = []
         self._shards: list[dict[str, Array]] = []
         self._names: set[str] = set()
-        self._next = 0  # number of the next shard; not their count, as one may have been removed
         self._known, self._row = np.empty(0, DIGEST), np.empty(0, np.int64)
         self._starts = np.empty(0, np.int64)
         self.refresh()
@@ -51,7 +62,11 @@ class SoftLabels:
         """Open the shards that were written since, here or by another process."""
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             if path.name not in self._names:
-                self._open(path)
+                self._names.add(path.name)
+                if path.stem.removeprefix("shard-") == _digest(path.read_bytes()):
+                    self._open(path)
+                else:
+                    self.damaged.append(path)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -67,28 +82,32 @@ class SoftLabels:
         shapes = {head: part.shape for head, part in logits.items()}
         if shapes != (expected := {head: (len(digests), labels) for head, labels in self.heads.items()}):
             raise ValueError(f"{self.folder}: logits are {shapes}, expected {expected}")
-        path = self.folder / f"shard-{self._next:05d}.safetensors"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        # contiguous, as save_file writes memory as it lies, whatever the strides
+        # contiguous, as safetensors writes memory as it lies, whatever the strides
         tensors: dict[str, Array] = {
             f"logits.{head}": np.ascontiguousarray(x, np.float16) for head, x in logits.items()
         }
         tensors["digests"] = np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST.itemsize)
+        content = save(tensors)
+        path = self.folder / f"shard-{_digest(content)}.safetensors"
+        temporary = self.folder / f".shard.{os.getpid()}.tmp"
         try:
-            save_file(tensors, temporary)
+            temporary.write_bytes(content)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+        self._names.add(path.name)
         self._open(path)
 
     def rows(self, digests: Array) -> Array:
         """The row number of each digest, for `logits`.
 
         Raises:
-            KeyError: A digest has no row.
+            SoftLabelsError: A digest has no row.
         """
-        if self.missing(digests).any():
-            raise KeyError(f"{self.folder}: {int(self.missing(digests).sum())} texts have no soft label")
+        if missing := int(self.missing(digests).sum()):
+            raise SoftLabelsError(
+                f"{self.folder}: {missing} texts have no soft labels (run the recipe again with --from label)"
+            )
         return np.asarray(self._row[np.searchsorted(self._known, digests)])
 
     def logits(self, rows: Array) -> dict[str, Array]:
@@ -111,7 +130,7 @@ class SoftLabels:
             folder: To write one file a head into.
 
         Raises:
-            KeyError: A digest has no row.
+            SoftLabelsError: A digest has no row.
         """
         paths = {head: folder / f"logits-{head}.bin" for head in self.heads}
         files = {head: path.open("wb") for head, path in paths.items()}
@@ -137,9 +156,7 @@ class SoftLabels:
         for name, dtype in types.items():
             offset, shape = begin + about[name]["data_offsets"][0], tuple(about[name]["shape"])
             arrays[name] = np.memmap(path, dtype, "r", offset, shape)
-        self._next = int(path.stem.removeprefix("shard-")) + 1
         self._shards.append({head: arrays[f"logits.{head}"] for head in self.heads})
-        self._names.add(path.name)
         # merged into the sorted index, which costs one copy of it; sorting again costs minutes
         digests = np.frombuffer(arrays["digests"].tobytes(), DIGEST)
         order, start = np.argsort(digests, kind="stable"), len(self._known)
@@ -147,3 +164,7 @@ class SoftLabels:
         self._known = np.insert(self._known, where, digests[order])
         self._row = np.insert(self._row, where, order + start)
         self._starts = np.append(self._starts, start)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -153,9 +153,11 @@ def _pretrain(options: argparse.Namespace) -> Result | None:
 
 def _report(options: argparse.Namespace) -> Result:
     from distill.reports.report import summary, write_report
+    from distill.storage import locked
 
     folder = Path(options.run)
-    report = write_report(folder)
+    with locked(folder):
+        report = write_report(folder)
     return Result(f"{summary(report)}\n\n{folder / 'report.html'}", report)
 
 

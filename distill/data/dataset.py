@@ -1,4 +1,4 @@
-"""Prepared texts on disk: each split is a memory-mapped `datasets.Dataset` in a folder.
+"""Prepared texts on disk: each split is an Arrow file, memory-mapped as a `datasets.Dataset`.
 
 The columns are `text` and one `head_NAME` for each head. The column of a single_label head has class
 indices, -100 where unlabelled. That of a multi_label head has a list of 0 and 1, one for each label, all -1
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distill.heads import Head
+from distill.storage import written_whole
 
 CHUNK = 10_000  # rows in memory while writing
 
 
 def write_texts(
-    folder: Path,
+    path: Path,
     rows: Iterable[Mapping[str, Any]],
     heads: Sequence[Head] = (),
     *,
     marks: Sequence[str] = (),
 ) -> int:
-    """The number of rows written. `folder` is created complete, or not at all on failure.
+    """The number of rows written. The file is created complete, or not at all on failure.
 
     Args:
-        folder: A folder that does not exist, in one that does.
+        path: The file without its suffix, `.arrow`.
         rows: Values of `text`, of `head_NAME` for each head, and of `marks`. They are streamed.
         heads: The heads whose labels are in the rows.
         marks: Names of boolean columns in the rows.
@@ -46,22 +45,20 @@ def write_texts(
     }
     types |= dict.fromkeys(marks, pa.bool_())
     schema, count, rows = pa.schema({"text": pa.string(), **types}), 0, iter(rows)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch, _quiet():
-        table = Path(scratch, "table.arrow")
-        with pa.OSFile(str(table), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-            while chunk := list(itertools.islice(rows, CHUNK)):
-                stream.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
-                count += len(chunk)
-        dataset = datasets.Dataset.from_file(str(table))
-        shards = None if count else 1  # a data set without shards cannot be loaded
-        dataset.save_to_disk(str(Path(scratch, "whole")), num_shards=shards)
-        Path(scratch, "whole").rename(folder)
+    with (
+        written_whole(path.with_suffix(".arrow")) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_stream(file, schema) as stream,
+    ):
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            stream.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
+            count += len(chunk)
     return count
 
 
 def load_split(folder: Path, name: str) -> datasets.Dataset:
     """The prepared split `name` in `folder`, memory-mapped."""
-    return datasets.load_from_disk(str(folder / name))
+    return datasets.Dataset.from_file(str(folder / f"{name}.arrow"))
 
 
 def load_heads(folder: Path) -> tuple[Head, ...]:
@@ -84,15 +81,3 @@ def hard_labels(split: datasets.Dataset, heads: Sequence[Head]) -> dict[str, NDA
             cells = column.flatten().to_numpy(zero_copy_only=False).astype(np.int8)
             labels[head.name] = cells.reshape(-1, len(head.labels))
     return labels
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Disables the progress bars of `datasets`."""
-    before = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            datasets.enable_progress_bars()

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from distill.data.sources import DataError
-from distill.run import written_whole
+from distill.storage import written_whole
 
 
 def has_data_in_memory(data: Mapping[str, Any]) -> bool:

@@ -7,7 +7,6 @@ Labelled splits are held in memory. Unlabelled texts are streamed, and eight byt
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from distill.data.splits import (
 from distill.recipe.data_section import Data, Fraction, Hub, Texts
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
+from distill.storage import write_json
 
 
 class DataReport(TypedDict, total=False):
@@ -101,12 +101,11 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
         report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", texts)
         for split in SPLITS:
             write_texts(folder / split, (encoded(text, heads) for text in splits[split]), heads)
-        content = json.dumps([head.to_json() for head in heads], ensure_ascii=False, indent=1)
-        (folder / "heads.json").write_text(content, "utf-8")
+        write_json(folder / "heads.json", [head.to_json() for head in heads])
     finally:
         dropped.log("dropped")
         leaked.log("removed")
-        report_path.write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+        write_json(report_path, report)
     return {
         "rows": report["rows"],
         "dropped": dict(dropped.counts()),

@@ -9,7 +9,8 @@ from typing import Any
 from distill.recipe.load import load_yaml
 from distill.reports.model_card import format_metric
 from distill.reports.text import html, one_line
-from distill.run import StageRecord, read_json, write_json, written_whole
+from distill.run import StageRecord, read_record
+from distill.storage import write_json, written_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24;
@@ -44,8 +45,13 @@ def write_report(folder: Path) -> dict[str, Any]:
         ReportError: The folder holds no finished run, or its records are damaged.
     """
     paths = sorted((folder / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
-    records: dict[str, StageRecord] = {path.parent.name: read_json(path) for path in paths}
-    stages = {name: record for name, record in records.items() if record and "metrics" in record}
+    stages: dict[str, StageRecord] = {}
+    for path in paths:
+        if (record := read_record(path)) is None:
+            raise ReportError(f"{path}: is damaged (distill run RECIPE --out {folder})")
+        stages[path.parent.name] = record
+    # without those that were made from earlier results of others
+    stages = {name: stage for name, stage in stages.items() if _is_current(stage, stages)}
     if not {"prepare", "fit_student", "export", "check"} <= stages.keys():
         raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
     recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
@@ -86,6 +92,11 @@ def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dic
         report |= {"latency_ms": published["latency_ms"], "throughput": published["throughput"]}
         report["throughput_threads"] = published["threads"]
     return report
+
+
+def _is_current(stage: StageRecord, stages: Mapping[str, StageRecord]) -> bool:
+    after: dict[str, str] = stage["inputs"]["after"]
+    return all(name in stages and stages[name]["results"] == results for name, results in after.items())
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from distill.heads import Head
 from distill.models.base import Array, TextClassifier
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
-from distill.run import Run, read_json
+from distill.run import Run
+from distill.storage import read_json
 from distill.training.checkpoint import load_tensors
 from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
@@ -68,12 +69,16 @@ def teacher_network(run: Run[Any]) -> tuple[TextClassifier, PreTrainedTokenizerF
     return load_classifier(run.stage("fit_teacher"))
 
 
-def soft_labels(run: Run[Any]) -> SoftLabels:
-    """The soft labels of the run's teacher, in a folder named by its digest (of `label`)."""
-    about = read_json(run.stage("fit_teacher") / "heads.json")["heads"]
+def soft_labels_folder(run: Run[Any]) -> Path:
+    """The folder of the soft labels of the run's teacher, named by its digest (of `label`)."""
     digest = teacher_digest(run.stage("fit_teacher"), max_length(run))
-    widths = {head["name"]: len(head["labels"]) for head in about}
-    return SoftLabels(run.folder / "soft_labels" / digest[:16], widths)
+    return run.folder / "soft_labels" / digest[:16]
+
+
+def soft_labels(run: Run[Any]) -> SoftLabels:
+    """The soft labels of the run's teacher (of `label`)."""
+    about = read_json(run.stage("fit_teacher") / "heads.json")["heads"]
+    return SoftLabels(soft_labels_folder(run), {head["name"]: len(head["labels"]) for head in about})
 
 
 def transfer_set(run: Run[Any]) -> datasets.Dataset:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.calibration import calibrate
-from distill.run import Run, write_json
+from distill.run import Run
 from distill.stages import artifacts
+from distill.storage import write_json
 
 
 def calibrate_heads(run: Run[Any], folder: Path) -> dict[str, Any]:

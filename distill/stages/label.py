@@ -25,14 +25,19 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
         folder: Of the stage.
         weights: Of the sources of augmented texts: noise, near words and mixing.
     """
-    if run.accelerator.is_main_process and not (folder / "transfer").exists():
-        write_transfer_set(run, folder, weights)
+    if run.accelerator.is_main_process:
+        if not (folder / "transfer.arrow").exists():
+            write_transfer_set(run, folder, weights)
+            run.keep(folder / "transfer.arrow")
+        for shard in artifacts.soft_labels(run).damaged:
+            run.info(f"{shard}: is damaged, so its texts are labelled again")
+            shard.unlink()
     run.accelerator.wait_for_everyone()
-    transfer = artifacts.transfer_set(run)
+    transfer, soft = artifacts.transfer_set(run), artifacts.soft_labels(run)
     labelled = label_texts(
         run,
         artifacts.teacher(run),
-        artifacts.soft_labels(run),
+        soft,
         [artifacts.split(run, "validation")["text"], artifacts.split(run, "test")["text"], transfer["text"]],
     )
     return {"transfer_texts": len(transfer), "labelled_texts": labelled}

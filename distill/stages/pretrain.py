@@ -7,7 +7,6 @@ discarded at the end.
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -27,10 +26,12 @@ from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Distillation, Pretraining
-from distill.run import Run, write_json
+from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.train import distilled, feature_matching, seed_of, with_defaults
+from distill.storage import write_json
 from distill.training.loop import Examples, TrainingJob, fit
+from export.bundle.atomic import replacing_folder
 from students.init_from_teacher import encoder_from_teacher
 from students.pretrained import save_start
 from teachers.checkpoints import weights_sha256
@@ -64,7 +65,7 @@ def prepare_texts(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
         "unlabeled": iter(()),
     }
     rows = {name: write_texts(folder / name, texts) for name, texts in splits.items()}
-    shutil.rmtree(folder / "texts")
+    (folder / "texts.arrow").unlink()
     return {"rows": rows}
 
 
@@ -147,15 +148,12 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
     with run.tracked("student"):
         metrics = fit(network, job, run.accelerator, matching=matching)
     if run.accelerator.is_main_process:
-        written, start = folder / "start", run.folder / "start"
-        written.mkdir(exist_ok=True)
         about = {
             "teacher": run.recipe.teacher.encoder,
             "teacher_sha256": weights_sha256(run.recipe.teacher.encoder, run.recipe.teacher.sha256),
             "pooling": settings.pooling,
             "max_length": tokens,
         }
-        save_start(written, encoder, {**about, "validation": metrics["validation"]})
-        shutil.rmtree(start, ignore_errors=True)
-        written.rename(start)
+        with replacing_folder(run.folder / "start") as start:
+            save_start(start, encoder, {**about, "validation": metrics["validation"]})
     return metrics | {"seed": seed}

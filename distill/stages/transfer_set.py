@@ -26,7 +26,7 @@ NEAREST = 15  # near words a word
 
 
 def write_transfer_set(run: Run[Any], folder: Path, weights: Weights) -> None:
-    """Write the transfer set to `transfer` in a folder, a `datasets.Dataset` with the column `text`.
+    """Write the transfer set to `transfer.arrow` in a folder, with the column `text`.
 
     Args:
         run: Whose training and unlabelled texts.

@@ -5,6 +5,7 @@ The randomness of a step depends on (seed, step) alone, so no generator state is
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distill.run import written_whole
+from distill.storage import written_whole
 
 
 @dataclass
@@ -36,18 +37,44 @@ class TrainingState:
     kept_epoch: int = 0
 
 
+class DamagedFileError(Exception):
+    """A file of tensors that is not as it was written."""
+
+    exit_code = 2
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON value as one file that appears complete or not at all."""
+    """Write tensors and a JSON value with their digest, as one file that appears complete or not at all."""
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(about)
     with written_whole(path) as temporary:
-        save_file(cpu, temporary, metadata={"about": json.dumps(about)})
+        save_file(cpu, temporary, metadata={"about": text, "sha256": _digest(cpu, text)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the JSON value that `save_tensors` wrote."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["about"])
+    """The tensors and the JSON value that `save_tensors` wrote.
+
+    Raises:
+        DamagedFileError: The file is missing, cut short or changed.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedFileError(f"{path}: cannot be read: {error}") from None
+    text = metadata.get("about", "")
+    if metadata.get("sha256") != _digest(tensors, text):
+        raise DamagedFileError(f"{path}: is damaged")
+    return tensors, json.loads(text)
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_checkpoint(
@@ -61,9 +88,24 @@ def save_checkpoint(
     save_tensors(path, tensors, asdict(state))
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Restore weights and optimiser in place; returns the training state."""
+def load_checkpoint(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, kept_weights: Path | None = None
+) -> TrainingState:
+    """Restore weights and optimiser in place; returns the training state.
+
+    Args:
+        path: Of the checkpoint.
+        module: Changed in place.
+        optimizer: Changed in place.
+        kept_weights: The file of the kept epoch's weights, which must be whole if there is such an epoch.
+
+    Raises:
+        DamagedFileError: As in `load_tensors`; nothing is restored.
+    """
     tensors, about = load_tensors(path)
+    state = TrainingState(**about)
+    if kept_weights and state.kept_epoch:
+        load_tensors(kept_weights)
     weights = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}
     module.load_state_dict(weights)
     for name, parameter in module.named_parameters():
@@ -72,4 +114,4 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             if value is not None:
                 # a fused AdamW keeps its step count on the parameter's device
                 optimizer.state[parameter][key] = value.to(parameter.device)
-    return TrainingState(**about)
+    return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -12,6 +13,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Job
+
+
+def is_main_process() -> bool:
+    """Whether this is the main process of those that a launcher started, before there is an accelerator."""
+    return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", 0)) == 0
 
 
 def make_accelerator(recipe: Job, folder: Path) -> Accelerator:

@@ -25,9 +25,10 @@ from distill.evaluation.metrics import without_nan
 from distill.models.base import Array, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
-from distill.run import progress
+from distill.run import LOG, progress
 from distill.training.best_epoch import end_epoch
 from distill.training.checkpoint import (
+    DamagedFileError,
     TrainingState,
     load_checkpoint,
     load_tensors,
@@ -144,9 +145,7 @@ def fit(
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = make_optimizer(learner, settings, accelerator.device, job.head_lr)
-    state = (
-        load_checkpoint(job.checkpoint, learner, optimizer) if job.checkpoint.exists() else TrainingState()
-    )
+    state = _restored(job, learner, optimizer, accelerator)
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
     compared_texts = len(job.validation.texts) if distils else 0
@@ -213,6 +212,20 @@ def fit(
         "history": [without_nan(epoch)[metric] for epoch in state.history],
         "texts": len(job.train.texts),
     }
+
+
+def _restored(
+    job: TrainingJob, learner: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> TrainingState:
+    """The state of a training that stopped here, restored; of a new one if there is none that can be."""
+    if not job.checkpoint.exists():
+        return TrainingState()
+    try:
+        return load_checkpoint(job.checkpoint, learner, optimizer, job.kept_weights)
+    except DamagedFileError as error:
+        if accelerator.is_main_process:
+            LOG.warning(f"{error}, so the {job.name} is trained from the beginning")
+        return TrainingState()
 
 
 def _backward(

@@ -1,4 +1,8 @@
-"""Writes folders atomically: they appear under their name by rename, complete or not at all."""
+"""Writes files and folders atomically: they appear under their name by rename, complete or not at all.
+
+The content is on the disk before the rename, and the rename when the block ends. So a power cut, too, leaves
+the old content or the new.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,25 @@ def resolve(path: str | Path) -> Path:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
+def sync(path: Path) -> None:
+    """Write a file, or a folder and all that is in it, through to the disk."""
+    for inner in (*path.rglob("*"), path):
+        _sync_one(inner)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path next to `path`, for a file that replaces it when the block ends, and is removed if it fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        _sync_one(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """An empty folder next to `folder` that replaces it when the block ends.
@@ -34,9 +57,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
+        sync(temporary)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
+        _sync_one(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not folder.exists():
@@ -68,3 +93,17 @@ def _is_running(pid: str) -> bool:
     except OSError:
         return True
     return int(pid) != os.getpid()
+
+
+def _sync_one(path: Path) -> None:
+    """Write a file, or the names in a folder, through to the disk."""
+    if os.name == "nt":  # where only a file that is open for writing can be synced
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no sync
+            raise
+    finally:
+        os.close(descriptor)
