@@ -50,12 +50,12 @@ def write_report(folder: Path) -> dict[str, Any]:
         if (record := read_record(path)) is None:
             raise ReportError(f"{path}: is damaged (distill run RECIPE --out {folder})")
         stages[path.parent.name] = record
-    # without those that were made from earlier results of others
-    stages = {name: stage for name, stage in stages.items() if _is_current(stage, stages)}
-    if not {"prepare", "fit_student", "export", "check"} <= stages.keys():
-        raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
-    recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
     try:
+        # without those that were made from earlier results of others
+        stages = {name: stage for name, stage in stages.items() if _is_current(stage, stages)}
+        if not {"prepare", "fit_student", "export", "check"} <= stages.keys():
+            raise ReportError(f"{folder}: holds no finished run (distill run RECIPE --out {folder})")
+        recipe = load_yaml((folder / "recipe.yaml").read_text("utf-8", "replace"), "recipe.yaml")
         report = _report(recipe, stages)
         page = _page(html(report))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:

@@ -1,5 +1,4 @@
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ import pytest
 
 from distill.pipeline import stage_digests
 from distill.recipe.load import parse_recipe
-from distill.run import Run, Stage, read_json, versions, write_json, written_whole
+from distill.run import Run, Stage, versions
 
 RECIPE = parse_recipe(
     {"name": "toy", "seed": 7, "data": {"train": "train.csv"}, "heads": {"intent": {"column": "intent"}}}
@@ -26,13 +25,15 @@ def run(tmp_path: Path, cpu_accelerator: Any) -> Run:
 
 
 def counting(seen: list[list[str]], metric: int = 1, killed: bool = False) -> Work:
-    """A stage that notes the files it finds and leaves one more."""
+    """A stage that notes the files it finds, and leaves one and a kept one more."""
 
     def work(run: Run, folder: Path) -> dict[str, Any]:
         assert not (folder / "stage.json").exists()
         found = sorted(file.name for file in folder.iterdir())
         seen.append(found)
-        (folder / f"part{len(found)}").touch()
+        (folder / "left").write_text(str(metric))
+        (folder / f"part{len(found)}").write_text("part")
+        run.keep(folder / f"part{len(found)}")
         if killed:
             raise Killed
         return {"metric": metric}
@@ -47,20 +48,22 @@ def test_a_stage_is_recorded_last(run: Run) -> None:
     folder = run.stage("one")
     assert folder == run.folder / "stages" / "one"
     record = json.loads((folder / "stage.json").read_text())
-    assert (record["stage"], record["digest"], record["seed"]) == ("one", "digest-a", 7)
+    assert (record["stage"], record["seed"]) == ("one", 7)
+    assert record["inputs"] == {"digest": "digest-a", "after": {}}
+    assert list(record["files"]) == ["stages/one/left", "stages/one/part1"]
     assert record["metrics"] == run.metrics("one") == {"metric": 1}
     assert record["device"] == "cpu" and record["seconds"] >= 0 and record["peak_rss_bytes"] > 1_000_000
     assert record["versions"] == versions()
 
 
-def test_a_stage_with_the_same_digest_is_skipped(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_with_the_same_digest_is_skipped(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tinyheads")
     seen: list[list[str]] = []
     run.do(Stage("one", counting(seen), ()), "a")
     before = (run.stage("one") / "stage.json").read_bytes()
     run.do(Stage("one", counting(seen, metric=2), ()), "a")
     assert len(seen) == 1 and (run.stage("one") / "stage.json").read_bytes() == before
-    out = capsys.readouterr()
-    assert out.out == "" and "one: done before" in out.err
+    assert "one: done before" in caplog.text
 
 
 def test_a_stage_whose_inputs_changed_starts_again(run: Run) -> None:
@@ -73,8 +76,9 @@ def test_a_stage_whose_inputs_changed_starts_again(run: Run) -> None:
 
 
 def test_a_long_stage_that_was_stopped_resumes_in_its_folder(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tinyheads")
     seen: list[list[str]] = []
     for _ in range(2):
         with pytest.raises(Killed):
@@ -82,7 +86,7 @@ def test_a_long_stage_that_was_stopped_resumes_in_its_folder(
     assert not (run.stage("one") / "stage.json").exists()
     run.do(Stage("one", counting(seen), (), resumes=True), "a")
     assert seen == [["begun.json"], ["begun.json", "part1"], ["begun.json", "part1", "part2"]]
-    assert "one: resumes where it stopped" in capsys.readouterr().err
+    assert "one: resumes where it stopped" in caplog.text
 
 
 @pytest.mark.parametrize(("digest", "long"), [("b", True), ("a", False)], ids=["other inputs", "short"])
@@ -128,26 +132,69 @@ def test_stages_do_not_touch_each_other(run: Run) -> None:
     assert (run.stage("two") / "stage.json").exists() and len(seen) == 3
 
 
-def test_a_stage_without_what_it_leaves_is_done_again(run: Run) -> None:
-    seen: list[list[str]] = []
-    stage = Stage("one", counting(seen), (), leaves="left")
-    run.do(stage, "a")
-    run.do(stage, "a")
-    assert len(seen) == 2
-    (run.folder / "left").touch()
-    run.do(stage, "a")
-    assert len(seen) == 2
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "is missing": Path.unlink,
+    "is empty": lambda path: path.write_bytes(b""),
+    "is changed or damaged": lambda path: path.write_bytes(b"x" * path.stat().st_size),
+}
 
 
-def test_a_stage_that_starts_again_removes_those_that_read_it(run: Run) -> None:
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("name", ["stages/one/left", "outside/left"])
+def test_a_stage_whose_files_do_not_match_its_record_is_done_again(
+    run: Run, what: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work(run: Run, folder: Path) -> dict[str, Any]:
+        (folder / "left").write_text("inside")
+        (run.folder / "outside").mkdir(exist_ok=True)
+        (run.folder / "outside" / "left").write_text("outside")
+        return {}
+
+    stage = Stage("one", work, (), leaves=lambda run: [run.folder / "outside"])
+    run.do(stage, "a")
+    files = {path: path.read_bytes() for path in (run.folder / "stages/one/left", run.folder / "outside/left")}
+    before = run.record("one")
+    DAMAGE[what](run.folder / name)
+    caplog.set_level("INFO", "tinyheads")
+    run.do(stage, "a")
+    assert f"{run.folder / name}: {what}, so one is done again" in caplog.text
+    assert {path: path.read_bytes() for path in files} == files
+    after = run.record("one")
+    assert before and after and after["files"] == before["files"]
+    caplog.clear()
+    run.do(stage, "a")
+    assert "one: done before" in caplog.text
+
+
+def test_stages_that_read_a_stage_are_done_again_if_its_results_differ(run: Run) -> None:
     """With the same inputs a training may end with other weights, on another number of threads."""
-    one, two = (Stage(name, counting([]), ()) for name in ("one", "two"))
-    run.do(one, "a", [two])
-    run.do(two, "a")
-    run.do(one, "a", [two])
-    assert run.record("two")
-    run.do(one, "b", [two])
-    assert run.record("two") is None and not run.stage("two").exists()
+    seen: list[list[str]] = []
+
+    def both(metric: int) -> None:
+        run.do(Stage("one", counting([], metric), ()), "a")
+        run.do(Stage("two", counting(seen), ()), "a", ["one"])
+
+    both(metric=1)
+    both(metric=2)
+    assert len(seen) == 1
+    (run.stage("one") / "left").unlink()
+    both(metric=1)
+    assert len(seen) == 1, "the file is the same again"
+    (run.stage("one") / "left").unlink()
+    both(metric=2)
+    assert len(seen) == 2
+
+
+def test_a_kept_file_that_is_damaged_is_made_again(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[list[str]] = []
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run.do(Stage("one", counting(seen, killed=True), (), resumes=True), "a")
+    (run.stage("one") / "part1").write_text("trap")
+    caplog.set_level("INFO", "tinyheads")
+    run.do(Stage("one", counting(seen), (), resumes=True), "a")
+    assert seen[-1] == ["begun.json", "part2"]
+    assert f"{run.stage('one') / 'part1'}: is changed or damaged, so it is made again" in caplog.text
 
 
 def test_a_digest_is_of_a_stages_inputs_and_of_the_versions_up_to_it() -> None:
@@ -167,49 +214,30 @@ def test_a_digest_is_of_a_stages_inputs_and_of_the_versions_up_to_it() -> None:
     assert redone(b=1) == redone(second=2) == ["two"]
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"digest": "a"'])
-def test_a_record_cut_short_is_none(run: Run, content: str) -> None:
-    run.stage("one").mkdir(parents=True)
-    (run.stage("one") / "stage.json").write_text(content)
+def test_a_damaged_record_is_none(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.do(Stage("one", counting([]), ()), "a")
+    path = run.stage("one") / "stage.json"
+    whole = path.read_bytes()
+    caplog.set_level("INFO", "tinyheads")
+    for content in (b"", whole[:-9], whole.replace(b'"seed": 7', b'"seed": 6'), b"\xff", b"[" * 9999, b"[]"):
+        path.write_bytes(content)
+        seen: list[list[str]] = []
+        run.do(Stage("one", counting(seen), ()), "a")
+        assert seen == [["begun.json"]] and run.metrics("one") == {"metric": 1}
+        assert f"{path}: is damaged, so one is done again" in caplog.text
+        caplog.clear()
+
+
+def test_a_damaged_beginning_is_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tinyheads")
     seen: list[list[str]] = []
-    run.do(Stage("one", counting(seen), ()), "a")
-    assert seen == [["begun.json"]] and run.metrics("one") == {"metric": 1}
-
-
-# files
-
-
-def test_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    with written_whole(path) as temporary:
-        temporary.write_text("new")
-        assert temporary.parent == tmp_path and not path.exists()
-        assert temporary.name.startswith(".") and str(os.getpid()) in temporary.name
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
-    path = tmp_path / "a.txt"
-    with pytest.raises(failure), written_whole(path) as temporary:
-        temporary.write_text("half")
-        raise failure
-    assert list(tmp_path.iterdir()) == []
-    path.write_text("old")
-    with pytest.raises(failure), written_whole(path):
-        raise failure
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_json_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    assert read_json(path) is None
-    write_json(path, {"b": ["späte", 1.5, None], "a": {}})
-    assert read_json(path) == {"b": ["späte", 1.5, None], "a": {}}
-    assert "späte" in path.read_text("utf-8") and list(read_json(path)) == ["b", "a"]
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert read_json(path) == {"b": ["späte", 1.5, None], "a": {}} and list(tmp_path.iterdir()) == [path]
+    stage = Stage("one", counting(seen, killed=True), (), resumes=True)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run.do(stage, "a")
+        (run.stage("one") / "begun.json").write_bytes(b"")
+    assert seen == [["begun.json"]] * 2
+    assert "begun.json: is damaged, so one starts from the beginning" in caplog.text
 
 
 def test_versions() -> None:

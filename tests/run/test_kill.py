@@ -14,7 +14,7 @@ pytestmark = pytest.mark.exporting
 
 MOMENTS = {
     "fit_teacher": "stages/fit_teacher/scratch/checkpoint.safetensors",
-    "label": "soft_labels/*/shard-00000.safetensors",
+    "label": "soft_labels/*/shard-*.safetensors",
     "fit_student": "stages/fit_student/scratch/checkpoint.safetensors",
     "export": "stages/export/onnx/model.onnx",
 }

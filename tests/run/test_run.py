@@ -197,10 +197,8 @@ def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):
 
 
 def test_the_transfer_set_is_train_then_copies_then_unlabelled_texts_each_once(finished):
-    import datasets
-
-    def texts(*path):
-        return list(datasets.load_from_disk(str(finished["folder"].joinpath("stages", *path)))["text"])
+    def texts(stage, name):
+        return list(load_split(finished["folder"] / "stages" / stage, name)["text"])
 
     transfer, train = texts("label", "transfer"), texts("prepare", "train")
     assert transfer[: len(train)] == train

@@ -96,7 +96,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_nothing_but_the_split_is_left(tmp_path: Path) -> None:
     write_texts(tmp_path / "train", rows(), HEADS)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["train"]
+    assert [folder.name for folder in tmp_path.iterdir()] == ["train.arrow"]
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -10,6 +10,7 @@ from distill.recipe.load import dump_yaml, parse_recipe
 from distill.reports.model_card import model_card
 from distill.reports.report import ReportError, summary, write_report
 from distill.reports.text import code, one_line
+from distill.storage import read_sealed, write_sealed
 
 RECIPE = parse_recipe(
     {
@@ -61,7 +62,8 @@ def folder(tmp_path):
     for name, values in metrics.items():
         (tmp_path / "stages" / name).mkdir(parents=True)
         record = {"seconds": 1.5, "peak_rss_bytes": 10**9, "device": "cpu", "metrics": values}
-        (tmp_path / "stages" / name / "stage.json").write_text(json.dumps(record), "utf-8")
+        record |= {"inputs": {"digest": "a", "after": {}}, "results": "b"}
+        write_sealed(tmp_path / "stages" / name / "stage.json", record)
     (tmp_path / "recipe.yaml").write_text(dump_yaml({"name": "toy", "seed": 7}), "utf-8")
     return tmp_path
 
@@ -91,6 +93,20 @@ def test_an_unfinished_run_has_no_report(folder):
         write_report(folder)
 
 
+def test_a_damaged_record_is_named(folder):
+    path = folder / "stages" / "export" / "stage.json"
+    path.write_bytes(path.read_bytes().replace(b"1.5", b"1.7"))
+    with pytest.raises(ReportError, match=r"export/stage.json: is damaged \(distill run RECIPE --out"):
+        write_report(folder)
+
+
+def test_stages_made_from_earlier_results_are_left_out(folder):
+    path = folder / "stages" / "bundle" / "stage.json"
+    write_sealed(path, {**read_sealed(path), "inputs": {"digest": "a", "after": {"check": "earlier"}}})
+    report = write_report(folder)
+    assert "bundle" not in report["stages"] and "latency_ms" not in report
+
+
 def test_model_card():
     card = model_card(RECIPE, HEADS, CHECKED, ROWS, SIZES, 128)
     assert card.startswith("---\nlibrary_name: tinyheads\n")
@@ -110,7 +126,7 @@ def test_a_refused_run_has_a_report_without_speed(folder):
     (folder / "stages" / "bundle" / "stage.json").unlink()
     refused = {**CHECKED, "refused": ["int8: head 'intent' drops by <b>"]}
     path = folder / "stages" / "check" / "stage.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": refused}), "utf-8")
+    write_sealed(path, {**read_sealed(path), "metrics": refused})
     report = write_report(folder)
     assert report["refused"] == refused["refused"] and report["heads"]["intent"] == INTENT
     assert "latency_ms" not in report
@@ -134,7 +150,8 @@ def test_text_of_any_kind_is_text_in_the_page(folder):
             quality[HOSTILE]["test"]["student"] = {HOSTILE: 0.5}
             quality[HOSTILE]["test"] = {HOSTILE: {HOSTILE: 0.5}, "student": {HOSTILE: 0.5}}
             record["metrics"]["refused"] = [HOSTILE]
-        path.write_text(json.dumps(record), "utf-8")
+        del record["sha256"]
+        write_sealed(path, record)
     (folder / "stages/<img src=x>").mkdir()
     (folder / "stages/<img src=x>/stage.json").write_text(path.read_text("utf-8"), "utf-8")
     (folder / "recipe.yaml").write_text(dump_yaml({"name": HOSTILE, "seed": HOSTILE}), "utf-8")
@@ -151,7 +168,7 @@ def test_text_of_any_kind_is_text_in_the_page(folder):
 )
 def test_damaged_records(folder, name, metrics):
     path = folder / "stages" / name / "stage.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "metrics": metrics}), "utf-8")
+    write_sealed(path, {**read_sealed(path), "metrics": metrics})
     with pytest.raises(ReportError, match=r"its records are damaged: .* --from prepare"):
         write_report(folder)
 
