@@ -152,7 +152,9 @@ def test_a_stage_whose_files_do_not_match_its_record_is_done_again(
 
     stage = Stage("one", work, (), leaves=lambda run: [run.folder / "outside"])
     run.do(stage, "a")
-    files = {path: path.read_bytes() for path in (run.folder / "stages/one/left", run.folder / "outside/left")}
+    files = {
+        path: path.read_bytes() for path in (run.folder / "stages/one/left", run.folder / "outside/left")
+    }
     before = run.record("one")
     DAMAGE[what](run.folder / name)
     caplog.set_level("INFO", "tinyheads")

@@ -1,9 +1,9 @@
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -71,33 +71,47 @@ def test_a_sealed_object_is_whole_or_none(tmp_path: Path) -> None:
 # the lock
 
 
-def hold(folder: Path, held: Any, done: Any) -> None:
-    with locked(folder):
-        held.set()
-        done.wait(60)
+def holder_is(pid: int) -> str:
+    return rf"process {pid} on {socket.gethostname()} has worked in this folder since 20\d\d-"
 
 
-@pytest.mark.parametrize("kind", [threading.Thread, multiprocessing.get_context("spawn").Process])
-def test_the_second_is_told_who_holds_the_lock(tmp_path: Path, kind: Any) -> None:
+def test_two_threads(tmp_path: Path) -> None:
     (tmp_path / "stages").mkdir()
-    events = threading if kind is threading.Thread else multiprocessing.get_context("spawn")
-    held, done = events.Event(), events.Event()
-    holder = kind(target=hold, args=(tmp_path, held, done))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path):
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
     holder.start()
     try:
         assert held.wait(60)
-        pid = os.getpid() if kind is threading.Thread else holder.pid
-        expected = rf"process {pid} on {socket.gethostname()} has worked in this folder since 20\d\d-"
-        with pytest.raises(RunLockedError, match=expected), locked(tmp_path):
+        with pytest.raises(RunLockedError, match=holder_is(os.getpid())), locked(tmp_path):
             pass
-        if kind is not threading.Thread:
-            holder.kill()
-            holder.join()
-            with locked(tmp_path):  # which the system released
-                pass
     finally:
         done.set()
         holder.join()
+    with locked(tmp_path):
+        pass
+
+
+def test_two_processes_of_which_the_first_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    hold = (
+        "import pathlib, sys, time\nfrom distill.storage import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
+        try:
+            assert holder.stdout and holder.stdout.readline() == "held\n"
+            with pytest.raises(RunLockedError, match=holder_is(holder.pid)), locked(tmp_path):
+                pass
+        finally:
+            holder.kill()
     with locked(tmp_path):
         pass
 

@@ -81,6 +81,22 @@ def job(tmp_path_factory, write_csv, tiny_encoder_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_job(tmp_path_factory, write_csv, tiny_encoder_folder) -> Path:
+    """The recipe of a job that runs in two seconds, beside its data."""
+    folder = tmp_path_factory.mktemp("tiny-job")
+    write_csv(folder / "train.csv", 60, 1)
+    write_csv(folder / "test.csv", 24, 2)
+    (folder / "inbox.txt").write_text("the box is late please\nwe love the box\nrefund my order\n", "utf-8")
+    recipe = toy_recipe(tiny_encoder_folder(folder))
+    recipe["teacher"]["epochs"] = recipe["student"]["epochs"] = 2
+    recipe["gates"] = {"parity": 0.01, "allow": ["intent", "flags"]}
+    recipe |= {"augment": {"copies": 1}, "checkpoint_every": 2}
+    path = folder / "recipe.yaml"
+    path.write_text(dump_yaml(recipe), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def run_distill():
     """A function that runs the command in a process of its own: `run_distill("predict", bundle)`."""
 

@@ -88,12 +88,25 @@ def test_a_frame_that_is_no_parquet_is_refused_in_a_line(values, tmp_path):
         tinyheads.run(values, tmp_path / "run")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "a: 1"])
-def test_a_damaged_recipe_in_the_folder_is_no_traceback(job, tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"[]", b"a: 1", b"\xff\xfe", b"name: [", None])
+def test_a_damaged_recipe_in_the_folder_is_written_again(job, tmp_path, content):
     (tmp_path / "stages").mkdir()
-    (tmp_path / "recipe.yaml").write_text(content)
-    with pytest.raises(RecipeError, match="is the run of None, not of 'toy'"):
+    if content is not None:
+        (tmp_path / "recipe.yaml").write_bytes(content)
+    tinyheads.run(job, tmp_path, last="prepare")
+    assert load_yaml((tmp_path / "recipe.yaml").read_text("utf-8"))["name"] == "toy"
+
+
+def test_the_run_of_another_recipe_is_left_alone(job, tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "recipe.yaml").write_text("name: other")
+    with pytest.raises(RecipeError, match=r"is the run of 'other', not of 'toy' \(choose another, or delete"):
         tinyheads.run(job, tmp_path, last="prepare")
+
+
+def test_from_a_stage_needs_those_before_it(job, tmp_path):
+    with pytest.raises(RecipeError, match=r"--from label: .* holds no finished prepare \(run it without"):
+        tinyheads.run(job, tmp_path / "run", first="label")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(values, tmp_path):

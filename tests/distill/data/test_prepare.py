@@ -83,7 +83,9 @@ def test_what_prepare_writes(room: Workspace) -> None:
         "heads": {"label": 2},
         "labelled": {"label": {"train": 40, "validation": 4, "test": 4}},
     }
-    assert sorted(p.name for p in room.folder.iterdir()) == sorted([*(f"{s}.arrow" for s in SPLITS), "heads.json"])
+    assert sorted(p.name for p in room.folder.iterdir()) == sorted(
+        [*(f"{s}.arrow" for s in SPLITS), "heads.json"]
+    )
     assert load_heads(room.folder) == (Head("label", "single_label", ("a", "b"), 2.0),)
     train = load_split(room.folder, "train")
     assert train.column_names == ["text", "head_label"]
