@@ -1,5 +1,7 @@
 """The public face: the names, that importing it needs no torch, and a run from Python."""
 
+import re
+
 import tinyheads
 
 
@@ -18,3 +20,10 @@ def test_serving_names_need_no_extra(run_blocked):
     assert done.returncode == 0, done.stderr
     done = run_blocked("import sys, tinyheads\nassert not {'numpy', 'onnxruntime'} & {*sys.modules}")
     assert done.returncode == 0, done.stderr
+
+
+def test_training_names_say_what_to_install(run_blocked):
+    code = "import sys\nsys.modules['pydantic'] = None\nimport tinyheads\ntinyheads.run"
+    done = run_blocked(code)
+    problem = "ModuleNotFoundError: tinyheads.run: needs .*, which is not installed"
+    assert re.search(problem + r" \(pip install 'tinyheads\[train\]'\)\n$", done.stderr)

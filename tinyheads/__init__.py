@@ -34,7 +34,13 @@ def __getattr__(name: str) -> Any:
 
         return version("tinyheads")
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        try:
+            return getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            problem = f"tinyheads.{name}: needs {error.name}, which is not installed"
+            raise ModuleNotFoundError(
+                f"{problem} (pip install 'tinyheads[train]')", name=error.name
+            ) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

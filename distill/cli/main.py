@@ -21,10 +21,8 @@ from distill.cli.terminal import Result, flush, logging_to_stderr, prepare_strea
 
 # the extras with packages that `train` does not install
 EXTRAS = {
-    **dict.fromkeys(("onnx", "optimum"), "onnx"),
     **dict.fromkeys(("uvicorn", "uvloop", "httptools", "orjson", "prometheus_client"), "serve"),
     **dict.fromkeys(("starlette", "anyio"), "serve"),
-    "onnxruntime_extensions": "text-in-graph",
     "openpyxl": "excel",
 }
 # as in distill.pipeline, whose import needs torch

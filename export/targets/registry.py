@@ -21,6 +21,7 @@ TARGETS = {
     "tei": "export.targets.tei:write",
     "text-in-graph": "export.targets.text_in_graph:write",
 }
+EXTRAS = "tei", "text-in-graph"  # targets with an extra of this name
 
 
 def export_bundle(
@@ -47,8 +48,8 @@ def export_bundle(
 
     Raises:
         BundleError: The bundle is missing, changed, or does not match its manifest.
-        TargetError: The target or variant is unknown, the folder holds something else, or the target does not
-            support the bundle.
+        TargetError: The target or variant is unknown, its extra is not installed, the folder holds something
+            else, or the target does not support the bundle.
         GateError: The exported model differs from the bundle.
     """
     if target not in TARGETS:
@@ -67,7 +68,15 @@ def export_bundle(
         raise TargetError(f"{folder}: holds the bundle, which would be lost (choose another --out)")
 
     def write(temporary: Path) -> dict[str, Any]:
-        details: dict[str, Any] = resolve_name(TARGETS[target])(source, manifest, chosen, temporary)
+        try:
+            details: dict[str, Any] = resolve_name(TARGETS[target])(source, manifest, chosen, temporary)
+        except ModuleNotFoundError as error:
+            if target not in EXTRAS:
+                raise
+            hint = f"(pip install 'tinyheads[{target}]')"
+            raise TargetError(
+                f"--target {target}: needs {error.name}, which is not installed {hint}"
+            ) from None
         if library is not None:
             from export.targets.transformers_js import copy_library
 
