@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # What the base install weighs, and that a bundle is served by it alone:
-#     benchmarks/base_install.sh BUNDLE
-# Prints the MiB of what pip installed (pip itself left out), the answer, and the peak memory.
+#     benchmarks/base_install.sh BUNDLE [OPTION OF PIP INSTALL ...]
+# The options are --no-compile -c constraints-edge.txt unless others are given.
+# Prints the packages and the MiB of what pip installed (pip itself left out), the answer, and the peak memory.
 set -euo pipefail
 bundle=$(realpath "$1")
-root=$(realpath "$(dirname "$0")/..")
+shift
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- --no-compile -c constraints-edge.txt
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT
 python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$root/constraints-edge.txt" "$root"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" .
 "$venv/bin/python" -m pip list --format=freeze --disable-pip-version-check
 cd "$venv"
 site=$(echo "$venv"/lib/python3*/site-packages)
