@@ -74,7 +74,7 @@ CHECK = (*EXPORT, "gates")
 _ONE_AT_A_TIME = Lock()  # two runs in one process would share torch's random numbers and the accelerator
 
 STAGES = (
-    Stage("prepare", _prepare, (*LABELLED, "unlabeled"), leaves=_data_report),
+    Stage("prepare", _prepare, (*LABELLED, "unlabeled"), version=2, leaves=_data_report),
     Stage("fit_teacher", fit_teacher, TEACHER, resumes=True),
     Stage("label", label, LABEL, resumes=True, leaves=_soft_labels),
     Stage("fit_student", fit_student, STUDENT, resumes=True),

@@ -112,8 +112,11 @@ def _check(options: argparse.Namespace) -> Result:
         counts = prepare(recipe, folder, Path(scratch) / "data_report.json")
     probe(recipe)
     rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
-    text = f"{options.recipe}: valid; texts: {rows} (next: distill run {options.recipe})"
-    return Result(text, {"recipe": recipe.name, "digest": recipe.digest(), **counts})
+    lines = [f"{options.recipe}: valid; texts: {rows} (next: distill run {options.recipe})"]
+    for head, labelled in counts["labelled"].items():
+        texts = ", ".join(f"{n:,} {split}" for split, n in labelled.items())
+        lines.append(f"head {head!r}: {counts['heads'][head]:,} labels; labelled texts: {texts}")
+    return Result("\n".join(lines), {"recipe": recipe.name, "digest": recipe.digest(), **counts})
 
 
 def _run(options: argparse.Namespace) -> Result | None:

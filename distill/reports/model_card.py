@@ -27,11 +27,18 @@ def format_metric(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def labelled_texts(quality: Mapping[str, Any]) -> str:
+    """How many test texts are labelled for a head: all of them, or how many of how many."""
+    labelled, texts = quality["labelled"], quality["texts"]
+    return f"{texts:,}" if labelled == texts else f"{labelled:,} of {texts:,}"
+
+
 def model_card(
     recipe: Recipe,
     heads: Sequence[Head],
     checked: Mapping[str, Any],
     rows: Mapping[str, int],
+    labelled: Mapping[str, Mapping[str, int]],
     sizes: Mapping[str, int],
     max_length: int,
 ) -> str:
@@ -42,6 +49,7 @@ def model_card(
         heads: Heads of the bundle in order.
         checked: Metrics of the stage check.
         rows: Number of texts by split.
+        labelled: Number of labelled texts by head and split.
         sizes: Size of the model files, `{"fp32_bytes": n}`.
         max_length: Number of tokens to which texts are truncated.
     """
@@ -55,23 +63,29 @@ def model_card(
         teacher = "the networks " + ", ".join(map(code, networks))
     else:
         teacher = f"{code(recipe.teacher.encoder)}, fine-tuned"
+    heads_labelled = ", ".join(
+        f"{markdown(name)}: {counts['train']:,} labelled" for name, counts in labelled.items()
+    )
     sources = [recipe.data.train, *recipe.data.unlabeled]
     names = ", ".join(code(source.hub if isinstance(source, Hub) else source) for source in sources)
     lines += [
         *("", USAGE, f"Texts are truncated to {max_length} tokens.", ""),
         *("## Training", "", f"- Teacher: {teacher}", f"- Data: {names}"),
-        f"- Texts: {rows['train']} labelled, {rows['unlabeled']} unlabelled",
+        f"- Texts: {rows['train']:,} for training ({heads_labelled}), {rows['unlabeled']:,} unlabelled",
         f"- Licence of the data: {markdown(recipe.data.licence or 'not specified')}",
-        *("", "## Results", "", f"Metrics on {rows['test']} test texts:", ""),
+        *("", "## Results", "", "Metrics on the labelled test texts of each head:", ""),
     ]
     for name, quality in checked["quality"].items():
         metrics = list(quality["test"]["student"])
         lines += [
-            f"| {markdown(name)} | {' | '.join(map(markdown, metrics))} |",
+            f"| {markdown(name)}, {labelled_texts(quality)} texts | {' | '.join(map(markdown, metrics))} |",
             f"|---|{'---|' * len(metrics)}",
         ]
         for form, values in quality["test"].items():
             lines.append(f"| {markdown(form)} | {' | '.join(format_metric(values[m]) for m in metrics)} |")
+        if quality["agreement"] is not None:
+            agreement = f"{quality['agreement']:.1%} of {quality['texts']:,} texts"
+            lines += ["", f"Agreement with the teacher: {agreement}."]
         lines.append("")
     for name, failures in checked["allowed"].items():
         lines += [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.recipe.load import load_yaml
-from distill.reports.model_card import format_metric
+from distill.reports.model_card import format_metric, labelled_texts
 from distill.reports.text import html, one_line
 from distill.run import StageRecord, read_record
 from distill.storage import write_json, written_whole
@@ -75,6 +75,7 @@ def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dic
         "name": recipe["name"],
         "seed": recipe["seed"],
         "rows": metrics["prepare"]["rows"],
+        "labelled": metrics["prepare"]["labelled"],
         "refused": metrics["check"]["refused"],
         "heads": metrics["check"]["quality"],
         "parity": metrics["check"]["parity"],
@@ -100,12 +101,13 @@ def _is_current(stage: StageRecord, stages: Mapping[str, StageRecord]) -> bool:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """A table of the first metric of each head, for a terminal."""
-    rows: list[tuple[str, ...]] = [("head", "metric", "teacher", "student", "fp32", "int8")]
+    """A table of the first metric of each head, for a terminal, with the texts that it stands on."""
+    forms = ("teacher", "student", "fp32", "int8")
+    rows: list[tuple[str, ...]] = [("head", "metric", "labelled test texts", *forms)]
     for name, head in report["heads"].items():
         metric = next(iter(head["test"]["student"]))
-        values = [head["test"].get(form, {}).get(metric) for form in rows[0][2:]]
-        rows.append((one_line(name), one_line(metric), *map(format_metric, values)))
+        values = [head["test"].get(form, {}).get(metric) for form in forms]
+        rows.append((one_line(name), one_line(metric), labelled_texts(head), *map(format_metric, values)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -125,6 +127,11 @@ def _page(report: Mapping[str, Any]) -> str:
         (name, _exponent(head["max_difference"]), str(head["other_labels"]))
         for name, head in report["parity"]["heads"].items()
     ]
+    splits = ("train", "validation", "test")
+    labelled = [
+        (name, *(f"{counts[split]:,} of {rows[split]:,}" for split in splits))
+        for name, counts in report["labelled"].items()
+    ]
     stages = [
         (
             name,
@@ -138,7 +145,8 @@ def _page(report: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{report['name']}</h1>",
         f"<p>{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test and "
-        f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Metrics are on test.</p>",
+        f"{rows['unlabeled']:,} unlabelled texts; seed {report['seed']}. Metrics are on the labelled test "
+        "texts.</p>",
         *(f"<p><b>Refused:</b> {line}</p>" for line in report["refused"]),
         '<div class="tiles">',
         *(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles),
@@ -147,6 +155,8 @@ def _page(report: Mapping[str, Any]) -> str:
         "<h2>Parity of torch and ONNX fp32</h2>",
         _table(("head", "largest difference of a logit", "texts with another label"), parity),
         f"<p>On {report['parity']['texts']:,} test texts.</p>",
+        "<h2>Labelled texts</h2>",
+        _table(("head", *splits), labelled),
         "<h2>Stages</h2>",
         _table(("stage", "seconds", "share", "peak memory so far", "device"), stages),
     ]
@@ -168,11 +178,13 @@ def _exponent(value: float | None) -> str:
 
 def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:
     metrics = list(head["test"]["student"])
-    yield f"<h2>{name}</h2><p>{head['kind']}, {head['labels']} labels. "
+    yield f"<h2>{name}</h2><p>{head['kind']}, {head['labels']} labels, "
+    yield f"{labelled_texts(head)} test texts are labelled. "
     if head["agreement"] is None:
         yield "The teacher does not know this head.</p>"
     else:
-        yield f"The student agrees with the teacher on {head['agreement']:.1%} of the texts; "
+        yield f"The student agrees with the teacher on {head['agreement']:.1%} of all "
+        yield f"{head['texts']:,} test texts; "
         yield f"retention {format_metric(head['retention'])}.</p>"
     values = ((form, *(format_metric(row[m]) for m in metrics)) for form, row in head["test"].items())
     yield _table(("", *metrics), values)

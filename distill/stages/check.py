@@ -158,7 +158,8 @@ def _against_teacher(
 ) -> dict[str, Any]:
     """A head's metrics on test for each form, and the student's agreement with its teacher and retention.
 
-    The last two are None where the teacher does not know the head.
+    The last two are None where the teacher does not know the head. The metrics stand on the `labelled` texts.
+    The agreement needs no labels and stands on all `texts`.
     """
     module = HeadQuality(head, scratch)
     test: dict[str, Any] = {
@@ -180,6 +181,8 @@ def _against_teacher(
     return {
         "kind": head.kind,
         "labels": len(head.labels),
+        "labelled": int(metrics.labelled(labels, head).sum()),
+        "texts": len(labels),
         "test": test,
         "agreement": agreement,
         "retention": retention,

@@ -43,8 +43,8 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     }
     contents: dict[str, Path | bytes] = {file: candidate / file for file in manifest.files}
     sizes = run.metrics("export")
-    rows, heads = artifacts.rows(run), artifacts.heads(run)
-    card = model_card(run.recipe, heads, checked, rows, sizes, manifest.max_length)
+    rows, heads, labelled = artifacts.rows(run), artifacts.heads(run), run.metrics("prepare")["labelled"]
+    card = model_card(run.recipe, heads, checked, rows, labelled, sizes, manifest.max_length)
     contents["README.md"] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
     write_bundle(target, final, contents)

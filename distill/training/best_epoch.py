@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from distill.evaluation.metrics import Array, labelled
+from distill.heads import Head
 from distill.training.checkpoint import TrainingState
+
+
+def compared_texts(heads: Sequence[Head], labels: Mapping[str, Array], metric: str) -> int:
+    """The number of texts that a metric stands on: the labelled texts of its head, or their mean over heads.
+
+    Args:
+        heads: All heads.
+        labels: Labels of each head, as in `metrics.quality`.
+        metric: HEAD.METRIC, or `mean` over the heads that have labelled texts.
+    """
+    chosen = [head for head in heads if metric in ("mean", f"{head.name}.{metric.rpartition('.')[2]}")]
+    counts = [int(labelled(labels[head.name], head).sum()) for head in chosen]
+    return round(sum(counts) / max(1, sum(map(bool, counts))))
 
 
 def end_epoch(state: TrainingState, metrics: Mapping[str, float], metric: str, texts: int) -> bool:

@@ -26,7 +26,7 @@ from distill.models.base import Array, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
 from distill.run import LOG, progress
-from distill.training.best_epoch import end_epoch
+from distill.training.best_epoch import compared_texts, end_epoch
 from distill.training.checkpoint import (
     DamagedFileError,
     TrainingState,
@@ -148,7 +148,7 @@ def fit(
     state = _restored(job, learner, optimizer, accelerator)
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
-    compared_texts = len(job.validation.texts) if distils else 0
+    texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
     world = accelerator.num_processes
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))
     steps = steps_an_epoch * settings.epochs
@@ -188,7 +188,7 @@ def fit(
             if epoch_ends:
                 metrics = evaluate_network(network, job.validation, accelerator)
                 accelerator.log({f"{job.name}/{k}": v for k, v in metrics.items()}, step=state.step)
-                if end_epoch(state, metrics, metric, compared_texts) and main:
+                if end_epoch(state, metrics, metric, texts) and main:
                     hook("weights", state)
                     save_tensors(job.kept_weights, network.state_dict(), {})
             if saves:

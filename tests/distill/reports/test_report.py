@@ -21,9 +21,15 @@ RECIPE = parse_recipe(
 )
 HEADS = (Head("intent", "single_label", ("a", "b")), Head("flags", "multi_label", ("x", "y")))
 ROWS = {"train": 8, "validation": 2, "test": 2, "unlabeled": 1}
+LABELLED = {
+    "intent": {"train": 3, "validation": 0, "test": 1},
+    "flags": {"train": 8, "validation": 2, "test": 2},
+}
 INTENT = {
     "kind": "single_label",
     "labels": 2,
+    "labelled": 1,
+    "texts": 2,
     "test": {form: {"accuracy": 0.5, "ece": None} for form in ("teacher", "student", "fp32", "int8")},
     "agreement": 0.75,
     "retention": 1.0,
@@ -31,6 +37,8 @@ INTENT = {
 FLAGS = {  # which the teacher does not know
     "kind": "multi_label",
     "labels": 2,
+    "labelled": 2,
+    "texts": 2,
     "test": {form: {"micro_f1": 0.25} for form in ("student", "fp32", "int8")},
     "agreement": None,
     "retention": None,
@@ -49,7 +57,7 @@ SIZES = {"fp32_bytes": 2_000_000, "int8_bytes": 500_000}
 def folder(tmp_path):
     """The records of a finished run."""
     metrics = {
-        "prepare": {"rows": ROWS},
+        "prepare": {"rows": ROWS, "labelled": LABELLED},
         "fit_student": {"parameters": 4_400_000},
         "export": SIZES,
         "check": CHECKED,
@@ -74,16 +82,19 @@ def test_report_and_page(folder):
     assert report["artefact"] == {**SIZES, "parameters": 4_400_000}
     assert set(report["stages"]["export"]) == {"seconds", "peak_rss_bytes", "device"}
     page = (folder / "report.html").read_text("utf-8")
-    assert "agrees with the teacher on 75.0% of the texts; retention 1.0000" in page
+    assert "single_label, 2 labels, 1 of 2 test texts are labelled." in page
+    assert "agrees with the teacher on 75.0% of all 2 test texts; retention 1.0000" in page
+    assert "<td>intent</td><td>3 of 8</td><td>0 of 2</td><td>1 of 2</td>" in page
+    assert report["labelled"] == LABELLED
     assert "The teacher does not know this head" in page
     assert "0.50 MB" in page and "texts per second, threads: 2" in page
 
 
 def test_summary_has_a_row_per_head(folder):
-    assert [line.split() for line in summary(write_report(folder)).splitlines()] == [
-        ["head", "metric", "teacher", "student", "fp32", "int8"],
-        ["intent", "accuracy", "0.5000", "0.5000", "0.5000", "0.5000"],
-        ["flags", "micro_f1", "-", "0.2500", "0.2500", "0.2500"],
+    assert [re.split(" {2,}", line) for line in summary(write_report(folder)).splitlines()] == [
+        ["head", "metric", "labelled test texts", "teacher", "student", "fp32", "int8"],
+        ["intent", "accuracy", "1 of 2", "0.5000", "0.5000", "0.5000", "0.5000"],
+        ["flags", "micro_f1", "2", "-", "0.2500", "0.2500", "0.2500"],
     ]
 
 
@@ -108,14 +119,18 @@ def test_stages_made_from_earlier_results_are_left_out(folder):
 
 
 def test_model_card():
-    card = model_card(RECIPE, HEADS, CHECKED, ROWS, SIZES, 128)
+    card = model_card(RECIPE, HEADS, CHECKED, ROWS, LABELLED, SIZES, 128)
     assert card.startswith("---\nlibrary_name: tinyheads\n")
     for line in (
         "- **intent** (single_label, 2 labels): a, b",
         "Texts are truncated to 128 tokens.",
         "- Data: `train.csv`, `more.txt`",
         "- Licence of the data: not specified",
+        "- Texts: 8 for training (intent: 3 labelled, flags: 8 labelled), 1 unlabelled",
+        "| intent, 1 of 2 texts | accuracy | ece |",
         "| teacher | 0.5000 | - |",
+        "Agreement with the teacher: 75.0% of 2 texts.",
+        "| flags, 2 texts | micro_f1 |",
         "Size of the model file: fp32 2.00 MB, int8 0.50 MB.",
     ):
         assert line in card.splitlines()
@@ -185,7 +200,7 @@ def test_text_of_any_kind_is_text_in_the_model_card():
     )
     heads = (Head("intent", "single_label", (HOSTILE, "order_inquiry")),)
     checked = {**CHECKED, "quality": {HOSTILE: INTENT}, "allowed": {HOSTILE: [HOSTILE]}}
-    card = model_card(recipe, heads, checked, ROWS, SIZES, 128)
+    card = model_card(recipe, heads, checked, ROWS, LABELLED, SIZES, 128)
     front, _, rest = card.removeprefix("---\n").partition("\n---\n")
     assert front == "library_name: tinyheads\npipeline_tag: text-classification"
     page = MarkdownIt("commonmark").enable("table").render(rest)

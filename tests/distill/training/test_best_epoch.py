@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from distill.training.best_epoch import end_epoch
+from distill.heads import UNKNOWN, UNLABELLED, Head
+from distill.training.best_epoch import compared_texts, end_epoch
 from distill.training.checkpoint import TrainingState
 
 
@@ -47,3 +49,18 @@ def test_where_the_metric_tells_nothing_the_log_loss_does(same: float) -> None:
 @pytest.mark.parametrize("metric", ["head.log_loss", "head.ece"])
 def test_what_is_no_share_is_compared_exactly(metric: str) -> None:
     assert kept([0.5, 0.2, 0.2001], 400, metric, [0.5, 0.2, 0.2001]) == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "texts"), [("a.accuracy", 2), ("b.micro_f1", 4), ("mean", 3), ("none.accuracy", 0)]
+)
+def test_a_metric_stands_on_labelled_texts(metric: str, texts: int) -> None:
+    """A head that is half labelled has a larger standard error."""
+    heads = [Head("a", "single_label", ("x", "y")), Head("b", "multi_label", ("x", "y"))]
+    heads.append(Head("none", "single_label", ("x", "y")))
+    labels = {
+        "a": np.array([0, UNLABELLED, 1, UNLABELLED, UNLABELLED]),
+        "b": np.array([[0, 1], [1, 1], [0, 0], [1, 0], [UNKNOWN, UNKNOWN]]),
+        "none": np.full(5, UNLABELLED),
+    }
+    assert compared_texts(heads, labels, metric) == texts
