@@ -103,7 +103,7 @@ def _is_current(stage: StageRecord, stages: Mapping[str, StageRecord]) -> bool:
 def summary(report: Mapping[str, Any]) -> str:
     """A table of the first metric of each head, for a terminal, with the texts that it stands on."""
     forms = ("teacher", "student", "fp32", "int8")
-    rows: list[tuple[str, ...]] = [("head", "metric", "labelled test texts", *forms)]
+    rows: list[tuple[str, ...]] = [("head", "metric", "texts", *forms)]
     for name, head in report["heads"].items():
         metric = next(iter(head["test"]["student"]))
         values = [head["test"].get(form, {}).get(metric) for form in forms]

@@ -25,7 +25,7 @@ def test_report_has_the_documented_shape(finished):
     assert set(report) >= {"name", "seed", "heads", "artefact", "latency_ms", "throughput", "stages"}
     assert list(report["heads"]) == ["intent", "flags"]
     for head in report["heads"].values():
-        assert set(head) == {"labels", "kind", "test", "agreement", "retention"}
+        assert set(head) == {"labels", "kind", "labelled", "texts", "test", "agreement", "retention"}
         assert list(head["test"]) == ["teacher", "student", "fp32", "int8"]
     assert set(report["artefact"]) >= {"fp32_bytes", "int8_bytes", "parameters"}
     assert set(report["latency_ms"]) == {"p50", "p99", "tokens", "threads"}
@@ -181,7 +181,7 @@ def test_bench_and_report(finished, capfd):
     assert main(["bench", str(finished["folder"] / "bundle"), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["latency_ms"]["p50"] > 0
     assert main(["report", str(finished["folder"])]) == 0
-    assert capfd.readouterr().out.startswith("head    metric    teacher")
+    assert capfd.readouterr().out.startswith("head    metric    texts     teacher")
 
 
 def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):

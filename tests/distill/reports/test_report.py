@@ -92,7 +92,7 @@ def test_report_and_page(folder):
 
 def test_summary_has_a_row_per_head(folder):
     assert [re.split(" {2,}", line) for line in summary(write_report(folder)).splitlines()] == [
-        ["head", "metric", "labelled test texts", "teacher", "student", "fp32", "int8"],
+        ["head", "metric", "texts", "teacher", "student", "fp32", "int8"],
         ["intent", "accuracy", "1 of 2", "0.5000", "0.5000", "0.5000", "0.5000"],
         ["flags", "micro_f1", "2", "-", "0.2500", "0.2500", "0.2500"],
     ]
