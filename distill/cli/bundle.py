@@ -78,12 +78,12 @@ def _file_texts(file: str, column: str) -> Iterator[str]:
         DataError: The file cannot be read, has no such column, or has a text that is not one.
     """
     from distill.data.labels import InvalidCell, text_of
-    from distill.data.sources import DataError, open_source
+    from distill.data.sources import DataError, listed, open_source
     from distill.recipe.near import near
 
     source = open_source(file, Path.cwd(), text=column)
     if column not in source.columns:
-        known = f"{near(column, source.columns)}, the columns are: {', '.join(map(repr, source.columns))}"
+        known = f"{near(column, source.columns)}, {listed(source.columns)}"
         raise UsageError(f"{file}: no column {column!r}{known} (name it with --text-column)")
     for row in source.rows([column]):
         try:

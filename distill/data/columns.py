@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from calendar import day_abbr, day_name, month_abbr, month_name
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.data.labels import YES_NO, label_key, listed_in, word_of
-from distill.data.sources import DataError
+from distill.data.sources import DataError, listed
 
 TEXT_NAMES = (
     *("text", "comment_text", "sentence", "utterance", "message", "review", "content", "body"),
@@ -23,6 +24,9 @@ METADATA = re.compile(
 )
 NUMBER = re.compile(r"[-+(]?[€$£]? ?\d[\d.,'’\s]*([eE][-+]?\d+)? ?[%€$£)]?")
 WHOLE = re.compile(r"[-+]?\d+([.,]0+)?")
+AMOUNT = re.compile(r".*[€$£%( ].*")  # a number with a unit
+YEAR = re.compile(r"(19|20)\d\d([.,]0+)?")
+ADDRESS = re.compile(r"\S+@\S+\.\w+|(https?://|www\.)\S+", re.IGNORECASE)
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 DATE = re.compile(
     r"(\d{4}[-./]\d{1,2}([-./]\d{1,2})?|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})(([T ]|, ).*)?|"
@@ -47,6 +51,7 @@ UNKNOWN = {
     "tbd",
     "(blank)",
 }
+CALENDAR = {name.lower() for name in (*month_name, *month_abbr, *day_name, *day_abbr) if name}
 DECISIONS = {"accept", "reject", "ignore"}  # of Prodigy, about the whole row
 MANY = 1000  # most labels of a head
 FEW = 20  # most numbers that are labels
@@ -65,7 +70,9 @@ def text_column(name: str, cells: Columns) -> str:
     for column, values in cells.items():
         texts = [value for value in values if isinstance(value, str) and re.search(r"[^\W\d_]", value)]
         dates = sum(DATE.fullmatch(text.strip()) is not None for text in texts[:100])
-        if len(texts) * 2 > len(values) and len(set(texts)) * 2 > len(texts) and dates * 2 < len(texts[:100]):
+        repeats = 4 if column.lower().rpartition(".")[2] in TEXT_NAMES else 2
+        different = len(set(texts)) * repeats > len(texts) and dates * 2 < len(texts[:100])
+        if len(texts) * 2 > len(values) and different:
             length[column] = sum(map(len, texts)) / len(texts)
     for known in TEXT_NAMES:
         for column in length:
@@ -73,8 +80,7 @@ def text_column(name: str, cells: Columns) -> str:
                 return column
     if not length:
         raise DataError(
-            f"{name}: no column looks like text, expected one of mostly different strings, "
-            f"the columns are: {', '.join(map(repr, cells))}"
+            f"{name}: no column looks like text, expected one of mostly different strings, {listed(cells)}"
         )
     return max(length, key=length.__getitem__)
 
@@ -123,7 +129,8 @@ def remarks(labels: Mapping[str, int]) -> list[str]:
         f"{' and '.join(map(repr, group))} are different labels" for group in same.values() if len(group) > 1
     ]
     if empty := [label for label in labels if label.lower() in UNKNOWN]:
-        found.append(f"{', '.join(map(repr, empty))} is a label (empty the cells if it means unlabelled)")
+        also = "".join(f", and so is {label!r}" for label in empty[1:])
+        found.append(f"{empty[0]!r} is a label{also} (empty the cells if they mean unlabelled)")
     return found
 
 
@@ -146,7 +153,8 @@ def _head(column: str, values: Sequence[Any]) -> dict[str, Any] | str:
     ):
         return "empty"
     if len(counts) < 2 and not any(len(value) == 0 for value in lists):
-        return f"one value, {next(iter(counts))!r}"
+        gaps = len(cells) < len(values) and ", besides empty cells, which mean unlabelled"
+        return f"one value, {next(iter(counts))!r}{gaps or ''}"
     name = column.rpartition(".")[2]
     likely = re.split(r"[\W_]", name)[0].lower() in LABEL_NAMES
     is_id = bool(name) and not likely and ID.match(name) is not None
@@ -156,12 +164,16 @@ def _head(column: str, values: Sequence[Any]) -> dict[str, Any] | str:
         return "decisions of an annotator, which do not change how a row is read"
     known = {word: count for word, count in counts.items() if word.lower() not in UNKNOWN} or counts
     total, repeated = sum(known.values()), sum(count for count in known.values() if count > 1)
-    if _share(DATE, known) > 0.9:
+    if _share(DATE, known) > 0.9 or (not likely and _share(YEAR, known) == 1):
         return "dates"
+    if not likely and {word.lower() for word in known} <= CALENDAR:
+        return "months or days of the week"
+    if _share(ADDRESS, known) > 0.9:
+        return "addresses"
     if _share(NUMBER, known) == 1:
-        whole = _share(WHOLE, known) == 1
-        few = len(known) * 2 <= total if likely else len(known) <= (FEW if whole else FEW // 2)
-        if not few or len(known) > MANY or (not likely and len(known) * 4 > total) or is_id:
+        most = FEW if _share(WHOLE, known) == 1 else FEW // 2
+        few = len(known) * 2 <= total if likely else len(known) <= min(most, total / 4)
+        if not few or len(known) > MANY or is_id or (not likely and _share(AMOUNT, known)):
             return "numbers"
         return {"kind": "multi_label"} if any(len(each) > 1 for each in lists) else {}
     if is_id:

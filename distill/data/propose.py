@@ -36,7 +36,7 @@ FILES = READABLE[:-1]
 YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1
 ROWS = 200_000  # the first rows, which are used to choose the heads
 PATH_STEPS = {"choices", "value", "values", "label", "labels", "name", "text"}  # say nothing about a head
-SHOWN = 8  # labels that a comment counts, and files that it names
+SHOWN, NOTE = 8, 150  # labels that a comment counts, files that it names; characters of a reason in an error
 BAD_ROWS = (0.02, 0.05, 0.1, 0.2)  # shares of invalid rows that a recipe allows, if the default is too small
 
 
@@ -93,7 +93,8 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
         else:
             read[split] = sum(1 for _ in beside.rows([text]))
     if not heads:
-        why = "; ".join(notes) or "there is one column"
+        why = "; ".join(f"{note[:NOTE]}…" if len(note) > NOTE else note for note in notes[-SHOWN:])
+        why = why or "there is one column"
         raise DataError(f"{opened.name}: no column looks like labels: {why}")
     recipe: dict[str, Any] = {"name": _name(path), "data": {**sources, **data}, "heads": heads}
     if teacher:
@@ -150,6 +151,8 @@ def _train_file(folder: Path) -> tuple[Path, list[str]]:
         return folder / "train", names
     trains = [file for file in files if "train" in file.stem.lower()]
     trains.sort(key=lambda file: file.stem.lower() != "train")
+    if not files and not any(folder.glob("*.txt")):
+        raise DataError(f"{folder}: has no file that can be read, expected one of: {', '.join(FILES)}")
     if not trains and len(files) > 1 and any(file.suffix.lower() != ".txt" for file in files):
         raise DataError(
             f"{folder}: several files and no train file: {', '.join(names[:SHOWN])} (name one of them)"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.data.formats.base import MARK, DataError, Row, Source, find_encoding, readable
+from distill.data.formats.base import MARK, DataError, Row, Source, find_encoding, listed, readable
 from distill.data.formats.delimited import read_delimited
 from distill.data.formats.json_files import read_json
 from distill.data.formats.lines import is_table, read_texts
@@ -20,10 +20,26 @@ from distill.recipe.near import near
 if TYPE_CHECKING:  # `predict` and `evaluate` read text files with the base install
     from distill.recipe.data_section import Hub
 
-__all__ = ["MARK", "READABLE", "DataError", "Row", "Source", "encoding_hint", "fingerprint", "open_source"]
+__all__ = [
+    "MARK",
+    "READABLE",
+    "DataError",
+    "Row",
+    "Source",
+    "encoding_hint",
+    "find_encoding",
+    "fingerprint",
+    "listed",
+    "open_source",
+]
 
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 READABLE = (*TEXT_FILES, ".xlsx", ".parquet", "a folder of .txt files")
+TODO = {
+    "save it as .xlsx or .csv": (".xls", ".xlsb", ".xlsm", ".ods", ".numbers"),
+    "unpack it": (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z"),
+    "give it the ending of its format": ("", ".dat", ".ndjson"),
+}
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t", ".txt": "\t"}  # spreadsheets of many countries write semicolons
 
 
@@ -63,7 +79,7 @@ def open_source(
         if files := [f for f in sorted(path.glob("*.txt")) if not f.name.startswith(".")]:
             return read_texts(source, files, columns, encoding, labelled=True)
     if path.is_dir() or ending not in READABLE:
-        hint = " (save it as .xlsx or .csv)" if ending in (".xls", ".xlsb", ".xlsm", ".ods") else ""
+        hint = next((f" ({todo})" for todo, endings in TODO.items() if ending in endings), "")
         raise DataError(f"{source}: cannot be read, expected one of: {', '.join(READABLE)}{hint}")
     with readable(source), path.open("rb") as file:
         start = file.read(1 << 16)
@@ -116,5 +132,5 @@ def _locate(source: str, root: Path) -> tuple[Path, str | None]:
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{source}: no such file or folder in {root}{near(path.name, names)}")
     if not path.is_file() and not path.is_dir():
-        raise DataError(f"{source}: is not a regular file, expected a file or a folder")
+        raise DataError(f"{source}: is not a regular file, expected a file or a folder (write it to a file)")
     return path, split

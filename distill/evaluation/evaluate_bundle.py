@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from distill.data.rows import RowIssues, RowReader, encoded
-from distill.data.sources import DataError, Source, open_source
+from distill.data.sources import DataError, Source, listed, open_source
 from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head, Kind
 from distill.recipe.near import near
@@ -110,7 +110,7 @@ def _text_columns(reads: Any) -> tuple[str, ...]:
 
 def _check_columns(source: Source, reader: RowReader, texts: Sequence[str]) -> None:
     """Raise DataError where a column is missing; the message names the options that choose others."""
-    known = f"the columns are: {', '.join(map(repr, source.columns))}"
+    known = listed(source.columns)
     wanted = [("the texts", text, "name it with --text") for text in texts]
     todo = "rename it, or choose the heads to measure with --heads"
     wanted += [(f"head {head!r}", column, todo) for head in reader.labels for column in reader.columns(head)]

@@ -163,7 +163,7 @@ def _raw(path: Path, data_root: str | Path | None, overrides: Sequence[str]) -> 
 def _text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise RecipeError(f"{path}: is not a regular file, expected a YAML file")
+            raise RecipeError(f"{path}: is not a regular file, expected a YAML file (write it to a file)")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:

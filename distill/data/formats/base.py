@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -21,6 +21,7 @@ BYTE_ORDER_MARKS = {  # in this order: that of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 CODE_PAGES = [f"cp125{i}" for i in range(9)] + ["cp874", "cp932", "cp949", "gb18030", "big5", "euc_jp"]
+SHOWN, LONG = 20, 60  # columns in a message, and characters of each
 SAMPLE = 1 << 20  # bytes that are examined for the encoding
 
 codecs.register_error("tinyheads.mark", lambda error: (MARK, getattr(error, "end", 0)))
@@ -67,7 +68,7 @@ class Source:
         Raises:
             DataError: A column is missing or has the name of another, or the source cannot be read.
         """
-        known, lines = f"the columns are: {', '.join(map(repr, self.columns))}", []
+        known, lines = listed(self.columns), []
         for column in dict.fromkeys(columns):
             if column in self.repeated:
                 which = f"the name {column!r}" if column else "no name"
@@ -77,6 +78,13 @@ class Source:
         if lines:
             raise DataError("\n".join(lines))
         return self.read(columns)
+
+
+def listed(columns: Iterable[str]) -> str:
+    """`the columns are: ...`, the first of them."""
+    names = [repr(name if len(name) <= LONG else f"{name[:LONG]}…") for name in columns]
+    more = [f"{len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
+    return f"the columns are: {', '.join(names[:SHOWN] + more)}"
 
 
 @contextlib.contextmanager

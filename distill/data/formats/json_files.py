@@ -69,7 +69,7 @@ def _objects(name: str, path: Path, encoding: str | None) -> Callable[[], Object
             try:
                 row = parse(content)
                 if not isinstance(row, dict):
-                    raise ValueError(f"a {type(row).__name__}")
+                    raise ValueError(f"got {type(row).__name__}")
             except ValueError as error:
                 raise DataError(f"{name}:{line}: is not a JSON object: {error} ({TODO})") from None
             yield line, row
@@ -119,7 +119,7 @@ def _whole(name: str, text: str) -> Objects:
         values = found
     for number, row in enumerate(_rows(values[0] if len(values) == 1 else values), 1):
         if not isinstance(row, dict):
-            raise DataError(f"{name}:row {number}: is not a JSON object: a {type(row).__name__} ({TODO})")
+            raise DataError(f"{name}:row {number}: is not a JSON object: got {type(row).__name__} ({TODO})")
         yield f"row {number}", row
 
 

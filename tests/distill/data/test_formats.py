@@ -187,7 +187,7 @@ def test_an_array_that_is_broken_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[\n{"text": "a"},\n{"text": }\n]')
     assert error(tmp_path / "a.json").startswith("a.json:3: is not a JSON object: Expecting value")
     (tmp_path / "a.json").write_text('[{"text": "a"}, 3]')
-    assert error(tmp_path / "a.json").startswith("a.json:row 2: is not a JSON object: a int")
+    assert error(tmp_path / "a.json").startswith("a.json:row 2: is not a JSON object: got int")
 
 
 def test_paths_into_objects(tmp_path: Path) -> None:

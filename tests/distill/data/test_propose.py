@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,152 @@ def test_a_folder_with_several_train_files(tmp_path: Path) -> None:
     for name in ("more_train.csv", "train.csv"):
         write(tmp_path / name, "text,label", [f"text {i},{'ab'[i % 2]}" for i in range(40)])
     assert "  train: train.csv " in propose(tmp_path, root=tmp_path)
+
+
+def column_of(tmp_path: Path, cells: list[str], name: str = "x") -> tuple[dict[str, Any], list[str]]:
+    """The head that a column makes beside a head that is one, and what is noted of it."""
+    rows = [f'text {i},{"ab"[i % 2]},"{cells[i % len(cells)]}"' for i in range(120)]
+    _, heads, notes = proposed(write(tmp_path / "a.csv", f"text,label,{name}", rows))
+    heads.pop("label")
+    return heads, notes
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "why"),
+    [
+        ("x", ["2024-01-31", "2024-02-01"], "dates"),
+        ("x", ["31.01.2024 09:30", "1.2.2024 10:00"], "dates"),
+        ("x", ["1/31/24", "2/1/24", ""], "dates"),
+        ("x", ["Jan 31, 2024", "Mon, 1 February 2024"], "dates"),
+        ("x", ["2024-01-31T09:30:00Z", "2024-02-01T09:30:00+02:00"], "dates"),
+        ("x", ["9:30", "17:45:00"], "dates"),
+        ("year", ["2022", "2023", "2024"], "dates"),
+        ("x", ["January", "May"], "months or days of the week"),
+        ("customer_id", ["C1", "C2", "C3"], "ids"),
+        ("customerId", ["C1", "C2", "C3"], "ids"),
+        ("Ticket ID", ["7", "8", "9"], "numbers"),
+        ("annotator", ["1", "2"], "metadata"),
+        ("created_at", ["a", "b"], "metadata"),
+        ("_task_hash", ["a", "b"], "metadata"),
+        ("answer", ["accept", "reject"], "decisions of an annotator, which do not change how a row is read"),
+        ("x", ["a@b.com", "c@d.org"], "addresses"),
+        ("x", ["€ 1,50", "€ 2,50"], "numbers"),
+        ("x", ["10 %", "20 %"], "numbers"),
+        ("x", [f"{i},{i:03d}.50" for i in range(60)], "numbers"),
+        ("x", [str(i) for i in range(40)], "numbers"),
+        ("x", [f"a sentence about the number {i} that is long enough for free text {i}" for i in range(9)],
+         "free text"),
+        ("x", ["only"], "one value, 'only'"),
+        ("x", ["only", ""], "one value, 'only', besides empty cells, which mean unlabelled"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_no_heads(tmp_path: Path, name: str, cells: list[str], why: str | None) -> None:
+    heads, notes = column_of(tmp_path, cells, name)
+    assert (heads == {}) == (why is not None) and (
+        why is None or notes == [f"column {name!r} is not used: {why}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "labels"),
+    [
+        ("x", ["0", "1"], {"0", "1"}),
+        ("x", ["0.0", "1.0", ""], {"0", "1"}),
+        ("x", ["1", "2", "3", "4", "5"], {"1", "2", "3", "4", "5"}),
+        ("x", ["0.5", "1.5", "2.5"], {"0.5", "1.5", "2.5"}),
+        ("label_id", ["7", "8"], {"7", "8"}),
+        ("android", ["yes", "no"], {"yes", "no"}),
+        ("x", ["['a', 'b']", "['b']"], {"a", "b"}),
+        ("x", ["['a' 'b']", "[]"], {"a", "b"}),
+    ],
+)
+def test_columns_that_are_heads(tmp_path: Path, name: str, cells: list[str], labels: set[str]) -> None:
+    assert column_of(tmp_path, cells, name)[0].keys() == {name}
+    report = json.loads((tmp_path / "data_report.json").read_text("utf-8"))
+    assert report["labels"][name].keys() == labels
+
+
+def test_labels_to_look_at(tmp_path: Path) -> None:
+    _, notes = column_of(tmp_path, ["High", "high", "n/a", "?"])
+    assert notes == [
+        "'High' and 'high' are different labels",
+        "'?' is a label, and so is 'n/a' (empty the cells if they mean unlabelled)",
+    ]
+
+
+def test_lists_of_one_label_are_one_label(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": ["ab"[i % 2]] if i else []} for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert proposed(tmp_path / "a.jsonl")[1] == {"label": {"column": "label"}}
+
+
+def test_choices_of_label_studio(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "topics": {"choices": ["a", "b"]} if i % 2 else "a"} for i in range(30)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert proposed(tmp_path / "a.json")[1] == {"topics": {"column": "topics", "kind": "multi_label"}}
+
+
+def test_some_invalid_rows_do_not_stop_a_proposal(tmp_path: Path) -> None:
+    rows = [f"{f'text {i}' if i % 20 else ''},{'ab'[i % 3 % 2]}" for i in range(100)]
+    recipe, _, notes = proposed(write(tmp_path / "a.csv", "text,label", rows))
+    assert recipe.data.max_bad_rows == 0.05
+    assert notes == ["5 rows are dropped: empty text, first a.csv:2"]
+    rows = [f"{f'text {i}' if i % 3 else ''},{'ab'[i % 2]}" for i in range(99)]
+    with pytest.raises(DataError, match="33 of 99 rows are invalid"):
+        propose(write(tmp_path / "b.csv", "text,label", rows), root=tmp_path)
+
+
+@pytest.mark.parametrize("header", ["hello there my friend how are you,spam", "some text,spam"])
+def test_a_file_without_a_header(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path / "a.csv", header, [f"text {i},{('spam', 'ham')[i % 2]}" for i in range(40)])
+    with pytest.raises(DataError, match="the first row looks like data, expected the names of columns"):
+        propose(path, root=tmp_path)
+
+
+def test_a_file_of_another_encoding(tmp_path: Path) -> None:
+    rows = [f"größe {i},{('Rückgabe', 'Lob')[i % 2]}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), encoding="cp1252")
+    recipe, _, _ = proposed(tmp_path / "a.csv")
+    assert recipe.data.encoding == "cp1252"
+
+
+def test_an_exact_name_is_the_train_file(tmp_path: Path) -> None:
+    for name in ("x_train.csv", "train.jsonl", "oos_train.csv", "test.csv", "sample.csv", "~$train.xlsx"):
+        lines = [f"{name} {i},{'ab'[i % 2]}" for i in range(40)]
+        objects = [{"text": f"{i}th text", "label": "ab"[i % 2]} for i in range(40)]
+        content = map(json.dumps, objects) if name.endswith("jsonl") else ["text,label", *lines]
+        (tmp_path / name).write_text("\n".join(content))
+    text = propose(tmp_path, root=tmp_path)
+    assert "  train: train.jsonl " in text and "  test: test.csv " in text
+    assert "# files that are not used: sample.csv, x_train.csv, oos_train.csv" in text
+
+
+def test_a_folder_with_one_file_or_with_many(tmp_path: Path) -> None:
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(40)]
+    write(tmp_path / "mails.csv", "text,label", rows)
+    assert "  train: mails.csv " in propose(tmp_path, root=tmp_path)
+    write(tmp_path / "more.csv", "text,label", rows)
+    with pytest.raises(DataError, match=r"several files and no train file: more.csv, mails.csv \(name one"):
+        propose(tmp_path, root=tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: has no file that can be read, expected one of: \.csv"):
+        propose(tmp_path / "empty", root=tmp_path)
+
+
+def test_title_and_body(tmp_path: Path) -> None:
+    rows = [f"title {i},the body of it {i},{'ab'[i % 2]}" for i in range(40)]
+    _, _, notes = proposed(write(tmp_path / "a.csv", "title,body,label", rows))
+    assert notes[-1] == "`text: [title, body]` would read title and body as one text, on two lines"
+
+
+def test_rows_are_those_of_the_file(tmp_path: Path) -> None:
+    rows = [f"text {i // 2},{'ab'[i // 2 % 2]}" for i in range(40)]
+    write(tmp_path / "test.csv", "text,label", rows[:10])
+    text = propose(write(tmp_path / "train.csv", "text,label", rows), root=tmp_path)
+    assert re.search(r"train: train.csv +# 40 rows\n", text) and re.search(
+        r"test: test.csv +# 10 rows\n", text
+    )
+    assert "# 10 rows are removed: text of train in test, first train.csv:2\n" in text
 
 
 @pytest.mark.parametrize(
