@@ -23,7 +23,7 @@ from distill.recipe.schema import Job, Pretraining, Recipe
 MAX_BYTES = 250_000  # size of a recipe file
 MAX_VALUES = 20_000  # values in a recipe, also after aliases are expanded
 MAX_DEPTH = 100  # levels of a recipe
-MAX_ERRORS = 20  # that are listed
+MAX_ERRORS, LONG = 20, 500  # errors that are listed, and characters of each
 
 Kind = TypeVar("Kind", bound=Job)
 _short = reprlib.Repr()
@@ -179,7 +179,8 @@ def _validated(raw: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
         return kind.model_validate(raw)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        lines = list(dict.fromkeys(_message(where, each, kind, raw) for each in details[:MAX_ERRORS]))
+        messages = [_message(where, each, kind, raw) for each in details[:MAX_ERRORS]]
+        lines = [line if len(line) <= LONG else f"{line[:LONG]}…" for line in dict.fromkeys(messages)]
         if len(details) > MAX_ERRORS:
             lines.append(f"{where}: {len(details) - MAX_ERRORS:,} more errors")
         raise RecipeError("\n".join(lines)) from None

@@ -147,6 +147,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_long_values_are_shortened_in_errors(tmp_path: Path) -> None:
     message = refused(tmp_path, BASE + f"seed: [{', '.join(map(str, range(2000)))}]\n")
     assert message.endswith("got [0, 1, 2, 3, 4, 5, ...]")
+    for long in (f"{'k' * 5000}: 1", f"data: {{train: a.csv, encoding: {'x' * 5000}}}"):
+        text = BASE.replace("data: {train: train.csv}", long)
+        assert all(len(line) <= 501 for line in refused(tmp_path, text).splitlines())
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
