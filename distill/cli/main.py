@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     init = add("init", _init, "propose a recipe for a data file", "train.csv --out recipe.yaml")
-    init.add_argument("data", help="csv, tsv, jsonl or parquet file, or a folder")
+    init.add_argument("data", help="csv, tsv, jsonl, json, xlsx or parquet file, or a folder")
     init.add_argument("--out", metavar="FILE", default="recipe.yaml", help="recipe to write (recipe.yaml)")
     init.add_argument("--teacher", metavar="ENCODER", help="hub id, folder, or package:NAME")
     init.add_argument("--force", action="store_true", help="overwrite an existing recipe")

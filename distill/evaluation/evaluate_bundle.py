@@ -13,6 +13,7 @@ from distill.data.rows import RowIssues, RowReader, encoded
 from distill.data.sources import DataError, Source, listed, open_source
 from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head, Kind
+from distill.recipe.encoding import is_encoding
 from distill.recipe.near import near
 from export.bundle import manifest as manifests
 from export.runtime.classifier import Classifier
@@ -50,9 +51,8 @@ def evaluate_bundle(
     served = [head for head in classifier.manifest.heads if heads is None or head.name in heads]
     reads = classifier.manifest.details.get("reads", {})
     layouts = {head.name: _layout(head, reads) for head in served}
-    columns = _text_columns(reads) if text is None else (text,)
+    columns, encoding = _text_columns(reads) if text is None else (text,), _encoding(reads)
     reader = RowReader(layouts, columns, strict=False)
-    encoding = reads.get("encoding") if isinstance(reads, Mapping) else None
     source = open_source(data, Path.cwd(), text=columns, role="test", encoding=encoding)
     _check_columns(source, reader, columns)
     dropped = RowIssues()
@@ -106,6 +106,14 @@ def _text_columns(reads: Any) -> tuple[str, ...]:
     valid = bool(names) and all(isinstance(name, str) for name in names)
     manifests.require(valid, manifests.MANIFEST, f"reads: text is invalid {manifests.AGAIN}")
     return tuple(names)
+
+
+def _encoding(reads: Any) -> str | None:
+    """The encoding of files that are not UTF-8, as the manifest says."""
+    name = reads.get("encoding") if isinstance(reads, Mapping) else None
+    valid = name is None or is_encoding(name)
+    manifests.require(valid, manifests.MANIFEST, f"reads: encoding is invalid {manifests.AGAIN}")
+    return cast("str | None", name)
 
 
 def _check_columns(source: Source, reader: RowReader, texts: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from distill.recipe.encoding import is_encoding
 from distill.recipe.near import near
 
 
@@ -101,9 +101,8 @@ class Texts(Part):
     @field_validator("encoding")
     @classmethod
     def _is_encoding(cls, name: str | None) -> str | None:
-        with contextlib.suppress(LookupError, UnicodeError, ValueError):
-            if name is None or "text".encode(name):
-                return name
+        if name is None or is_encoding(name):
+            return name
         known = {*aliases.values(), *(alias.replace("_", "-") for alias in aliases)} - {name}
         raise ValueError(f"unknown encoding {name!r}{near(str(name), known)}")
 

@@ -152,6 +152,30 @@ def test_a_manifest_that_does_not_say_how_labels_are_read(
     assert "manifest.json: reads: head 'intent' is invalid" in problem
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("text", []), ("text", [1]), ("encoding", "hex"), ("encoding", 3)]
+)
+def test_a_manifest_that_does_not_say_how_texts_are_read(
+    manifest, contents, tmp_path, files, capfd, key, value
+) -> None:
+    write_bundle(tmp_path / "bundle", replace(manifest, details={"reads": {key: value}}), contents)
+    problem = complaint(capfd, "evaluate", tmp_path / "bundle", files / "a.csv")
+    assert f"manifest.json: reads: {key} is invalid" in problem
+
+
+def test_evaluate_reads_texts_as_the_run_did(manifest, contents, tmp_path, capfd) -> None:
+    details = {"reads": {"text": ["title", "body"], "encoding": "cp1252"}}
+    write_bundle(tmp_path / "bundle", replace(manifest, details=details), contents)
+    rows = "title;body;intent;flags\nwhere is;my parcel;track;urgent\n;größe;cancel;späte\n"
+    found = []
+    for encoding in ("cp1252", "utf-8"):
+        (tmp_path / "a.csv").write_text(rows, encoding)
+        code, out, _ = call(capfd, "evaluate", tmp_path / "bundle", tmp_path / "a.csv", "--json")
+        assert code == 0 and json.loads(out)["unknown_labels"] == {}
+        found.append(json.loads(out))
+    assert found[0] == found[1] and found[0]["texts"] == {"intent": 2, "flags": 2}
+
+
 def test_bench_measures_texts_and_not_lines_of_csv(bundle, files, capfd, monkeypatch) -> None:
     from export.runtime import benchmark
 
