@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,35 +59,36 @@ def predict(options: argparse.Namespace) -> None:
         done += len(chunk)
 
 
-def _texts(texts: list[str], column: str | None) -> Iterator[str]:
+def _texts(texts: list[str], columns: list[str] | None) -> Iterator[str]:
     """The texts that `predict` classifies: arguments, the rows of a file, or the lines of stdin."""
-    if column is not None:
+    if columns is not None:
         if len(texts) != 1:
             raise UsageError(f"--text-column: expected one file, got {len(texts)} (give the file first)")
-        return _file_texts(texts[0], column)
+        return _file_texts(texts[0], columns)
     if len(texts) == 1 and os.path.isfile(texts[0]):  # noqa: PTH113  Path raises for long texts
         todo = f"did you mean --text-column NAME, for its rows, or `< {texts[0]}`, for its lines?"
         raise UsageError(f"{texts[0]}: is a file, expected a text ({todo})")
     return iter(texts or _stdin_lines())
 
 
-def _file_texts(file: str, column: str) -> Iterator[str]:
-    """The texts of a file in order, streamed; a missing text is empty.
+def _file_texts(file: str, columns: Sequence[str]) -> Iterator[str]:
+    """The texts of a file in order, streamed, joined as in training; a missing text is empty.
 
     Raises:
         DataError: The file cannot be read, has no such column, or has a text that is not one.
     """
-    from distill.data.labels import InvalidCell, text_of
+    from distill.data.labels import InvalidCell, joined_text
     from distill.data.sources import DataError, listed, open_source
     from distill.recipe.near import near
 
-    source = open_source(file, Path.cwd(), text=column)
-    if column not in source.columns:
-        known = f"{near(column, source.columns)}, {listed(source.columns)}"
-        raise UsageError(f"{file}: no column {column!r}{known} (name it with --text-column)")
-    for row in source.rows([column]):
+    source = open_source(file, Path.cwd(), text=columns)
+    for column in columns:
+        if column not in source.columns:
+            known = f"{near(column, source.columns)}, {listed(source.columns)}"
+            raise UsageError(f"{file}: no column {column!r}{known} (name it with --text-column)")
+    for row in source.rows(columns):
         try:
-            yield text_of(row.cells[0])
+            yield joined_text(row.cells)
         except InvalidCell as error:
             if error.kind != "empty text":
                 raise DataError(f"{row.file}:{row.place}: {error.kind}, expected a text") from None
@@ -162,7 +163,7 @@ def bench(options: argparse.Namespace) -> Result:
     from export.runtime.benchmark import bench as measure
 
     classifier = _classifier(options)
-    texts = list(_file_texts(options.texts, options.text_column)) if options.texts else SAMPLE
+    texts = list(_file_texts(options.texts, options.text_column or ["text"])) if options.texts else SAMPLE
     with _usage_errors():
         result = measure(classifier, texts, heads=options.heads)
     latency = result["latency_ms"]
@@ -245,16 +246,17 @@ def add_bundle_commands(add: Add) -> None:
     parsers["export"].add_argument("--transformers-js", metavar="DIR", help=about)
     about = "texts, or one file with --text-column (the lines of stdin)"
     parsers["predict"].add_argument("text", nargs="*", help=about)
-    about = "classify the rows of a csv, tsv, jsonl, txt or parquet file, whose texts are in this column"
-    parsers["predict"].add_argument("--text-column", metavar="NAME", help=about)
+    again = "column of the texts; give it twice to join two columns"
+    column: dict[str, Any] = {"metavar": "NAME", "action": "append"}
+    about = f"classify the rows of a csv, tsv, jsonl, txt or parquet file: {again}"
+    parsers["predict"].add_argument("--text-column", help=about, **column)
     parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
-    about = "column of the texts (that of the bundle's recipe)"
-    parsers["evaluate"].add_argument("--text", "--text-column", metavar="COLUMN", help=about)
+    about = f"{again} (those of the bundle's recipe)"
+    parsers["evaluate"].add_argument("--text", "--text-column", help=about, **column)
     about = "texts to measure: lines of a .txt file, or rows of a csv, tsv, jsonl or parquet file"
     parsers["bench"].add_argument("--texts", metavar="FILE", help=about)
-    about = "column of the texts in the file (text)"
-    parsers["bench"].add_argument("--text-column", metavar="NAME", default="text", help=about)
+    parsers["bench"].add_argument("--text-column", help=f"{again} (text)", **column)
     for name in ("export", "predict", "evaluate", "bench"):
         parsers[name].add_argument("--variant", help="int8 or fp32 (the default of the bundle)")
     about = "only these heads, separated by commas"

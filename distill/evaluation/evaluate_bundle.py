@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def evaluate_bundle(
-    classifier: Classifier, data: str, *, text: str | None = None, heads: Sequence[str] | None = None
+    classifier: Classifier,
+    data: str,
+    *,
+    text: str | Sequence[str] | None = None,
+    heads: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The metrics of the heads on a labelled file.
 
@@ -33,7 +37,7 @@ def evaluate_bundle(
     Args:
         classifier: The bundle.
         data: A labelled source as in a recipe, relative to the current folder.
-        text: Column of the texts; by default that of the run.
+        text: Column of the texts, or columns to join; by default those of the run.
         heads: Heads to measure, whose columns the data must have; by default all.
 
     Returns:
@@ -51,7 +55,8 @@ def evaluate_bundle(
     served = [head for head in classifier.manifest.heads if heads is None or head.name in heads]
     reads = classifier.manifest.details.get("reads", {})
     layouts = {head.name: _layout(head, reads) for head in served}
-    columns, encoding = _text_columns(reads) if text is None else (text,), _encoding(reads)
+    columns = _text_columns(reads if text is None else {"text": [text] if isinstance(text, str) else [*text]})
+    encoding = _encoding(reads)
     reader = RowReader(layouts, columns, strict=False)
     source = open_source(data, Path.cwd(), text=columns, role="test", encoding=encoding)
     _check_columns(source, reader, columns)

@@ -68,6 +68,18 @@ def test_predict_reads_the_lines_of_a_text_file(bundle, files, capfd) -> None:
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["where is my parcel", "thanks"]
 
 
+def test_columns_are_joined_as_in_training(bundle, classifier, files, capfd) -> None:
+    words = ("--text-column", "body", "--text-column", "intent")
+    _, out, _ = call(capfd, "predict", bundle, files / "a.csv", *words)
+    found = [json.loads(line) for line in out.splitlines()]
+    texts = ["\n".join(filter(None, map(str.strip, row[:2]))) for row in ROWS]
+    assert [answer.pop("text") for answer in found] == [text.strip("\u200b") for text in texts]
+    assert found == classifier(texts)
+    words = ("--text", "body", "--text", "flags", "--heads", "intent", "--json")
+    code, out, _ = call(capfd, "evaluate", bundle, files / "a.csv", *words)
+    assert code == 0 and json.loads(out)["texts"] == {"intent": 2}
+
+
 def test_predict_streams(bundle, tmp_path, capfd) -> None:
     """What comes before an invalid row is answered."""
     rows = [json.dumps({"text": f"order {i}"}) for i in range(5000)]
@@ -137,6 +149,7 @@ def test_evaluate_speaks_of_its_own_options(bundle, files, capfd) -> None:
     "reads",
     [
         "x",
+        [],
         {"heads": []},
         {"heads": {"intent": 1}},
         {"heads": {"intent": {"column": None}}},
