@@ -43,7 +43,7 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         run.info(f"student: reads {tokens} tokens of a text, its teacher {artifacts.max_length(run)}")
     encode = TextTokenizer(tokenizer, tokens)
     validation, test = (labelled(run, split, encode) for split in ("validation", "test"))
-    check_coverage(run, encode, encode(artifacts.texts(run, "validation")), student.description)
+    check_coverage(run, encode, student.description, artifacts.unknown_tokens(run))
     device = run.accelerator.device
     matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
     training = distilled(run, artifacts.labels(run, "train"), encode, folder)

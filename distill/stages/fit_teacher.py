@@ -20,9 +20,10 @@ from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
+from distill.stages.student_init import check_coverage, checkpoint
 from distill.stages.train import MANY_UNKNOWN, labelled, seed_of, with_defaults
 from distill.training.loop import TrainingJob, fit
-from teachers.encoders import load_encoder
+from teachers.encoders import load_encoder, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,6 +49,10 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     network = MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     length = _length(run, [network], tokenizer)
     encode = network.text_encoder(tokenizer, length["max_length"])
+    unknown = _unknown_tokens(run, encode)
+    if start := checkpoint(run.recipe):  # of another language: refused before the teacher is trained
+        students = TextTokenizer(load_tokenizer(start), length["max_length"])
+        check_coverage(run, students, f"checkpoint: {start}", unknown["unknown_tokens"])
     training, validation = (labelled(run, split, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
@@ -65,7 +70,6 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         metrics = fit(network, job, run.accelerator)
     if run.accelerator.is_main_process:
         save_classifier(network, tokenizer, folder)
-    unknown = _unknown_tokens(run, encode)
     return metrics | length | unknown | {"seed": seed, "parameters": network.parameters_count}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from distill.data.tokens import TextTokenizer, Tokens, chunks
+from distill.data.tokens import TextTokenizer, chunks
 from distill.models.base import Array
 from distill.models.checkpoints import default_initialisation, shape_of
 from distill.recipe.data_section import RecipeError
@@ -45,6 +45,13 @@ class InitialStudent(NamedTuple):
     note: str | None = None
 
 
+def checkpoint(recipe: Recipe) -> str | None:
+    """The encoder that gives the student weights and tokenizer; None if its teacher lends the tokenizer."""
+    student = recipe.student
+    start = student.encoder or student.start or default_initialisation(recipe)
+    return start if student.encoder or not (is_start(start) or start in ("teacher", "random")) else None
+
+
 def initial_student(recipe: Recipe, teacher_network: TeacherNetwork, positions: int) -> InitialStudent:
     """The student's encoder and tokenizer as the recipe initialises them.
 
@@ -59,7 +66,7 @@ def initial_student(recipe: Recipe, teacher_network: TeacherNetwork, positions: 
     """
     student, shape = recipe.student, shape_of(recipe.student)
     start = student.encoder or student.start or default_initialisation(recipe)
-    if student.encoder or not (is_start(start) or start in ("teacher", "random")):
+    if checkpoint(recipe):
         instead = "--set student.start=teacher" if not student.encoder else "leave student.encoder out"
         encoder, tokenizer = load_encoder(
             start, dropout=student.dropout, attention_dropout=0.0, instead=instead
@@ -144,19 +151,19 @@ def prune_vocabulary(
     }
 
 
-def check_coverage(run: Run[Recipe], encode: TextTokenizer, tokens: Tokens, description: str) -> None:
-    """Refuse a checkpoint of another language than the teacher's.
+def check_coverage(run: Run[Recipe], encode: TextTokenizer, description: str, teachers: float) -> None:
+    """Refuse a student of another language than its teacher's.
 
     Args:
-        run: Whose recipe and teacher.
+        run: Whose recipe and validation texts.
         encode: The student's.
-        tokens: Of the validation texts.
         description: How the student is initialised.
+        teachers: The share of tokens that the teacher's vocabulary does not cover.
 
     Raises:
         RecipeError: Its vocabulary covers far fewer tokens than the teacher's.
     """
-    share, teachers = encode.unknown_share(tokens), artifacts.unknown_tokens(run)
+    share = encode.unknown_share(encode(artifacts.texts(run, "validation")))
     if share > teachers + MANY_UNKNOWN:
         key = "encoder" if run.recipe.student.encoder else "start"
         raise RecipeError(

@@ -209,7 +209,9 @@ def test_a_start_of_another_language_is_refused(job, finished, tiny_encoder_fold
     (start / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     shutil.copytree(finished["folder"], tmp_path / "run")
     settings = ["--set", f"student.start={start}", "--to", "fit_student"]
-    assert main(["run", str(job), "--out", str(tmp_path / "run"), *settings]) == 2
-    error = capfd.readouterr().err
-    assert "its vocabulary does not cover 100% of the validation texts' tokens, the teacher's" in error
-    assert "Traceback" not in error
+    for run in (tmp_path / "run", tmp_path / "new"):
+        assert main(["run", str(job), "--out", str(run), *settings]) == 2
+        error = capfd.readouterr().err
+        assert "its vocabulary does not cover 100% of the validation texts' tokens, the teacher's" in error
+        assert "Traceback" not in error
+    assert not (tmp_path / "new/stages/fit_teacher/stage.json").exists()  # no teacher is trained for it

@@ -217,3 +217,12 @@ def test_the_first_token_of_a_decoder_reads_nothing(encoder_of, write_recipe, tm
     Path(recipe).write_text(text, "utf-8")
     line = refused(capfd, recipe, tmp_path / "run")
     assert line.endswith("what is read of a text does not depend on its last token (set pooling: mean)")
+
+
+def test_what_is_trained_is_not_tried_again(labelled, encoder_of, write_recipe, tmp_path, monkeypatch):
+    run = shutil.copytree(labelled, tmp_path / "run")
+    command = ["run", write_recipe(encoder_of("bert")), "--out", str(run), "--to", "fit_student"]
+    monkeypatch.setattr("distill.probe.load_encoder", None)  # the teacher of the run is taken
+    assert main(command) == 0
+    monkeypatch.setattr("distill.pipeline.probe", None)
+    assert main(command) == 0
