@@ -83,14 +83,16 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _init(options: argparse.Namespace) -> Result:
-    from distill.data.propose import propose
-
-    target = Path(options.out)
+    target, source = Path(options.out), Path(options.data)
     if target.exists() and not options.force:
         raise UsageError(f"{target}: already exists (use --force to overwrite it, or another --out)")
     if not target.resolve().parent.is_dir():
         raise UsageError(f"{target}: there is no folder {target.parent} (create it)")
-    text = propose(Path(options.data), root=target.resolve().parent, teacher=options.teacher)
+    if source.exists() and not source.is_file() and not source.is_dir():
+        raise UsageError(f"{source}: is not a regular file, expected a file or a folder (write it to a file)")
+    from distill.data.propose import propose
+
+    text = propose(source, root=target.resolve().parent, teacher=options.teacher)
     target.write_text(text, encoding="utf-8")
     LOG.info(f"{target}: written (read it, then: distill check {target})")
     return Result(text.rstrip(), {"recipe": str(target)})
@@ -99,12 +101,13 @@ def _init(options: argparse.Namespace) -> Result:
 def _check(options: argparse.Namespace) -> Result:
     import tempfile
 
-    from distill.data.prepare import prepare
-    from distill.models.checkpoints import encoder_identities
-    from distill.probe import probe
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    from distill.data.prepare import prepare
+    from distill.models.checkpoints import encoder_identities
+    from distill.probe import probe
+
     encoder_identities(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "prepared"

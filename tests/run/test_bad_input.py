@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import pytest
@@ -72,6 +73,16 @@ def test_stages_turned_round(edited, capfd, tmp_path):
 
 def test_missing_recipe(capfd, tmp_path):
     assert "cannot be read" in complaint(capfd, "run", tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("command", ["check", "run", "init"])
+def test_what_is_no_file_is_refused_at_once(run_distill, tmp_path, command):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", "/dev/zero"):
+        done = run_distill(command, path, launcher=("-X", "importtime"))
+        line = next(line for line in done.stderr.splitlines() if line.startswith("distill: "))
+        assert done.returncode == 2 and line.startswith(f"distill: {path}: is not a regular file")
+        assert "torch" not in done.stderr and "datasets" not in done.stderr  # which take seconds to import
 
 
 def test_unknown_key(edited, capfd):
