@@ -78,7 +78,7 @@ def _file_texts(file: str, columns: Sequence[str]) -> Iterator[str]:
         DataError: The file cannot be read, has no such column, or has a text that is not one.
     """
     from distill.data.labels import InvalidCell, joined_text
-    from distill.data.sources import DataError, listed, open_source
+    from distill.data.sources import DataError, encoding_hint, listed, open_source
     from distill.recipe.near import near
 
     source = open_source(file, Path.cwd(), text=columns)
@@ -91,7 +91,9 @@ def _file_texts(file: str, columns: Sequence[str]) -> Iterator[str]:
             yield joined_text(row.cells)
         except InvalidCell as error:
             if error.kind != "empty text":
-                raise DataError(f"{row.file}:{row.place}: {error.kind}, expected a text") from None
+                found = encoding_hint(file, Path.cwd())
+                todo = f" (it is probably {found}: convert it to UTF-8)" if found else ""
+                raise DataError(f"{row.file}:{row.place}: {error.kind}, expected a text{todo}") from None
             yield ""
 
 

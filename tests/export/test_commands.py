@@ -100,9 +100,9 @@ def test_predict_asks_about_a_file(bundle, files, capfd) -> None:
     problem = complaint(capfd, "predict", bundle, files / "a.csv", "--text-column", "bodi")
     assert "no column 'bodi' (did you mean 'body'?), the columns are: 'body', 'intent', 'flags'" in problem
     assert "no.csv" in complaint(capfd, "predict", bundle, "no.csv", "--text-column", "body")
-    (files / "bytes.csv").write_bytes(b"body\nfine\n\xff\xfe\n")
+    (files / "bytes.csv").write_bytes("body\nfine\nder Käse schmeckt\n".encode("cp1252"))
     code, _, err = call(capfd, "predict", bundle, files / "bytes.csv", "--text-column", "body")
-    assert code == 2 and "bytes.csv:3: undecodable bytes" in err
+    assert code == 2 and "bytes.csv:3: undecodable bytes" in err and "probably cp1252" in err
 
 
 def test_a_byte_order_mark_on_stdin_is_no_text(bundle) -> None:
