@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
@@ -111,11 +112,13 @@ def label_of(cell: object) -> str:
     return _decoded(word_of(cell))
 
 
+@lru_cache(4096)
 def label_name(word: str) -> str:
     """A label as a bundle has it: one line in NFC, without control characters."""
     return " ".join(normalize("NFC", strip_text(word)).translate(CONTROL).split())
 
 
+@lru_cache(4096)
 def label_key(word: str) -> str:
     """What all spellings of a label have in common.
 
