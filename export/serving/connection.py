@@ -12,7 +12,7 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from export.serving.errors import RequestError, unavailable
 from export.serving.settings import Settings
@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
         self._ignoring = False
         self._deadline = monotonic() + settings.timeout_s  # for the input that the connection waits for
         self._unread_since: float | None = None
+        self._active: RequestResponseCycle | None = None  # `cycle` is the latest, which may be pipelined
 
     def check(self, now: float) -> None:
         """Close the connection if its client is too slow. The server calls this regularly."""
@@ -70,6 +71,11 @@ class Connection(HttpToolsProtocol):
             detail = f"server: all {limit} connections are in use (retry later)"
             self._refuse(unavailable(detail, "connections"))
             transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the current request that nobody reads its response."""
+        self._disconnect_request()
+        super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
         """Parse requests. A request to upgrade the protocol gets a response in HTTP/1.1."""
@@ -129,6 +135,8 @@ class Connection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._head, self._in_head, self._deadline = 0, False, inf
             super().on_headers_complete()
+            if not self.pipeline:
+                self._active = self.cycle
 
     def on_chunk_header(self) -> None:
         """The head of a chunk is complete."""
@@ -151,6 +159,8 @@ class Connection(HttpToolsProtocol):
         """Limit the time for the rest of a body that the response did not need."""
         if self.cycle.response_complete and self.cycle.more_body:
             self._deadline = monotonic() + _DISCARD_S
+        if self.pipeline:
+            self._active = self.pipeline[-1][0]
         super().on_response_complete()
 
     def _head_without_upgrade(self) -> bytes:
@@ -158,6 +168,11 @@ class Connection(HttpToolsProtocol):
         dropped = (b"upgrade", b"connection", b"http2-settings")
         lines = [b"%b: %b" % header for header in self.headers if header[0] not in dropped]
         return b"\r\n".join([b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url), *lines, b"", b""])
+
+    def _disconnect_request(self) -> None:
+        if self._active is not None and not self._active.response_complete:
+            self._active.disconnected = True
+            self._active.message_event.set()
 
     def _closes_after_responses(self) -> bool:
         """Ignore further input, and close after the responses to earlier requests, if there are any."""
@@ -178,6 +193,7 @@ class Connection(HttpToolsProtocol):
         self._log.refused(error.reason, error.status_code)
         if self._closes_after_responses():
             return
+        self._disconnect_request()
         body = orjson.dumps({"error": error.detail})
         fields = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
         headers = [
