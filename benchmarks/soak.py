@@ -3,12 +3,13 @@
     python benchmarks/soak.py BUNDLE TEXTS.csv --minutes 10
 
 First 64 connections send requests as fast as they get responses. Their rate is the sustained load. Then twice
-that rate is sent, without waiting for responses. The bundle is replaced after a quarter of the time and the
-server is restarted with SIGTERM after half of it. After three quarters the bundle is broken, restored, and
-replaced. The benchmark prints the memory of the server twenty times, and at the end the number of requests by
-outcome: the status; `down`, no server was listening; `unsent`, all connections were in use; `lost`, sent
-without getting a response. It exits with 1 unless every response was 200 or 503, no request was lost, and
-the server exited with 0 each time.
+that rate is sent, without waiting for responses. Every 20 seconds the bundle is damaged, each time in another
+way, and 10 seconds later it is replaced by a good one. At the end the server is restarted with SIGTERM, still
+under load. The benchmark prints the memory of the server after each replacement, and at the end the number of
+requests by outcome: the status; `down`, no server was listening; `unsent`, all connections were in use;
+`lost`, sent without getting a response. It exits with 1 unless every response was 200 or 503, no request was
+lost, every damaged bundle was refused and every good one served, the memory did not grow by more than a tenth
+after the first minute, and the server exited with 0 each time.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import json
 import shutil
 import sys
 import tempfile
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -33,7 +36,7 @@ from serving_http import free_port
 from uvloop import new_event_loop
 
 from export.bundle.files import read_bundle, write_bundle
-from export.bundle.manifest import FP32, Manifest
+from export.bundle.manifest import MANIFEST, TOKENIZER, Manifest
 
 Server = asyncio.subprocess.Process
 
@@ -155,10 +158,65 @@ async def start(bundle: Path, port: int, options: list[str]) -> Server:
             return server
 
 
-def replace_bundle(folder: Path, manifest: Manifest, note: str) -> None:
-    """Write the same bundle with a new digest."""
-    contents: dict[str, Path | bytes] = {name: (folder / name).read_bytes() for name in manifest.files}
-    write_bundle(folder, replace(manifest, details={**manifest.details, "note": note}), contents)
+def damages(manifest: Manifest, contents: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+    """Ways to damage a bundle: a description, and the files to write into the folder. None deletes a file."""
+    for name, data in contents.items():
+        half = len(data) // 2
+        yield f"{name} is deleted", {name: None}
+        yield f"{name} is empty", {name: b""}
+        yield f"{name} is cut in half", {name: data[:half]}
+        if name != MANIFEST:
+            yield f"a bit of {name} differs", {name: data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]}
+    for name in (manifest.variants[manifest.default_variant], TOKENIZER):
+        cut = contents[name][: len(contents[name]) // 2]
+        yield f"{name} is cut in half and the manifest says so", rewritten(manifest, {**contents, name: cut})
+    yield "it has another name", rewritten(replace(manifest, name="other"), contents)
+
+
+def rewritten(manifest: Manifest, contents: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of a bundle whose manifest matches them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, files = Path(scratch, "bundle"), {name: contents[name] for name in manifest.files}
+        write_bundle(folder, manifest, dict(files))
+        return {**files, MANIFEST: (folder / MANIFEST).read_bytes()}
+
+
+def damage(folder: Path, files: dict[str, bytes | None]) -> None:
+    """Write and delete files of a bundle."""
+    for name, data in files.items():
+        (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
+
+
+def replace_bundle(folder: Path, manifest: Manifest, contents: dict[str, bytes], note: str) -> str:
+    """Write the good bundle with a new digest; return its version."""
+    shutil.rmtree(folder)
+    manifest = replace(manifest, details={**manifest.details, "note": note})
+    files = {name: contents[name] for name in manifest.files}
+    return write_bundle(folder, manifest, dict(files)).to_json()["digest"][:12]  # type: ignore[no-any-return]
+
+
+def get(port: int, path: str) -> str:
+    """The body of a response; empty if there is none."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
+        body: str = response.read().decode()
+        return body
+    return ""
+
+
+async def until(reached: Callable[[], bool], seconds: float) -> bool:
+    """Whether something is reached within this time."""
+    end = monotonic() + seconds
+    while not await asyncio.to_thread(reached):
+        if monotonic() > end:
+            return False
+        await asyncio.sleep(0.1)
+    return True
+
+
+def refusals(port: int) -> float:
+    """Number of bundles that were refused."""
+    lines = (line for line in get(port, "/metrics").splitlines() if 'outcome="refused"} ' in line)
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def megabytes(server: Server) -> int:
@@ -170,7 +228,7 @@ def megabytes(server: Server) -> int:
 async def soak(options: argparse.Namespace, bundle: Path, texts: list[str]) -> bool:
     """Run the benchmark. True if it passed."""
     port, manifest = free_port(), read_bundle(bundle)
-    good = (bundle / FP32).read_bytes()
+    contents = {name: (bundle / name).read_bytes() for name in (*manifest.files, MANIFEST)}
     server = await start(bundle, port, options.serve.split())
     seconds = 60 * options.minutes
     sustained = options.load
@@ -189,32 +247,36 @@ async def soak(options: argparse.Namespace, bundle: Path, texts: list[str]) -> b
         flush=True,
     )
     load = Load(port, texts, options.connections)
-    started, statuses = monotonic(), []
+    started, statuses, failures, memory = monotonic(), [], [], []
     sending = asyncio.create_task(load.run(2 * sustained, seconds))
-    for step in range(1, 21):
-        await asyncio.sleep(max(0.0, started + step * seconds / 20 - monotonic()))
-        print(f"{monotonic() - started:6.0f} s {megabytes(server):5d} MB {dict(load.counts)}", flush=True)
-        if step in (5, 17):
-            await asyncio.to_thread(replace_bundle, bundle, manifest, f"step {step}")
-            print("         replaced", flush=True)
-        elif step == 10:
-            server.terminate()
-            statuses.append(await server.wait())
-            print(f"{monotonic() - started:6.0f} s exited with {statuses[-1]}", flush=True)
-            server = await start(bundle, port, options.serve.split())
-            print(f"{monotonic() - started:6.0f} s started", flush=True)
-        elif step == 15:
-            (bundle / FP32).write_bytes(b"broken")
-            print("         broken", flush=True)
-        elif step == 16:
-            (bundle / FP32).write_bytes(good)
+    path = f"/v2/models/{manifest.name}"
+    ways = cycle(damages(manifest, contents))
+    for turn in range(max(1, int(seconds / options.swap_s) - 1)):
+        way, files = next(ways)
+        await asyncio.sleep(max(0.0, started + turn * options.swap_s - monotonic()))
+        before = await asyncio.to_thread(refusals, port)
+        await asyncio.to_thread(damage, bundle, files)
+        if not await until(lambda before=before: refusals(port) > before, options.swap_s / 3):
+            failures.append(f"not refused: {way}")
+        await asyncio.sleep(max(0.0, started + (turn + 0.5) * options.swap_s - monotonic()))
+        version = await asyncio.to_thread(replace_bundle, bundle, manifest, contents, f"turn {turn}")
+        if not await until(lambda new=version: new in get(port, path), options.swap_s / 3):
+            failures.append(f"not served: the good bundle after: {way}")
+        memory.append(megabytes(server))
+        print(f"{monotonic() - started:6.0f} s {memory[-1]:5d} MB {dict(load.counts)} {way}", flush=True)
+    server.terminate()
+    statuses.append(await server.wait())
+    server = await start(bundle, port, options.serve.split())
     await sending
     while load.in_flight():
         await asyncio.sleep(0.05)
     server.terminate()
     statuses.append(await server.wait())
-    print(f"exit statuses {statuses}; {dict(load.counts)}")
-    return not (load.counts.keys() - {"200", "503", "down", "unsent"}) and statuses == [0, 0]
+    warm = memory[min(len(memory) - 1, int(60 / options.swap_s))]
+    if max(memory[-3:]) > 1.1 * warm:
+        failures.append(f"the memory grew from {warm} to {max(memory[-3:])} MB")
+    print(f"exit statuses {statuses}; {len(memory)} bad and good bundles; {dict(load.counts)}; {failures}")
+    return not (load.counts.keys() - {"200", "503", "down", "unsent"} or failures) and statuses == [0, 0]
 
 
 def main() -> None:
@@ -226,7 +288,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--load", type=float, help="sustained requests per second; measured by default")
     parser.add_argument("--measure", type=float, default=10, help="seconds to measure the sustained load")
-    parser.add_argument("--connections", type=int, default=2000)
+    parser.add_argument("--swap-s", type=float, default=20, help="seconds between damaged bundles")
+    parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--serve", default="", help="options for `distill serve`, as one argument")
     options = parser.parse_args()
     with options.texts.open(encoding="utf-8", newline="") as file:

@@ -25,6 +25,7 @@ from export.bundle.manifest import MANIFEST, BundleError
 from export.runtime.classifier import Classifier
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats
+from export.runtime.session import LOAD_SECONDS
 from export.serving import telemetry
 from export.serving.batcher import Batcher, InvalidTextError, QueueFullError
 from export.serving.errors import ServingError, unavailable, unprocessable
@@ -35,7 +36,7 @@ from export.serving.v2_api import output_tensors
 Signature = tuple[tuple[str, int, int, int], ...]  # path, inode, bytes and modification time of each file
 
 T = TypeVar("T")
-_MAX_LOAD_S = 60.0  # seconds in which a bundle must load
+_MAX_LOAD_S = LOAD_SECONDS + 30.0  # for the other files and the queue of the disk
 _SESSION_BATCH = 16  # texts per run of the session, sorted by length: larger runs pad more
 
 
@@ -252,7 +253,7 @@ async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
     Raises:
         Exception: of the function.
         RuntimeError: the function raised another exception, such as a panic of native code.
-        TimeoutError: the function took longer than a minute. Its thread goes on.
+        TimeoutError: the function took longer than 90 seconds. Its thread goes on.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
