@@ -190,7 +190,7 @@ def serve(options: argparse.Namespace) -> Result:
 
 def _names(text: str) -> tuple[str, ...]:
     """Names separated by commas."""
-    return tuple(filter(None, map(str.strip, text.split(","))))
+    return tuple(map(str.strip, text.split(",")))
 
 
 SERVE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {

@@ -23,7 +23,7 @@ from export.serving.errors import RequestError, unavailable
 from export.serving.model_registry import Model, ModelRegistry
 from export.serving.openapi import DOCS_HEADERS, docs_page, openapi_document
 from export.serving.predict_api import parse_predict
-from export.serving.request import check_name, read_json_object
+from export.serving.request import BodyReader, check_name, check_size
 from export.serving.settings import VERSION, Settings
 from export.serving.telemetry import Log, RequestRecord
 from export.serving.v2_api import model_metadata, parse_infer
@@ -83,12 +83,15 @@ class _Endpoints:
 
     def __init__(self, registry: ModelRegistry, settings: Settings) -> None:
         self._registry, self._settings = registry, settings
+        self._bodies = BodyReader(settings.max_body)
 
     async def predict(self, request: Request) -> Response:
         body = parse_predict(await self._json(request), self._settings)
         model = self._registry.model(body.model)
         for head in body.heads or []:
             check_name("heads", "head", head, model.heads)
+        if body.scores or body.top_k is not None:
+            check_size(len(body.texts), model.scores(body.heads, body.top_k))
         _record(request, model, body.texts)
         results = await model.classify(body.texts)
         predictions = model.predictions(results, body.heads, body.top_k, body.scores)
@@ -100,6 +103,7 @@ class _Endpoints:
         body = parse_infer(data, self._settings)
         for output in body.outputs or []:
             check_name("outputs", "output", output, model.outputs)
+        check_size(len(body.texts), model.values(body.outputs))
         _record(request, model, body.texts)
         tensors = model.tensors(await model.classify(body.texts), body.outputs)
         response_id = {} if body.id is None else {"id": body.id}
@@ -118,7 +122,7 @@ class _Endpoints:
         return _JSON({**name, "ready": ready}, 200 if ready else 503)
 
     async def _json(self, request: Request) -> dict[str, Any]:
-        data = await read_json_object(request, self._settings.max_body)
+        data = await self._bodies.read_json_object(request)
         if self._registry.draining:
             raise unavailable("server: is stopping (retry later)", "stopping")
         return data

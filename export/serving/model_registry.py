@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from ctypes import CDLL
 from functools import partial
+from math import prod
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
@@ -99,12 +100,25 @@ class Model:
             return [result.prediction for result in results]
         return [{name: result.prediction[name] for name in heads} for result in results]
 
+    def scores(self, heads: Sequence[str] | None, top_k: int | None) -> int:
+        """Number of scores of each text in a prediction with scores, or with the best `top_k`."""
+        labels = (len(self.heads[name].labels) for name in heads or self.heads)
+        return sum(labels if top_k is None else (min(top_k, count) for count in labels))
+
+    def values(self, outputs: Sequence[str] | None) -> int:
+        """Number of values of each text in an infer response."""
+        return sum(prod(self.outputs[name].description(1)["shape"]) for name in self._selected(outputs))
+
+    def _selected(self, outputs: Sequence[str] | None) -> Sequence[str]:
+        """The requested outputs. None selects the labels and scores of all heads."""
+        if outputs is None:
+            return [name for name, output in self.outputs.items() if output.part != "probabilities"]
+        return outputs
+
     def tensors(self, results: Sequence[Result], outputs: Sequence[str] | None) -> list[dict[str, Any]]:
         """The outputs of an infer response. None selects the labels and scores of all heads."""
-        if outputs is None:
-            outputs = [name for name, output in self.outputs.items() if output.part != "probabilities"]
         predictions = [result.prediction for result in results]
-        selected = [self.outputs[name] for name in outputs]
+        selected = [self.outputs[name] for name in self._selected(outputs)]
         return [output.tensor(self._logits(results, output.head.name), predictions) for output in selected]
 
     def _logits(self, results: Sequence[Result], head: str) -> Floats:

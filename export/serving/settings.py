@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -64,6 +65,10 @@ class Settings:
             _check_range(name, getattr(self, name), 1, None)
         for name in ("max_wait_ms", "drain_s", "watch_s"):
             _check_range(name, getattr(self, name), 0, 3_600_000)
+        for host in self.allowed_hosts:
+            if not re.fullmatch(r"(\*\.)?[\w.-]+|\[[\da-fA-F:.]+\]", host):
+                problem = "must be host names without scheme and port, such as localhost or *.example.com"
+                raise ServingError(f"--allowed-hosts: {problem}, got {host!r}")
         if not 0 < self.timeout_s <= 3_600:
             raise ServingError(f"--timeout-s: must be above 0 and at most 3600, got {self.timeout_s}")
 

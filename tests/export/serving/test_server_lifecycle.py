@@ -173,6 +173,10 @@ def test_an_error_at_the_start_is_one_line(capsys, bundle, copied, tmp_path, man
     assert "--timeout-s: must be above 0" in refused(capsys, bundle, "--timeout-s", "nan")
     assert "--port: must be from 0 to 65535" in refused(capsys, bundle, "--port", 65536)
     assert "cannot bind" in refused(capsys, bundle, "--host", "nowhere.invalid")
+    for hosts in ("", "localhost:8000", "localhost,http://a.com", "*.*.com", "a b"):
+        assert "--allowed-hosts: must be host names without" in refused(
+            capsys, bundle, "--allowed-hosts", hosts
+        )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         line = refused(capsys, bundle, "--port", taken.getsockname()[1])
         assert "cannot bind: Address already in use" in line

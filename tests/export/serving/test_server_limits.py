@@ -260,3 +260,34 @@ def test_repeated_heads_and_outputs_keep_no_memory(server):
     for turn in range(256):
         ask(turn)
     assert memory(server) < before + 10
+
+
+def test_incomplete_bodies_share_a_limit(serve, bundle):
+    server = serve(bundle, "--max-body", 1_000, "--drain-s", 0)
+    part = PREDICT + b"content-length: 1000\r\n\r\n" + b" " * 990
+    links = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(64)]
+    for link in links:
+        link.sendall(part)
+    reply = raw(server, part)
+    assert statuses(reply) == [503] and b"too many bodies are incomplete" in reply
+    for link in links:
+        link.close()
+    server.until(lambda: server.predict(text="thanks " * 100).status == 200)
+    assert server.stop() == 0
+
+
+def test_a_response_has_a_limited_number_of_scores(serve, bundle):
+    few = "from export.serving import request\nrequest._MAX_VALUES = 20"
+    server = serve(bundle, "--drain-s", 0, before=few)
+    problem = "texts: at most 4 texts are allowed for 5 scores each, got 5 (split the request)"
+    assert server.predict(texts=["a"] * 4, scores=True).status == 200
+    assert server.predict(texts=["a"] * 5, scores=True).json() == {"error": problem}
+    assert server.predict(texts=["a"] * 5, scores=True, heads=["intent"]).status == 200
+    assert server.predict(texts=["a"] * 10, top_k=1).status == 200
+    assert server.predict(texts=["a"] * 11, top_k=1).status == 422
+    inputs = [{"name": "text", "datatype": "BYTES", "shape": [4], "data": ["a"] * 4}]
+    assert server.send("/v2/models/tiny/infer", {"inputs": inputs}).status == 422  # 1 + 1 + 2 + 2 values
+    reply = server.send(
+        "/v2/models/tiny/infer", {"inputs": inputs, "outputs": [{"name": "flags.probabilities"}]}
+    )
+    assert reply.status == 200
