@@ -276,19 +276,20 @@ async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
         try:
             finish = partial(done.set_result, function(*arguments))
         except BaseException as error:
-            known = isinstance(error, Exception)
-            error = error if known else RuntimeError(f"{type(error).__name__}: {error}")
+            if not isinstance(error, Exception) or isinstance(error, StopIteration):  # no future takes these
+                error = RuntimeError(f"{type(error).__name__}: {error}")
             finish = partial(done.set_exception, error)
         with suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(lambda: done.done() or finish())
 
     Thread(target=run, name="reload", daemon=True).start()
     try:
-        return await asyncio.wait_for(done, _MAX_LOAD_S)
-    except asyncio.TimeoutError:
-        raise TimeoutError(
-            f"took longer than {_MAX_LOAD_S:g} s (see whether the files can be read)"
-        ) from None
+        finished, _ = await asyncio.wait([done], timeout=_MAX_LOAD_S)  # wait_for may swallow a cancellation
+        if not finished:
+            raise TimeoutError(f"took longer than {_MAX_LOAD_S:g} s (see whether the files can be read)")
+        return done.result()
+    finally:
+        done.cancel()
 
 
 def _classify(classifier: Classifier, answers: Answers, texts: list[str]) -> list[Result]:

@@ -91,7 +91,7 @@ def test_whatever_a_bundle_raises_is_logged_and_the_next_one_is_served(
     server = serve(copied, "--watch-s", 0.05, "--drain-s", 0, before=FAULTY)
     (copied / "fault").write_text(fault)
     problem = server.line("reload refused")["error"]
-    assert fault.removeprefix("raise ") in problem or "took longer than 1 s" in problem
+    assert fault.removeprefix("raise ") in problem or (fault == "hang10000" and "longer than 1 s" in problem)
     assert server.predict(text="thanks").status == 200
     version = write_bundle(copied, replace(manifest, max_length=9), contents).to_json()["digest"][:12]
     server.until(lambda: server.send("/v2/models/tiny").json()["versions"] == [version])
