@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -25,11 +23,13 @@ from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
 from distill.probe import probe
 from distill.recipe.data_section import RecipeError, digest_of
-from distill.recipe.load import dump_yaml, load_recipe, load_yaml, parse_recipe
+from distill.recipe.load import load_recipe, parse_recipe
 from distill.recipe.near import near
+from distill.recipe.resolved import Choices, reopened, resolved
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.reports.report import summary, write_report
-from distill.run import LOG, Run, Stage, read_record
+from distill.run import LOG, Run, Stage
+from distill.run_folder import own_folder, write_recipe
 from distill.stages import artifacts
 from distill.stages.calibrate import calibrate_heads
 from distill.stages.check import check
@@ -39,8 +39,8 @@ from distill.stages.fit_teacher import fit_teacher
 from distill.stages.label import label
 from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_student
 from distill.stages.publish import publish
-from distill.storage import damaged, locked, written_whole
-from distill.training.devices import is_main_process, make_accelerator
+from distill.storage import damaged
+from distill.training.devices import make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
 from export.runtime.classifier import Classifier
@@ -70,8 +70,6 @@ LABEL = (*TEACHER, "unlabeled", "augment")
 STUDENT = (*LABEL, "student", "distillation", "match", "max_length")
 EXPORT = (*STUDENT, "quantize")
 CHECK = (*EXPORT, "gates")
-
-_ONE_AT_A_TIME = Lock()  # two runs in one process would share torch's random numbers and the accelerator
 
 STAGES = (
     Stage("prepare", _prepare, (*LABELLED, "unlabeled"), version=2, leaves=_data_report),
@@ -203,7 +201,7 @@ def run(
                 f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
             )
     inputs = None if data else stage_inputs(recipe)  # first: data and encoders must be there
-    with _own_folder(recipe.name, folder):
+    with own_folder(recipe.name, folder):
         try:
             done = _run_stages(recipe, folder, STAGES, inputs, data=data, first=first, last=last)
         except GateError as error:
@@ -223,33 +221,11 @@ def run(
 def run_pretraining(recipe: Pretraining, folder: Path) -> dict[str, Any]:
     """Pretrain a student in a folder, where it is saved under `start/`; returns its metrics."""
     inputs = stage_inputs(recipe)
-    with _own_folder(recipe.name, folder):
+    with own_folder(recipe.name, folder):
         run = _run_stages(recipe, folder, PRETRAINING_STAGES, inputs)
     if not run.accelerator.is_main_process:
         return {}
     return {"start": str(folder / "start"), "metrics": run.metrics("fit_student")}
-
-
-@contextmanager
-def _own_folder(name: str, folder: Path) -> Iterator[None]:
-    """Hold the folder of a run of this name, made if it is missing, against other processes and threads."""
-    if not is_main_process():
-        yield
-        return
-    _check_folder(name, folder)
-    new = not folder.exists()
-    (folder / "stages").mkdir(parents=True, exist_ok=True)  # by which the next command recognises a run
-    with locked(folder):
-        _check_folder(name, folder)  # another run may have come first
-        for leftover in folder.rglob(".*.tmp"):  # of a killed process
-            leftover.unlink(missing_ok=True)
-        try:
-            with _ONE_AT_A_TIME:
-                yield
-        except BaseException:
-            if new and {path.name for path in folder.rglob("*")} <= {"stages", ".lock", ".holder.json"}:
-                shutil.rmtree(folder, ignore_errors=True)  # refused before anything was written
-            raise
 
 
 def _run_stages(
@@ -284,55 +260,71 @@ def _run_stages(
     if data and main:
         write_sources(data, (folder / "inputs").resolve())
     run.accelerator.wait_for_everyone()
-    digests = stage_digests(stages, inputs or stage_inputs(recipe))
+    inputs = inputs or stage_inputs(recipe)
+    # also those of the recipe that leaves open what the stages chose as this one has it
+    equal = stage_digests(stages, _reopened(inputs, recipe, run.chosen(names)))
+    digests = {name: (own, equal[name]) for name, own in stage_digests(stages, inputs).items()}
     again = names[start:] if first else []
-    _probe(recipe, folder, {name: digest for name, digest in digests.items() if name not in again}, last)
+    _probe(recipe, run, {name: either for name, either in digests.items() if name not in again}, last)
     if main:
-        with written_whole(folder / "recipe.yaml") as file:
-            content = recipe.model_dump(mode="json", by_alias=True, exclude={"data": {"root"}})
-            file.write_text(dump_yaml(content), encoding="utf-8")
+        write_recipe(folder, recipe)
         for name in again:
             shutil.rmtree(run.stage(name), ignore_errors=True)
     run.accelerator.wait_for_everyone()
-    for number, stage in enumerate(stages):
-        if stage.resumes or run.accelerator.is_main_process:
-            before = [other.name for other in stages[:number] if {*other.inputs} <= {*stage.inputs}]
-            try:
-                run.do(stage, digests[stage.name], before)
-            except Interrupted:
-                raise
-            except KeyboardInterrupt:
-                what = "continues with what it has written" if stage.resumes else "begins again"
-                raise KeyboardInterrupt(
-                    f"{stage.name}: interrupted; the stage {what} when the same command is run again"
-                ) from None
-        run.accelerator.wait_for_everyone()
-        if stage.name == last:
-            break
+    finished: list[str] = []
+    try:
+        for number, stage in enumerate(stages):
+            if stage.resumes or main:
+                before = [other.name for other in stages[:number] if {*other.inputs} <= {*stage.inputs}]
+                own, other = digests[stage.name]
+                run.do(stage, own, before, other)
+            run.accelerator.wait_for_everyone()
+            finished.append(stage.name)
+            if stage.name == last:
+                break
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        what = "continues with what it has written" if stage.resumes else "begins again"
+        raise KeyboardInterrupt(
+            f"{stage.name}: interrupted; the stage {what} when the same command is run again"
+        ) from None
+    finally:
+        if main:
+            write_recipe(folder, resolved(recipe, run.chosen(finished)))
     return run
 
 
-def _probe(recipe: Job, folder: Path, digests: Mapping[str, str], last: str | None) -> None:
+def _probe(recipe: Job, run: Run[Any], digests: Mapping[str, Sequence[str]], last: str | None) -> None:
     """Try the encoders before anything is trained, unless the student of these digests is trained.
 
     Args:
         recipe: Of the run.
-        folder: Of the run.
+        run: The run.
         digests: Of the stages that are not to be done again.
         last: The last stage to do.
     """
-    records = {name: read_record(folder / "stages" / name / "stage.json") for name in digests}
     done = {
         name: record
-        for name, record in records.items()
-        if record and record["inputs"]["digest"] == digests[name]
+        for name, either in digests.items()
+        if (record := run.record(name)) and record["inputs"]["digest"] in either
     }
     if "fit_student" in done or last == "prepare":
         return
     teacher = None
-    if "fit_teacher" in done and not damaged(folder, done["fit_teacher"]["files"]):
-        teacher = folder / "stages" / "fit_teacher"
+    if "fit_teacher" in done and not damaged(run.folder, done["fit_teacher"]["files"]):
+        teacher = run.stage("fit_teacher")
     probe(recipe, teacher, export=last not in ("fit_teacher", "label", "fit_student", "calibrate"))
+
+
+def _reopened(inputs: Mapping[str, Any], recipe: Job, chosen: Choices) -> dict[str, Any]:
+    """The inputs of the recipe with settings left open that have the chosen values."""
+    settings = reopened(recipe, chosen).model_dump(mode="json", exclude_none=True)
+    weights = {name: inputs[name][1] for name in ("teacher", "student")}
+    sections = {
+        name: [settings[name], weights[name]] if name in weights else settings[name] for name in chosen
+    }
+    return {**inputs, **sections}
 
 
 def _from_values(
@@ -361,33 +353,3 @@ def _check_stages(first: str | None, last: str | None) -> None:
             raise RecipeError(f"no stage {stage!r}{near(stage, names)} (stages: {', '.join(names)})")
     if first and last and names.index(first) > names.index(last):
         raise RecipeError(f"the first stage {first} comes after the last, {last} (swap them)")
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    """Refuse a folder that holds something else than a run of this name."""
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"--out: {folder} is a file, expected a folder (choose another)")
-    if "::" in str(folder.resolve()):  # datasets reads it as a chain of file systems
-        raise RecipeError(
-            f"--out: {folder.resolve()} has :: in it, which a run's folder cannot (choose another)"
-        )
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "stages").is_dir():
-        raise RecipeError(f"--out: {folder} holds something else than a run (choose another)")
-    other = _recipe_name(folder / "recipe.yaml")
-    if other not in (name, None):
-        raise RecipeError(
-            f"--out: {folder} is the run of {other!r}, not of {name!r} (choose another, or delete "
-            f"{folder / 'recipe.yaml'} if it is damaged)"
-        )
-
-
-def _recipe_name(path: Path) -> str | None:
-    """The name in a run's recipe.yaml, None if the file is missing or damaged; a run writes it again."""
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (FileNotFoundError, UnicodeDecodeError, RecipeError):
-        return None
-    name = content.get("name") if isinstance(content, dict) else None
-    return name if isinstance(name, str) else None

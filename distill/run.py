@@ -12,7 +12,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -159,7 +159,18 @@ class Run(Generic[R]):
                 tracker.finish()
             self.accelerator.trackers = []
 
-    def do(self, stage: Stage, digest: str, after: Sequence[str] = ()) -> None:
+    def chosen(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The values that finished stages chose for settings that the recipe left open, by section."""
+        values: dict[str, dict[str, Any]] = {}
+        for name in names:
+            record = self.record(name)
+            for section, settings in (record["metrics"].get("chosen", {}) if record else {}).items():
+                values.setdefault(section, {}).update(settings)
+        return values
+
+    def do(
+        self, stage: Stage, digest: str, after: Sequence[str] = (), equal_digest: str | None = None
+    ) -> None:
         """Carry out a stage unless it is done with these inputs.
 
         Args:
@@ -167,10 +178,11 @@ class Run(Generic[R]):
             digest: Of its settings, data and weights.
             after: The names of the earlier stages whose results it reads. With the same inputs a training may
                 end with other weights, on another number of threads.
+            equal_digest: Of other settings that describe the same run.
         """
         folder, main = self.stage(stage.name), self.accelerator.is_main_process
         inputs = {"digest": digest, "after": {name: self._results(name) for name in after}}
-        done = main and self._is_done(stage, inputs)
+        done = main and self._is_done(stage, inputs, equal_digest)
         if stage.resumes:
             (done,) = broadcast_object_list([done])  # files of one process may be newer than another's
         if done:
@@ -195,14 +207,14 @@ class Run(Generic[R]):
         content["files"] |= digests(self.folder, [path])
         write_sealed(begun, content)
 
-    def _is_done(self, stage: Stage, inputs: Mapping[str, Any]) -> bool:
+    def _is_done(self, stage: Stage, inputs: Mapping[str, Any], equal_digest: str | None) -> bool:
         folder = self.stage(stage.name)
         record = self.record(stage.name)
         if record is None:
             if (folder / "stage.json").exists():
                 self.info(f"{folder / 'stage.json'}: is damaged, so {stage.name} is done again")
             return False
-        if record["inputs"] != inputs:
+        if record["inputs"] not in (inputs, {**inputs, "digest": equal_digest}):
             return False
         if wrong := damaged(self.folder, record["files"]):
             (name, what), more = next(iter(wrong.items())), len(wrong) - 1

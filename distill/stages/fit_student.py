@@ -19,7 +19,7 @@ from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, initial_student, prune_vocabulary
-from distill.stages.train import distilled, feature_matching, labelled, seed_of, with_defaults
+from distill.stages.train import chosen, distilled, feature_matching, labelled, seed_of, with_defaults
 from distill.training.checkpoint import save_tensors
 from distill.training.loop import TrainingJob, fit
 from students.factorized_embeddings import fold
@@ -75,4 +75,8 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", logits, {})
         save_classifier(network, tokenizer, folder)
-    return metrics | {"seed": seed, "parameters": network.parameters_count}
+    return metrics | {
+        "seed": seed,
+        "parameters": network.parameters_count,
+        "chosen": {"student": chosen(run.recipe.student, settings)},
+    }

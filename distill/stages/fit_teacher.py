@@ -21,7 +21,7 @@ from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, checkpoint
-from distill.stages.train import MANY_UNKNOWN, labelled, seed_of, with_defaults
+from distill.stages.train import MANY_UNKNOWN, chosen, labelled, seed_of, with_defaults
 from distill.training.loop import TrainingJob, fit
 from teachers.encoders import load_encoder, load_tokenizer
 
@@ -56,21 +56,33 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     training, validation = (labelled(run, split, encode) for split in ("train", "validation"))
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
+    settings = with_defaults(
+        settings,
+        epochs=defaults.teacher_epochs(len(training.texts), batch),
+        lr=lr,
+        head_lr=defaults.teacher_head_lr(lr),
+        max_length=length["max_length"],
+    )
     job = TrainingJob(
         "teacher",
         training,
         validation,
-        with_defaults(settings, epochs=defaults.teacher_epochs(len(training.texts), batch), lr=lr),
+        settings,
         seed,
         folder / "scratch",
         checkpoint_every=run.recipe.checkpoint_every,
-        head_lr=settings.head_lr or defaults.teacher_head_lr(lr),
+        head_lr=settings.head_lr,
     )
     with run.tracked("teacher"):
         metrics = fit(network, job, run.accelerator)
     if run.accelerator.is_main_process:
         save_classifier(network, tokenizer, folder)
-    return metrics | length | unknown | {"seed": seed, "parameters": network.parameters_count}
+    about = {
+        "seed": seed,
+        "parameters": network.parameters_count,
+        "chosen": {"teacher": chosen(run.recipe.teacher, settings)},
+    }
+    return metrics | length | unknown | about
 
 
 def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:

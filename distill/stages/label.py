@@ -12,7 +12,7 @@ from distill.augment.augmenter import WEIGHTS, Weights
 from distill.data.tokens import chunks
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.transfer_set import write_transfer_set
+from distill.stages.transfer_set import copies, write_transfer_set
 from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
 
@@ -25,9 +25,10 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
         folder: Of the stage.
         weights: Of the sources of augmented texts: noise, near words and mixing.
     """
+    count = copies(run)
     if run.accelerator.is_main_process:
         if not (folder / "transfer.arrow").exists():
-            write_transfer_set(run, folder, weights)
+            write_transfer_set(run, folder, weights, count)
             run.keep(folder / "transfer.arrow")
         for shard in artifacts.soft_labels(run).damaged:
             run.info(f"{shard}: is damaged, so its texts are labelled again")
@@ -40,7 +41,11 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
         soft,
         [artifacts.split(run, "validation")["text"], artifacts.split(run, "test")["text"], transfer["text"]],
     )
-    return {"transfer_texts": len(transfer), "labelled_texts": labelled}
+    return {
+        "transfer_texts": len(transfer),
+        "labelled_texts": labelled,
+        "chosen": {"augment": {"copies": count} if run.recipe.augment.copies is None else {}},
+    }
 
 
 def label_texts(run: Run[Any], teacher: Teacher, soft: SoftLabels, columns: list[Any]) -> int:

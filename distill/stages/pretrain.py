@@ -28,7 +28,7 @@ from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Distillation, Pretraining
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.train import distilled, feature_matching, seed_of, with_defaults
+from distill.stages.train import chosen, distilled, feature_matching, seed_of, with_defaults
 from distill.storage import write_json
 from distill.training.loop import Examples, TrainingJob, fit
 from export.bundle.atomic import replacing_folder
@@ -156,4 +156,4 @@ def pretrain_student(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
         }
         with replacing_folder(run.folder / "start") as start:
             save_start(start, encoder, {**about, "validation": metrics["validation"]})
-    return metrics | {"seed": seed}
+    return metrics | {"seed": seed, "chosen": {"student": chosen(run.recipe.student, settings)}}

@@ -35,6 +35,12 @@ def with_defaults(settings: T, **defaults: Any) -> T:
     )
 
 
+def chosen(given: Training, used: Training) -> dict[str, Any]:
+    """The settings that the recipe leaves open, with the values that are used."""
+    values = {name: getattr(used, name) for name in type(given).model_fields if getattr(given, name) is None}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def seed_of(run: Run[Any], settings: Training) -> int:
     """The seed of a training: its own, or the recipe's."""
     return int(run.recipe.seed if settings.seed is None else settings.seed)

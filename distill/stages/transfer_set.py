@@ -17,6 +17,7 @@ from distill.augment.neighbours import nearest_words
 from distill.data.dataset import write_texts
 from distill.data.tokens import chunks
 from distill.recipe import defaults
+from distill.recipe.data_section import Augment
 from distill.run import Run
 from distill.stages import artifacts
 from export.text import strip_text
@@ -25,20 +26,28 @@ from teachers.soft_labels import text_digests
 NEAREST = 15  # near words a word
 
 
-def write_transfer_set(run: Run[Any], folder: Path, weights: Weights) -> None:
+def copies(run: Run[Any]) -> int:
+    """The number of augmented texts per training text: the recipe's, or as many as their tokens allow."""
+    settings: Augment = run.recipe.augment
+    if settings.copies is not None:
+        return settings.copies
+    network, tokenizer = artifacts.teacher_network(run)
+    encode = network.text_encoder(tokenizer, artifacts.max_length(run))
+    texts = chunks(artifacts.texts(run, "train"))
+    return defaults.copies(sum(int(encode(some).lengths.sum()) for some in texts))
+
+
+def write_transfer_set(run: Run[Any], folder: Path, weights: Weights, count: int) -> None:
     """Write the transfer set to `transfer.arrow` in a folder, with the column `text`.
 
     Args:
         run: Whose training and unlabelled texts.
         folder: Of the stage.
         weights: Of the sources of augmented texts: noise, near words and mixing.
+        count: Augmented texts per training text.
     """
     texts, settings = artifacts.texts(run, "train"), run.recipe.augment
     network, tokenizer = artifacts.teacher_network(run)
-    count = settings.copies
-    if count is None:
-        encode = network.text_encoder(tokenizer, artifacts.max_length(run))
-        count = defaults.copies(sum(int(encode(some).lengths.sum()) for some in chunks(texts)))
     augmenter = Augmenter(
         settings,
         run.recipe.seed,

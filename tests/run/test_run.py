@@ -10,6 +10,7 @@ import pytest
 from distill.cli.main import main
 from distill.data.dataset import load_split
 from distill.models.saved_networks import load_classifier
+from distill.recipe.load import dump_yaml, load_yaml
 from export import Classifier
 
 pytestmark = pytest.mark.exporting
@@ -258,3 +259,27 @@ def test_a_home_folder_that_cannot_be_written(job, finished, tmp_path, run_disti
     home = {"HOME": "/dev/null/home"}
     done = run_distill("run", job, "--out", run, "--from", "fit_student", environment=home)
     assert done.returncode == 0 and "/dev/null" not in done.stderr, done.stderr
+
+
+def test_recipe_yaml_of_a_run_has_the_values_that_were_used_and_is_the_same_run(job, tmp_path, capfd):
+    recipe, run = load_yaml(job.read_text("utf-8")), tmp_path / "run"
+    del recipe["teacher"]["lr"], recipe["student"]["lr"]
+    recipe["data"]["root"] = str(job.parent)
+    (tmp_path / "open.yaml").write_text(dump_yaml(recipe), "utf-8")
+    settings = ["--set", "teacher.epochs=1", "--set", "student.epochs=1", "--to", "fit_student"]
+    command = ["run", str(tmp_path / "open.yaml"), "--out", str(run), *settings]
+    assert main(command) == 0
+    used = load_yaml((run / "recipe.yaml").read_text("utf-8"))
+    assert (
+        used["teacher"]["lr"] == 5e-5 * 768 / 32 and used["teacher"]["head_lr"] == 30 * used["teacher"]["lr"]
+    )
+    assert used["teacher"]["max_length"] == 64
+    assert used["student"]["lr"] == pytest.approx(2e-3 * 128 / 16)
+    capfd.readouterr()
+    assert main(["run", str(run / "recipe.yaml"), "--out", str(run), "--to", "fit_student"]) == 0
+    assert capfd.readouterr().err.count("done before") == 4
+    assert load_yaml((run / "recipe.yaml").read_text("utf-8")) == used
+    assert main(command) == 0
+    assert capfd.readouterr().err.count("done before") == 4
+    assert main([*command, "--set", "student.lr=0.004"]) == 0
+    assert capfd.readouterr().err.count("done before") == 3
