@@ -89,7 +89,8 @@ def is_row(text: str, cells: Columns) -> bool:
     """Whether the names of the columns look like a row, as in a file without a header."""
     others = [column for column in cells if column and column != text]
     as_value = [column for column in others if column in {word_of(value) for value in cells[column]}]
-    return (len(text) > 25 and text.count(" ") >= 3) or (bool(others) and others == as_value)
+    words = len(text.split())
+    return (words > 3 and len(text) > 25) or (words > 2 and bool(others) and others == as_value)
 
 
 def id_column(text: str, cells: Columns) -> str | None:

@@ -233,7 +233,7 @@ def _yaml(
     }
     about |= {split: f"{rows:,} rows" for split, rows in read.items()}
     about |= {"root": "data paths are relative to it", "text": "the column of the texts"}
-    about |= {"id": "no two rows have the same value", "encoding": "the files are not UTF-8"}
+    about |= {"id": "no two rows have the same value", "encoding": "probable, as the files are not UTF-8"}
     about |= {"max_bad_rows": "the share of invalid rows that may be dropped, by default 0.01"}
     for what, kinds in (("dropped", report["dropped"]), ("removed", report["leaked"])):
         for kind, rows in kinds.items():
@@ -253,6 +253,8 @@ def _yaml(
         several = "columns" in head or "kind" in head
         others = {label: n for label, n in counts.items() if not (several and label == "none")}
         lines = [_label_counts(counts, several=several), *remarks(others)]
+        if spellings := report["spellings"].get(name):
+            lines.append(f"Other spellings that are read as these labels: {len(spellings)}")
         if rare:
             shown = ", ".join([*rare][:SHOWN]) + (
                 f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else ""

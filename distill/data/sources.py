@@ -118,8 +118,12 @@ def fingerprint(source: str | Hub, root: Path) -> str:
 
 def encoding_hint(source: str | Hub, root: Path) -> str | None:
     """The probable encoding of a text file that is not UTF-8; None for other sources."""
-    path = _locate(source, root)[0] if isinstance(source, str) else root
-    return find_encoding(path) if path.suffix.lower() in TEXT_FILES and path.is_file() else None
+    if not isinstance(source, str):
+        return None
+    path = _locate(source, root)[0]
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    found = (find_encoding(file) for file in files if file.suffix.lower() in TEXT_FILES)
+    return next((encoding for encoding in found if encoding), None)
 
 
 def _locate(source: str, root: Path) -> tuple[Path, str | None]:

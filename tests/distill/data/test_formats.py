@@ -9,6 +9,8 @@ from typing import Any
 import openpyxl
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from distill.data.sources import DataError, find_encoding, open_source
 
@@ -72,7 +74,7 @@ def test_encodings_are_found(tmp_path: Path, encoding: str, text: str) -> None:
 
 
 def test_utf_8_is_read_as_utf_8_whatever_the_recipe_says(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text\n" + "ascii\n" * 300_000 + "größe\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text("text\n" + ("ascii" * 200 + "\n") * 1500 + "größe\n", encoding="utf-8")
     assert read(tmp_path / "a.csv", encoding="cp1252")[-1] == ("größe",)
     (tmp_path / "b.csv").write_text("text\n荷物\n", encoding="iso2022_jp")  # ASCII bytes alone
     assert read(tmp_path / "b.csv", encoding="iso2022_jp") == [("荷物",)]
@@ -266,6 +268,46 @@ def test_openpyxl_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     with pytest.raises(ModuleNotFoundError):
         read(path)
+
+
+PARTS = [
+    "text",
+    "label",
+    ",",
+    ";",
+    "\t",
+    "\n",
+    "\r",
+    '"',
+    "'",
+    "\\",
+    "\\N",
+    "\0",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    "é",
+    "\ufeff",
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=80)
+    | st.lists(st.sampled_from(PARTS), max_size=40).map(lambda p: "".join(p).encode()),
+    ending=st.sampled_from([".csv", ".tsv", ".jsonl", ".json", ".txt", ".xlsx"]),
+    encoding=st.sampled_from([None, "cp1252", "utf-16-le"]),
+)
+def test_any_bytes_are_rows_or_one_line(tmp_path: Path, content: bytes, ending: str, encoding: Any) -> None:
+    (tmp_path / f"a{ending}").write_bytes(content)
+    try:
+        opened = open_source(f"a{ending}", tmp_path, encoding=encoding)
+        for row in opened.rows([column for column in opened.columns if column not in opened.repeated]):
+            assert row.file == f"a{ending}"
+    except DataError as problem:
+        assert "\n" not in str(problem) and len(str(problem)) < 2000
 
 
 def test_a_file_of_marks_alone_is_empty(tmp_path: Path) -> None:

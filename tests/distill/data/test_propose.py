@@ -324,6 +324,11 @@ def test_labels_to_look_at(tmp_path: Path) -> None:
     ]
 
 
+def test_spellings_of_labels(tmp_path: Path) -> None:
+    _, notes = column_of(tmp_path, ["caf\u00e9", "cafe\u0301", "th\u00e9"])
+    assert notes == ["Other spellings that are read as these labels: 1"]
+
+
 def test_lists_of_one_label_are_one_label(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": ["ab"[i % 2]] if i else []} for i in range(30)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -346,11 +351,28 @@ def test_some_invalid_rows_do_not_stop_a_proposal(tmp_path: Path) -> None:
         propose(write(tmp_path / "b.csv", "text,label", rows), root=tmp_path)
 
 
-@pytest.mark.parametrize("header", ["hello there my friend how are you,spam", "some text,spam"])
+@pytest.mark.parametrize("header", ["hello there my friend how are you,spam", "some short text,spam"])
 def test_a_file_without_a_header(tmp_path: Path, header: str) -> None:
     path = write(tmp_path / "a.csv", header, [f"text {i},{('spam', 'ham')[i % 2]}" for i in range(40)])
     with pytest.raises(DataError, match="the first row looks like data, expected the names of columns"):
         propose(path, root=tmp_path)
+
+
+def test_a_column_with_the_name_of_a_label(tmp_path: Path) -> None:
+    rows = [f"text {i},{('spam', 'ham')[i % 2]}" for i in range(40)]
+    assert proposed(write(tmp_path / "a.csv", "customer message,spam", rows))[1] == {
+        "spam": {"column": "spam"}
+    }
+
+
+def test_a_folder_of_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    for label in ("lob", "tadel"):
+        lines = [f"größe {i}" if label == "tadel" else f"{i}" for i in range(20)]
+        (tmp_path / f"mail/{label}.txt").write_text("\n".join(lines), encoding="cp1252")
+    (tmp_path / "mail/lob.txt").write_text("\n".join(f"fine {i}" for i in range(20)))
+    recipe, heads, _ = proposed(tmp_path / "mail")
+    assert (recipe.data.encoding, heads) == ("cp1252", {"label": {"column": "label"}})
 
 
 def test_a_file_of_another_encoding(tmp_path: Path) -> None:
