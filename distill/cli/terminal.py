@@ -97,9 +97,10 @@ def _output_errors() -> Iterator[None]:
 
 
 def print_error(message: str) -> None:
-    """Print each line to stderr; nothing happens if stderr cannot be written."""
+    """Print each line to stderr, without control characters; nothing happens if stderr cannot be written."""
     try:
-        for line in message.splitlines():
-            print(f"distill: {line}", file=sys.stderr, flush=True)
+        for line in message.rstrip("\n").split("\n"):
+            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+            print(f"distill: {shown}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass

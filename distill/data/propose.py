@@ -37,6 +37,7 @@ YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1
 ROWS = 200_000  # the first rows, which are used to choose the heads
 PATH_STEPS = {"choices", "value", "values", "label", "labels", "name", "text"}  # say nothing about a head
 SHOWN, NOTE = 8, 150  # labels that a comment counts, files that it names; characters of a reason in an error
+COMMENT = 1000  # characters of a comment
 BAD_ROWS = (0.02, 0.05, 0.1, 0.2)  # shares of invalid rows that a recipe allows, if the default is too small
 
 
@@ -284,8 +285,9 @@ def _label_counts(counts: Counter[str], *, several: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text on one line, without characters that a YAML comment may not contain."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """The text on one line of a YAML comment, without characters that it may not contain."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= COMMENT else f"{line[:COMMENT]}…"
 
 
 def _flow(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.data.formats.base import MARK, DataError, Row, Source, find_encoding, listed, readable
+from distill.data.formats.base import MARK, DataError, Row, Source, find_encoding, listed, quoted, readable
 from distill.data.formats.delimited import read_delimited
 from distill.data.formats.json_files import read_json
 from distill.data.formats.lines import is_table, read_texts
@@ -31,6 +31,7 @@ __all__ = [
     "fingerprint",
     "listed",
     "open_source",
+    "quoted",
 ]
 
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".txt")

@@ -15,6 +15,7 @@ from typing import Any
 
 from distill.data.labels import are_whole_numbers, label_key, label_name
 from distill.data.rows import FIRST, LOG, LabelsOfText, RowIssues, Text
+from distill.data.sources import quoted
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
 from distill.recipe.schema import Recipe
@@ -142,7 +143,7 @@ def _todo(name: str) -> str:
 
 def _listed(counts: Mapping[str, int]) -> str:
     """Labels and their numbers of texts, the first ten."""
-    first = ", ".join(f"{label!r} ({count})" for label, count in [*counts.items()][:FIRST])
+    first = ", ".join(f"{quoted(label)} ({count})" for label, count in [*counts.items()][:FIRST])
     return first + (f" and {len(counts) - FIRST} more" if len(counts) > FIRST else "")
 
 
@@ -184,7 +185,7 @@ def make_heads(
             lines.append(f"head {name!r}: no text of train is labelled, expected some")
         keys = Counter(map(label_key, labels))
         if repeated := [label for label in labels if keys[label_key(label)] > 1]:
-            lines.append(f"head {name!r}: label {repeated[0]!r} is listed twice (remove one)")
+            lines.append(f"head {name!r}: label {quoted(repeated[0])} is listed twice (remove one)")
         if columns and head.labels and {*columns} != {*head.labels}:
             lines.append(f"head {name!r}: `labels` must be the names in `columns` (or leave it out)")
         elif count["train"][None]:
@@ -207,7 +208,7 @@ def _label_errors(
     present = [label for label in labels if train[label]]
     if head.kind == "single_label" and len(present) < 2:
         return [
-            f"head {name!r}: one class in train, {', '.join(map(repr, present))}, expected two or "
+            f"head {name!r}: one class in train, {', '.join(map(quoted, present))}, expected two or "
             "more (check its column, or leave the head out)"
         ]
     if head.kind == "multi_label" and len(labels) < 2:

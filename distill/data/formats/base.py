@@ -21,7 +21,7 @@ BYTE_ORDER_MARKS = {  # in this order: that of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 CODE_PAGES = [f"cp125{i}" for i in range(9)] + ["cp874", "cp932", "cp949", "gb18030", "big5", "euc_jp"]
-SHOWN, LONG = 20, 60  # columns in a message, and characters of each
+SHOWN, LONG = 20, 60  # columns in a message, and characters of a name
 SAMPLE = 1 << 20  # bytes that are examined for the encoding
 
 codecs.register_error("tinyheads.mark", lambda error: (MARK, getattr(error, "end", 0)))
@@ -82,9 +82,14 @@ class Source:
 
 def listed(columns: Iterable[str]) -> str:
     """`the columns are: ...`, the first of them."""
-    names = [repr(name if len(name) <= LONG else f"{name[:LONG]}…") for name in columns]
+    names = [*map(quoted, columns)]
     more = [f"{len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
     return f"the columns are: {', '.join(names[:SHOWN] + more)}"
+
+
+def quoted(name: str) -> str:
+    """The name in quotes, without the end of a long one."""
+    return repr(name if len(name) <= LONG else f"{name[:LONG]}…")
 
 
 @contextlib.contextmanager

@@ -142,7 +142,8 @@ def _rows(value: Any) -> list[Any]:
         return value if isinstance(value, list) else [value]
     parts = [*value.values()]
     if isinstance(names := value.get("columns"), list) and isinstance(rows := value.get("data"), list):
-        return [dict(zip(names, row, strict=False)) for row in rows]
+        named = [*map(str, names)]
+        return [dict(zip(named, row, strict=False)) if isinstance(row, list) else row for row in rows]
     if parts and all(isinstance(part, dict) for part in parts):
         keys = dict.fromkeys(key for part in parts for key in part)
         if len(keys) < len(parts):

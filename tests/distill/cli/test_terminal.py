@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distill.cli import main as cli
-from distill.cli.terminal import Result
+from distill.cli.terminal import Result, print_error
 
 ROOT = Path(__file__).parents[3]
 PRINTS = """
@@ -73,6 +73,11 @@ def test_an_error_in_the_program_itself_is_a_line_and_an_exit_code_of_its_own(mo
     )
     assert cli.main(["report", "x", "-v"]) == cli.INTERNAL
     assert "in fails" in capsys.readouterr().err
+
+
+def test_control_characters_of_an_error_do_not_reach_the_terminal(capsys):
+    print_error("a.yaml: \x1b[2J\r\x85é: unknown key\nb: \ud800")
+    assert capsys.readouterr().err == "distill: a.yaml: \\x1b[2J\\r\\x85é: unknown key\ndistill: b: \\ud800\n"
 
 
 @pytest.mark.parametrize(

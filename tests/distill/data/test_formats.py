@@ -168,6 +168,15 @@ def test_what_pandas_writes(tmp_path: Path, orient: Any, indent: int) -> None:
     assert read(tmp_path / "a.json", "text", "label") == expected
 
 
+def test_names_and_rows_of_other_types_in_what_pandas_writes(tmp_path: Path) -> None:
+    pd.DataFrame([["a", "b"]]).to_json(tmp_path / "a.json", orient="split")
+    assert read(tmp_path / "a.json", "1", "0") == [("b", "a")]
+    (tmp_path / "a.json").write_text('{"columns": ["text", {"a": []}], "data": [["a", 1]]}')
+    assert read(tmp_path / "a.json", "text") == [("a",)]
+    (tmp_path / "a.json").write_text('{"columns": ["text"], "data": [["a"], 3]}')
+    assert "row 2: is not a JSON object" in error(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize(
     "content",
     [

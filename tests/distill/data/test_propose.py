@@ -139,6 +139,13 @@ def test_names_of_heads_are_identifiers(tmp_path: Path) -> None:
     assert list(heads) == ["head_heads", "head_2nd_label", "my_label", "my_label_2"]
 
 
+def test_long_names_of_columns_do_not_make_a_long_recipe(tmp_path: Path) -> None:
+    names = ",".join(letter * 100_000 for letter in "xyz")
+    rows = [f"t {i},{'ab'[i % 2]},{i},{i},{i}" for i in range(20)]
+    proposed(write(tmp_path / "a.csv", f"text,label,{names}", rows))
+    assert len((tmp_path / "recipe.yaml").read_text("utf-8")) < 5_000
+
+
 def test_words_that_yaml_reads_as_other_types(tmp_path: Path) -> None:
     rows = [f"text {i},{('yes', 'null', '1e-4', '- a: b')[i % 4] if i else 'rare #x'}" for i in range(800)]
     _, heads, _ = proposed(write(tmp_path / "a.csv", "text,no: #1", rows))

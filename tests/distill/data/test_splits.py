@@ -130,6 +130,7 @@ def test_label_errors() -> None:
     assert "labels of fewer than 2 texts in train: 'b' (1) (add" in errors_of([a, a, b], [a])[0]
     assert "data.test: no text is labelled for any head" in "".join(errors_of([a, a, b, b], [None]))
     assert "head 'h': no text of train is labelled" in "".join(errors_of([None], [a]))
+    assert len(errors_of([a, a, ("b" * 9_000,)], [a])[0]) < 300
     only = errors_of([a, a, b, b], [c])
     assert len(only) == 2 and only[1].startswith("test.csv:2: head 'h': labels of test that")
     assert "'c' (0)" in errors_of([a, a, b, b], [a], labels=["a", "b", "c"])[0]
