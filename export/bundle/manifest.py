@@ -42,6 +42,7 @@ TEMPERATURES = 1e-3, 1e3
 _FILE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SURROGATE = re.compile(r"\\ud[89a-f]")
 _TEXT = "must be text without line breaks and control characters"
 
@@ -200,7 +201,8 @@ class Manifest:
         check_names(own["files"], where)
         for file, record in own["files"].items():
             _check_types(record, _RECORD, f"{where}: {file}")
-            require(record["bytes"] >= 0, where, f"{file}: bytes: must be >= 0, got {short(record['bytes'])}")
+            valid = record["bytes"] >= 0 and bool(_SHA256.fullmatch(record["sha256"]))
+            require(valid, where, f"{file}: must have bytes >= 0 and a sha256, got {short(record)}")
         total = sum(record["bytes"] for record in own["files"].values())
         require(total <= MAX_FILES, where, f"files: must be at most {MAX_FILES:,} bytes, got {short(total)}")
         for file in (TOKENIZER, *own["variants"].values()):

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import active_count
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -252,6 +253,44 @@ MULTI = {**HEAD, "kind": "multi_label"}
         ({"heads": [{**HEAD, "label_type": "integer"}]}, "labels: must be whole numbers"),
         ({"heads": [{**HEAD, "labels": ["1", "01"], "label_type": "integer"}]}, "must be whole numbers"),
         ({"heads": [{**HEAD, "labels": ["1" * 16], "label_type": "integer"}]}, "at most 15 digits"),
+        ({"heads": [{**HEAD, "temperature": 1e-320}]}, "temperature: must be a number from 0.001 to 1000"),
+        ({"heads": [{**HEAD, "temperature": 1e300}]}, "temperature"),
+        ({"heads": [{**HEAD, "temperature": True}]}, "temperature"),
+        ({"heads": [{**HEAD, "temperature": 10**400}]}, "temperature"),
+        ({"heads": [{**HEAD, "temperature": float("nan")}]}, "UTF-8 and finite numbers"),
+        ({"quality": float("inf")}, "UTF-8 and finite numbers"),
+        ({"quality": {"a": [float("nan")]}}, "UTF-8 and finite numbers"),
+        ({"quality": "\ud800"}, "UTF-8 and finite numbers"),
+        ({"quality": {"\udfff": 1}}, "UTF-8 and finite numbers"),
+        ({"heads": [{**HEAD, "labels": ["a", "b\udc00"]}]}, "UTF-8 and finite numbers"),
+        (
+            {"heads": [{**HEAD, "labels": ["a", "b\n"]}]},
+            "labels: .* without line breaks and control characters",
+        ),
+        ({"heads": [{**HEAD, "labels": ["a", "\x1b[31mb"]}]}, "control characters"),
+        ({"heads": [{**HEAD, "labels": ["a", "b\x85"]}]}, "control characters"),
+        ({"heads": [{**HEAD, "labels": ["a", "\u2028"]}]}, "control characters"),
+        ({"heads": [{**HEAD, "labels": ["a", ""]}]}, "labels: "),
+        ({"heads": [{**HEAD, "name": "a\x00"}]}, "name and output: must be text"),
+        ({"heads": [{**HEAD, "output": "a\r"}]}, "name and output: must be text"),
+        ({"heads": [{**HEAD, "output": ""}]}, "name and output: must be text"),
+        ({"heads": [{**MULTI, "thresholds": [0.5, 1.5]}]}, "from 0 to 1"),
+        ({"heads": [{**MULTI, "thresholds": [0.5, -1e-9]}]}, "from 0 to 1"),
+        ({"heads": [{**MULTI, "thresholds": [0.5, True]}]}, "from 0 to 1"),
+        ({"name": "a\nb"}, "name: must be text"),
+        ({"name": ""}, "name: must be text"),
+        ({"format_version": 10**30}, "upgrade tinyheads"),
+        ({"max_length": 8193}, "max_length: must be from 1 to 8192, got 8193"),
+        ({"max_length": 2**63}, "max_length: must be from 1 to 8192"),
+        ({"max_length": True}, "max_length: must be of type int"),
+        ({"pad_token_id": 2**31}, "pad_token_id: must be from 0 to 2147483647"),
+        ({"files": {TOKENIZER: {"sha256": "0" * 64, "bytes": -1}}}, "must have bytes >= 0 and a sha256"),
+        ({"files": {TOKENIZER: {"sha256": "a\nb", "bytes": 1}}}, "must have bytes >= 0 and a sha256"),
+        (
+            {"files": {TOKENIZER: {"sha256": "0" * 64, "bytes": 2**32 + 1}}},
+            "must be at most 4,294,967,296 bytes",
+        ),
+        ({"files": {TOKENIZER: {"sha256": "0" * 64, "bytes": True}}}, "bytes: must be of type int"),
         ({"max_length": 0}, "max_length: must be from 1 to 8192, got 0"),
         ({"max_length": 12.0}, "max_length: must be of type int"),
         ({"pad_token_id": -1}, "pad_token_id: must be from 0 to"),
@@ -271,6 +310,84 @@ def test_a_manifest_of_the_wrong_shape(copied: Path, changes: dict[str, object],
     assert str(caught.value).startswith(str(copied / MANIFEST))
 
 
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_nesting(copied: Path):
+    rewrite(copied, quality=nested(62))
+    version = read_bundle(copied).to_json()["digest"]
+    assert version == json.loads((copied / MANIFEST).read_text("utf-8"))["digest"]
+    for depth in (63, 500, 900):
+        rewrite(copied, quality=nested(depth))
+        with pytest.raises(BundleError, match="must be nested at most 64 deep"):
+            read_bundle(copied)
+
+
+def test_a_repeated_key(copied: Path):
+    path = copied / MANIFEST
+    for key in ("heads", "name", "sha256"):
+        text = path.read_text("utf-8")
+        path.write_text(text.replace(f'"{key}":', f'"{key}": 1, "{key}":', 1), "utf-8")
+        with pytest.raises(BundleError, match=f"must be JSON: key {key!r} is repeated"):
+            read_bundle(copied)
+        path.write_text(text, "utf-8")
+
+
+def test_a_huge_manifest_is_not_read(copied: Path):
+    with (copied / MANIFEST).open("ab") as file:
+        file.truncate(100_000_000)
+    start = monotonic()
+    with pytest.raises(BundleError, match=f"{MANIFEST}: changed: 100000000 bytes, expected at most 16777216"):
+        Classifier.load(copied)
+    assert monotonic() - start < 1
+
+
+def test_a_huge_file_is_not_read(copied: Path):
+    with (copied / FP32).open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match=f"{FP32}: changed: 1099511627776 bytes"):
+        Classifier.load(copied)
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/stdin", "/proc/self/mem", "/dev/full"])
+@pytest.mark.skipif(sys.platform != "linux", reason="needs devices")
+def test_a_link_to_a_device(copied: Path, device: str):
+    for name in (MANIFEST, TOKENIZER):
+        shutil.copyfile(copied / name, copied / "kept")
+        (copied / name).unlink()
+        (copied / name).symlink_to(device)
+        with pytest.raises(BundleError, match=f"{name}: (cannot be read|changed|must be JSON)"):
+            Classifier.load(copied)
+        (copied / name).unlink()
+        (copied / "kept").rename(copied / name)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("onnx/Model.onnx",),
+        ("Manifest.json",),
+        ("a", "a/b"),
+        ("a/b", "A"),
+        ("x.txt", "X.txt"),
+    ],
+)
+def test_names_that_are_one_file_elsewhere(
+    copied: Path, tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], names: tuple[str, ...]
+):
+    """On a file system that ignores case, or where a file would be a folder."""
+    record = {"sha256": "0" * 64, "bytes": 1}
+    rewrite(copied, files={**read_bundle(copied).files, **dict.fromkeys(names, record)})
+    with pytest.raises(BundleError, match="must differ in more than case"):
+        read_bundle(copied)
+    with pytest.raises(BundleError, match="must differ in more than case"):
+        write_bundle(tmp_path / "new", manifest, {**contents, **dict.fromkeys(names, b"x")})
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_a_manifest_that_is_not_an_object(copied: Path, text: str):
     (copied / MANIFEST).write_text(text)
@@ -285,7 +402,7 @@ BAD_NAMES = ["/etc/passwd", "../x", "a/../../x", "a\\b", "C:/x", "./a", "a//b", 
 def test_a_path_outside_the_bundle(
     copied: Path, tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], name: str
 ):
-    record = {"sha256": "0", "bytes": 1}
+    record = {"sha256": "0" * 64, "bytes": 1}
     rewrite(copied, files={**read_bundle(copied).files, name: record})
     with pytest.raises(BundleError, match="relative path"):
         read_bundle(copied)
@@ -296,7 +413,7 @@ def test_a_path_outside_the_bundle(
 
 @pytest.mark.parametrize("name", ["nul\x00", "half\ud800", "x" * 300])
 def test_an_invalid_file_name(copied: Path, name: str):
-    rewrite(copied, files={**read_bundle(copied).files, name: {"sha256": "0", "bytes": 1}})
+    rewrite(copied, files={**read_bundle(copied).files, name: {"sha256": "0" * 64, "bytes": 1}})
     with pytest.raises(BundleError):
         read_bundle(copied)
 
