@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -108,7 +109,8 @@ class Session:
             raise BundleError(
                 f"{self._where}: {_one_line(problem)} (use smaller batches, or export it again)"
             ) from error
-        if not all(np.isfinite(part).all() for part in logits):
+        # the sum of squares is a fast sign; it may overflow
+        if not all(isfinite(np.vdot(part, part)) or np.isfinite(part).all() for part in logits):
             raise BundleError(f"{self._where}: computes logits that are not finite {_AGAIN}")
         return logits
 

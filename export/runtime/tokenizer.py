@@ -6,11 +6,16 @@ they are cached. Other tokenizers process whole texts.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from base64 import b64decode
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -20,12 +25,22 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from export.bundle.manifest import BundleError
 from export.text import strip_text
 
+MAX_WORD = 1000  # characters of a word that WordPiece splits, in time that grows with their square
+MAX_GROWTH = 1000  # characters that a normalizer may make of one
+_PROBES = (
+    "",
+    "a",
+    "where is my parcel? " * 200,
+    "\u5305\u88f9 \U0001f600\u200d \u00fcnbekannt \ufb03 \x00",
+    "x" * 5000,
+)
 _CACHE_SIZE = 32_768  # words; about 8 MB
 _MAX_CACHED = 40  # characters of a cached word
 _WORDS = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )  # the tokenizer removes these and joins their neighbours
+_AGAIN = "(build the bundle again)"
 _CHUNKS = re.compile(r"[^ \t\n\r]+")
 
 
@@ -41,10 +56,11 @@ class CachedTokenizer:
         max_id: Largest token id.
 
     Raises:
-        BundleError: The file is not a tokenizer, or `max_length` leaves no room for words.
+        BundleError: See `open_tokenizer`.
     """
 
     def __init__(self, data: bytes, max_length: int, where: Path) -> None:
+        self._where = where
         self._tokenizer = open_tokenizer(data, max_length, where)
         self.max_id = int(self._tokenizer.get_vocab_size()) - 1
         self._words: dict[str, list[int]] | None = None
@@ -63,14 +79,21 @@ class CachedTokenizer:
         self._words = {}
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, stripped as the training texts are."""
+        """The token ids of each text, stripped as the training texts are.
+
+        Raises:
+            BundleError: The tokenizer fails.
+        """
         texts = [*map(strip_text, texts)]
-        if self._words is not None:
-            return [self._encode(text, self._words) for text in texts]
-        if self._process == os.getpid():
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
-        # a forked process has none of the tokenizer's threads, for which a batch would wait forever
-        return [self._tokenizer.encode(text).ids for text in texts]
+        try:
+            if self._words is not None:
+                return [self._encode(text, self._words) for text in texts]
+            if self._process == os.getpid():
+                return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+            # a forked process has none of the tokenizer's threads, for which a batch would wait forever
+            return [self._tokenizer.encode(text).ids for text in texts]
+        except BaseException as error:
+            raise _bundle_error(self._where, "cannot tokenise a text", error) from error
 
     def _encode(self, text: str, cache: dict[str, list[int]]) -> list[int]:
         if self._added.search(text):  # the tokenizer finds added tokens before it splits the text
@@ -114,21 +137,73 @@ def open_tokenizer(data: bytes, max_length: int, where: Path) -> Tokenizer:
         where: Path of the file, for messages.
 
     Raises:
-        BundleError: The file is not a tokenizer, or `max_length` leaves no room for words.
+        BundleError: The file is not a tokenizer, `max_length` leaves no room for words, the tokenizer fails
+            on a few texts or gives them more tokens, or a short text may take gigabytes or hours.
     """
-    try:
+    with _native(where, "not a tokenizer"):
         tokenizer = Tokenizer.from_buffer(data)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # plain Exception, or a panic, which is none
-        raise BundleError(f"{where}: not a tokenizer: {error} (build the bundle again)") from error
-    special = tokenizer.num_special_tokens_to_add(False)
+        special = tokenizer.num_special_tokens_to_add(False)
+        growth = _growth(_state(tokenizer.normalizer))
+        repeats = _repeats(_state(tokenizer.post_processor))
+        word = getattr(tokenizer.model, "max_input_chars_per_word", 0)
     if max_length <= special:  # tokenizers would then not truncate at all
         problem = f"adds {special} special tokens, so max_length {max_length} leaves no room"
         raise BundleError(f"{where}: {problem} (export with a larger export.max_length)")
+    if growth > MAX_GROWTH or word > MAX_WORD or repeats > 1:
+        problem = (
+            f"makes {growth:g} characters of one, splits words of {word} and repeats a text {repeats} times"
+        )
+        raise BundleError(f"{where}: {problem}, expected at most {MAX_GROWTH}, {MAX_WORD} and 1 {_AGAIN}")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
+    with _native(where, "cannot tokenise a text"):
+        longest = max(len(tokenizer.encode(text).ids) for text in _PROBES)
+    if longest > max_length:
+        raise BundleError(f"{where}: gives {longest} tokens, expected at most {max_length} {_AGAIN}")
     return tokenizer
+
+
+@contextmanager
+def _native(where: Path, problem: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        raise _bundle_error(where, problem, error) from error
+
+
+def _bundle_error(where: Path, problem: str, error: BaseException) -> BundleError:
+    """The error of tokenizers, a plain Exception or a panic, which is none, as BundleError; raises others."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
+    return BundleError(f"{where}: {problem}: {' '.join(str(error).split())[:500]} {_AGAIN}")
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """The JSON of a part of a tokenizer."""
+    return dict(json.loads(part.__getstate__())) if part else {"type": None}
+
+
+def _repeats(processor: dict[str, Any]) -> int:
+    """How often a post-processor repeats a text. The overflow of truncation grows with this power."""
+    if processor["type"] == "Sequence":
+        return prod(map(_repeats, processor["processors"]))
+    if processor["type"] == "TemplateProcessing":
+        return sum("Sequence" in piece for piece in processor["single"])
+    return 1
+
+
+def _growth(normalizer: dict[str, Any]) -> float:
+    """How many characters a normalizer, as JSON, makes of one at most; constant additions left out."""
+    if normalizer["type"] == "Sequence":
+        return prod(map(_growth, normalizer["normalizers"]))
+    if normalizer["type"] == "Replace":
+        pattern = normalizer["pattern"]
+        # a regular expression may match nothing, and then the content is added
+        added = len(normalizer["content"]) / max(1, len(pattern["String"])) if "String" in pattern else None
+        return max(1, added) if added is not None else 1 + len(normalizer["content"])
+    if normalizer["type"] == "Precompiled":
+        return max(map(len, b64decode(normalizer["precompiled_charsmap"]).split(b"\0")))
+    return 1
 
 
 def _splits_into_words(tokenizer: Tokenizer) -> bool:

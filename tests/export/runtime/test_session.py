@@ -168,13 +168,13 @@ def load(tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], graph: 
 def test_a_hostile_graph(load, case, monkeypatch, tmp_path):
     change, problem = CASES[case]
     monkeypatch.chdir(tmp_path)
-    start = monotonic()
+    start, before = monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BundleError, match=f"bundle/{FP32}: .*{problem}") as caught:
         load(change)
     assert "\n" not in str(caught.value)
     assert monotonic() - start < 10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert sys.platform != "linux" or peak < 2 << 20, "2 GiB"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert sys.platform != "linux" or grown < 1 << 20, "1 GiB"
 
 
 @pytest.mark.parametrize("kind", [TensorProto.STRING, TensorProto.INT64, TensorProto.DOUBLE])
@@ -216,10 +216,11 @@ def slow(count: int) -> Change:
 
 def test_a_graph_that_takes_too_long(load, monkeypatch):
     monkeypatch.setattr(session, "LOAD_SECONDS", 1)
+    change = slow(2000)
     start = monotonic()
     with pytest.raises(BundleError, match=f"{FP32}: is not loaded and run within 1 s"):
-        load(slow(3000))
-    assert monotonic() - start < 5
+        load(change)
+    assert monotonic() - start < 10
 
 
 def test_logits_of_a_text_that_are_not_finite(load, classifier):

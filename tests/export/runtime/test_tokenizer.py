@@ -127,7 +127,7 @@ def test_added_tokens_match_only_the_raw_text(tmp_path: Path) -> None:
         assert found([text]) == [expected.encode(text).ids]
 
 
-@pytest.mark.parametrize("change", ["normalizer", "pieces", "added", "processor"])
+@pytest.mark.parametrize("change", ["normalizer", "pieces", "added"])
 def test_other_tokenizers_process_whole_texts(tmp_path: Path, change: str) -> None:
     path = bert(tmp_path)
     tokenizer = Tokenizer.from_file(str(path))
@@ -137,9 +137,6 @@ def test_other_tokenizers_process_whole_texts(tmp_path: Path, change: str) -> No
         tokenizer.pre_tokenizer = pre_tokenizers.Punctuation()
     elif change == "added":
         tokenizer.add_tokens([AddedToken("where is", normalized=True)])
-    else:
-        twice = [("[CLS]", 2), ("[SEP]", 3)]
-        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP] $A", None, twice)
     tokenizer.save(str(path))
     found = CachedTokenizer(path.read_bytes(), MAX_LENGTH, path)
     assert found._words is None
