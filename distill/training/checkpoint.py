@@ -48,7 +48,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
     with written_whole(path) as temporary:
-        save_file(cpu, temporary, metadata={"about": text, "sha256": _digest(cpu, text)})
+        # one key, as safetensors writes several in any order
+        save_file(cpu, temporary, metadata={"about": f"{_digest(cpu, text)} {text}"})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,11 +61,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
+            digest, _, text = (file.metadata() or {}).get("about", "").partition(" ")
     except (SafetensorError, OSError, ValueError) as error:
         raise DamagedFileError(f"{path}: cannot be read: {error}") from None
-    text = metadata.get("about", "")
-    if metadata.get("sha256") != _digest(tensors, text):
+    if digest != _digest(tensors, text):
         raise DamagedFileError(f"{path}: is damaged")
     return tensors, json.loads(text)
 

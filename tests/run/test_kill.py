@@ -61,7 +61,7 @@ def test_killed_in_every_long_stage_and_still_the_same(job, finished, kill_when,
 
 # Runs the job in a fork that kills itself at a rename, then the same command again, and compares the bundles.
 KILL_AT_RENAMES = """
-import os, shutil, signal, sys
+import faulthandler, os, shutil, signal, sys
 from pathlib import Path
 import distill.pipeline, export.graph.quantize, export.graph.to_onnx  # once, for all forks
 from distill.cli.main import main
@@ -80,8 +80,9 @@ def run(out, kill_at=0):
 
     if pid := os.fork():
         return os.waitpid(pid, 0)[1]
+    faulthandler.dump_traceback_later(25, exit=True)
     sys.addaudithook(hook)
-    status = main(["-q", "run", recipe, "--out", str(out)])
+    status = main(["run", recipe, "--out", str(out), "-q"])
     (folder / "renames").write_text(str(len(renames)))
     os._exit(status)
 

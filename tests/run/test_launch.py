@@ -11,7 +11,7 @@ def test_two_processes_share_one_run(job, run_distill, finished, tmp_path):
     run = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
     match = ["--set", "match.hidden=1"]  # whose projections both must share
-    done = run_distill("run", job, "--out", run, *match, launcher=launcher)
+    done = run_distill("run", job, "--out", run, *match, "--json", launcher=launcher)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 1, "only the first process prints the report"

@@ -6,6 +6,7 @@ from torch import nn
 
 from distill.training import checkpoint
 from distill.training.checkpoint import (
+    DamagedFileError,
     TrainingState,
     load_checkpoint,
     load_tensors,
@@ -64,6 +65,53 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
     found, about = load_tensors(tmp_path / "t.safetensors")
     assert about == {"epochs": [{"x": 0.1}], "name": "späte"} and set(found) == set(tensors)
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        save_tensors(tmp_path / name, {"a": torch.ones(2), "b": torch.zeros(3)}, {"x": 1, "y": 2})
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+
+
+def test_no_damage_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
+    save_tensors(path, tensors, {"step": 3})
+    whole = path.read_bytes()
+    damaged = [whole[:size] for size in range(0, len(whole), 7)]
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged.append(bytes(flipped))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            found, about = load_tensors(path)
+        except DamagedFileError as error:
+            assert str(error).startswith(f"{path}: ") and len(str(error).splitlines()) == 1
+            refused += 1
+        else:  # a sign of the file's header that says nothing, such as white space
+            assert about == {"step": 3} and all(torch.equal(found[k], tensors[k]) for k in tensors)
+    assert refused > 0.99 * len(damaged)
+    path.unlink()
+    with pytest.raises(DamagedFileError):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize("which", ["checkpoint", "kept"])
+def test_a_damaged_checkpoint_restores_nothing(tmp_path: Path, which: str) -> None:
+    network, optimizer = made(False)
+    steps(network, optimizer, 1)
+    save_checkpoint(tmp_path / "checkpoint", network, optimizer, TrainingState(step=1, kept_epoch=1))
+    save_tensors(tmp_path / "kept", network.state_dict(), {})
+    again, fresh = made(False)
+    before = {name: value.clone() for name, value in again.state_dict().items()}
+    (tmp_path / which).write_bytes((tmp_path / which).read_bytes()[:-1])
+    with pytest.raises(DamagedFileError):
+        load_checkpoint(tmp_path / "checkpoint", again, fresh, tmp_path / "kept")
+    assert not fresh.state
+    assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
 
 
 def test_a_write_that_fails_leaves_the_last_checkpoint(
