@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +48,7 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     card = model_card(run.recipe, heads, checked, rows, labelled, sizes, manifest.max_length)
     contents["README.md"] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
+    if not (target / manifests.MANIFEST).is_file():  # the run's own bundle, damaged
+        shutil.rmtree(target, ignore_errors=True)
     write_bundle(target, final, contents)
     return dict(bench(Classifier.load(target), artifacts.texts(run, "test")))

@@ -1,4 +1,4 @@
-"""A finished run of which one file is damaged, then the same command: the same bundle, and only that made again."""
+"""A finished run of which a file is damaged, then the same command: the same bundle, only that made again."""
 
 import logging
 import shutil

@@ -1,14 +1,19 @@
 """A run from Python: recipes as path, dict and Recipe; data as paths, data frames and data sets."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import datasets
 import pandas as pd
 import pytest
 
 import tinyheads
+from distill.cli.main import main
 from distill.data.in_memory import write_sources
 from distill.data.sources import DataError
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_yaml
+from distill.storage import RunLockedError, locked
 from export import BundleError
 
 
@@ -107,6 +112,29 @@ def test_the_run_of_another_recipe_is_left_alone(job, tmp_path):
 def test_from_a_stage_needs_those_before_it(job, tmp_path):
     with pytest.raises(RecipeError, match=r"--from label: .* holds no finished prepare \(run it without"):
         tinyheads.run(job, tmp_path / "run", first="label")
+
+
+def test_a_second_start_in_the_folder_of_a_run_ends_at_once(job, finished, capsys):
+    folder = finished["folder"]
+    before = (folder / "recipe.yaml").read_bytes()
+    with locked(folder):
+        for command in (["run", str(job), "--set", "student.lr=0.5", "--out"], ["report"]):
+            assert main([*command, str(folder)]) == 2
+            assert f"distill: {folder}: process {os.getpid()} on " in capsys.readouterr().err
+        with pytest.raises(RunLockedError):
+            tinyheads.run(job, folder)
+        assert tinyheads.Classifier.load(folder / "bundle")("where is my parcel please")
+    assert (folder / "recipe.yaml").read_bytes() == before
+
+
+def test_runs_in_two_threads(job, tmp_path):
+    """In one folder the second is refused; in two folders they take turns."""
+    with ThreadPoolExecutor(4) as pool:
+        places = [tmp_path / name for name in "aab"]
+        started = [pool.submit(tinyheads.run, job, place, last="prepare") for place in places]
+        results = [future.exception() for future in started]
+    assert sum(isinstance(error, RunLockedError) for error in results) <= 1
+    assert all(error is None or isinstance(error, RunLockedError) for error in results)
 
 
 def test_a_folder_that_is_no_run_is_left_alone(values, tmp_path):
