@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.recipe.schema import Job, Recipe, SmallEncoder
+from distill.storage import damaged, read_sealed
 from students.pretrained_files import is_start, shipped_start, start_identity
 from students.shapes import SIZES, Shape
 from teachers.checkpoints import EncoderError, file_sha256, identity, weights_sha256
@@ -62,4 +63,9 @@ def _network_identity(folder: str) -> str:
         )
     if any(Path(folder).glob("member-*")):
         raise EncoderError(f"teacher.networks: {folder} is an ensemble (name its networks instead)")
+    record = read_sealed(Path(folder, "stage.json")) or {"stage": "", "files": {}}
+    own = f"stages/{record['stage']}/"
+    files = {name[len(own) :]: digest for name, digest in record["files"].items() if name.startswith(own)}
+    for name, what in damaged(Path(folder), files).items():
+        raise EncoderError(f"teacher.networks: {Path(folder, name)}: {what} (run its recipe again)")
     return f"{identity(folder)}/{file_sha256(Path(folder, 'heads.json'))}"

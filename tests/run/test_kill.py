@@ -80,7 +80,7 @@ def run(out, kill_at=0):
 
     if pid := os.fork():
         return os.waitpid(pid, 0)[1]
-    faulthandler.dump_traceback_later(25, exit=True)
+    faulthandler.dump_traceback_later(120, exit=True)
     sys.addaudithook(hook)
     status = main(["run", recipe, "--out", str(out), "-q"])
     (folder / "renames").write_text(str(len(renames)))

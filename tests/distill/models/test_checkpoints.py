@@ -1,11 +1,13 @@
 """The identities of encoders, and the default initialisation of a student."""
 
 import json
+import shutil
 
 import pytest
 
 from distill.models.checkpoints import default_initialisation, encoder_identities
 from distill.recipe.load import dump_yaml, load_recipe
+from distill.storage import write_sealed
 from students import pretrained_files
 from teachers.checkpoints import EncoderError, file_sha256
 
@@ -69,3 +71,21 @@ def test_the_identity_changes_with_the_pretrained_student(recipe, shipped):
 def test_missing_teacher(recipe):
     with pytest.raises(EncoderError, match="no such folder"):
         default_initialisation(recipe(teacher={"encoder": "./none"}))
+
+
+def test_a_damaged_network_of_an_earlier_run_is_no_teacher(recipe, tmp_path):
+    """Also where its stage was copied elsewhere."""
+    stage = tmp_path / "copied"
+    shutil.copytree(tmp_path / "tiny-bert", stage)
+    (stage / "heads.json").write_text("{}")
+    files = {f"stages/fit_student/{file.name}": file_sha256(file) for file in stage.iterdir()}
+    write_sealed(stage / "stage.json", {"stage": "fit_student", "files": files | {"start/x": "elsewhere"}})
+    networks = recipe(teacher={"networks": [str(stage)]})
+    assert encoder_identities(networks)["teacher"]
+    content = bytearray((stage / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (stage / "model.safetensors").write_bytes(content)
+    with pytest.raises(
+        EncoderError, match=r"model.safetensors: is changed or damaged \(run its recipe again"
+    ):
+        encoder_identities(networks)
