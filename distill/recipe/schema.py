@@ -67,6 +67,7 @@ class Teacher(Training, TeacherEncoder):
     max_length: int | None = Field(
         None,
         gt=2,
+        le=8192,
         description="tokens read of a text; default: 128, 256 or 512, from their lengths",
     )
     networks: tuple[str, ...] = Field(
@@ -169,7 +170,7 @@ class Export(Part):
 
     quantize: Literal["int8", "none"] = Field("int8", description="form of the served model")
     max_length: int | None = Field(
-        None, gt=2, description="tokens the student reads of a text; default: as many as its teacher"
+        None, gt=2, le=8192, description="tokens the student reads of a text; default: as many as its teacher"
     )
 
 
@@ -215,7 +216,9 @@ class Pretraining(Job):
     teacher: TeacherEncoder = TeacherEncoder()
     student: SmallEncoder = SmallEncoder()
     augment: Augment = Augment(copies=1)
-    max_length: int = Field(128, gt=2, description="tokens read of a text, and positions of the student")
+    max_length: int = Field(
+        128, gt=2, le=8192, description="tokens read of a text, and positions of the student"
+    )
 
     @model_validator(mode="after")
     def _no_heads(self) -> Pretraining:

@@ -156,6 +156,7 @@ def test_what_is_required() -> None:
         ("teacher__pooling", "max", "teacher.pooling: must be one of 'cls' or 'mean'"),
         ("teacher__sha256", "abc", "teacher.sha256: "),
         ("teacher__max_length", 2, "teacher.max_length: must be > 2"),
+        ("export__max_length", 8193, "export.max_length: must be <= 8192"),
         ("teacher__train", [], "teacher.train: "),
         ("student__size", "huge", "student.size: must be one of"),
         ("distillation__soft_weight", -0.1, "distillation.soft_weight: must be >= 0"),
