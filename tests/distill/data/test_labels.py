@@ -3,16 +3,19 @@
 import json
 import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.data.dataset import load_heads, load_split
 from distill.data.labels import are_whole_numbers, label_key
 from distill.data.prepare import prepare
+from distill.data.sources import DataError
 from distill.recipe.load import load_yaml, parse_recipe
+from export.bundle.manifest import Head as ManifestHead
 
 SPLITS = ("train", "validation", "test")
 CAFE, THE = "caf\u00e9", "th\u00e9"
@@ -21,12 +24,15 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one sign, of three and 
 PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # spelled with a non-joiner
 
 
-def prepared(folder: Path, cells: list[Any], kind: str = "single_label", **head: Any) -> tuple[Any, Any, Any]:
+def prepared(
+    folder: Path, cells: list[Any], kind: str = "single_label", max_bad_rows: float = 0.01, **head: Any
+) -> tuple[Any, Any, Any]:
     """The labels, the first rows of train and the report, for cells that are in every split, each twice."""
     for split in SPLITS:
         rows = [{"text": f"{split} {i}", "label": cell} for i, cell in enumerate(cells * 2)]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     data = {"root": str(folder), **{split: f"{split}.jsonl" for split in SPLITS}}
+    data["max_bad_rows"] = max_bad_rows
     heads = {"label": {"column": "label", "kind": kind, **head}}
     out = folder / "out"
     out.mkdir()
@@ -161,3 +167,35 @@ def test_the_key_of_a_label(word: str) -> None:
     assert label_key(key) == key
     assert label_key(unicodedata.normalize("NFD", word)) == key
     assert label_key(f" \u200b{word}\ufeff\n") == key
+
+
+CELLS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(),
+    st.sampled_from(["1.0", "true", "01", "-0", "1,0", "h\u200bam", "ham", "\x00", "a\nb", "nan", "[]"]),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.text(max_size=2), st.integers(0, 3), st.booleans()), max_size=3),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cells=st.lists(CELLS, min_size=2, max_size=8), kind=st.sampled_from(["single_label", "multi_label"]))
+def test_the_labels_of_any_cells_are_those_of_a_manifest(cells: list[Any], kind: str) -> None:
+    """A manifest takes them, and the same cells with these labels listed give the same rows."""
+    try:
+        with TemporaryDirectory() as folder:
+            labels, rows, _ = prepared(Path(folder), cells, kind, max_bad_rows=1)
+    except DataError:
+        return
+    numbers = are_whole_numbers(labels)
+    about = {"name": "x", "kind": kind, "labels": [*labels], "output": "logits"}
+    head = ManifestHead.from_json(
+        {**about, "label_type": "integer" if numbers else "string"}, "manifest.json"
+    )
+    with TemporaryDirectory() as folder:
+        assert prepared(Path(folder), cells, kind, max_bad_rows=1, labels=[*head.values])[:2] == (
+            labels,
+            rows,
+        )
