@@ -138,8 +138,8 @@ def remarks(labels: Mapping[str, int]) -> list[str]:
 def _are_flags(values: Sequence[Any]) -> bool:
     if any(isinstance(value, (list, dict)) for value in values):
         return False
-    words = {word_of(value).lower() for value in values} - {""}
-    return bool(words) and words <= {*YES_NO}
+    words = [word for value in values if (word := word_of(value).lower())]
+    return len(words) * 2 > len(values) and {*words} <= {*YES_NO}
 
 
 def _head(column: str, values: Sequence[Any]) -> dict[str, Any] | str:

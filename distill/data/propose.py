@@ -34,7 +34,8 @@ from distill.recipe.schema import Recipe
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 FILES = READABLE[:-1]
 YAML_1_1_WORDS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1
-ROWS = 200_000  # the first rows, which are used to choose the heads
+ROWS, COLUMNS = 200_000, 1000  # the first ones, which are used to choose the heads
+UNUSED = 40  # columns that are not used and are named
 PATH_STEPS = {"choices", "value", "values", "label", "labels", "name", "text"}  # say nothing about a head
 SHOWN, NOTE = 8, 150  # labels that a comment counts, files that it names; characters of a reason in an error
 COMMENT = 1000  # characters of a comment
@@ -58,6 +59,9 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
         names = ", ".join(map(repr, sorted(opened.repeated)))
         notes.append(f"columns of the name {names} are not used: several have it (rename them)")
     columns = [column for column in opened.columns if column not in opened.repeated]
+    if len(columns) > COLUMNS:
+        notes.append(f"only the first {COLUMNS:,} of {len(columns):,} columns were read")
+        columns = columns[:COLUMNS]
     every = opened.rows(columns)
     rows = [row.cells for row in itertools.islice(every, ROWS)]
     read = {"train": len(rows) + sum(1 for _ in every)}
@@ -78,11 +82,11 @@ def propose(path: Path, *, root: Path, teacher: str | None = None) -> str:
     heads: dict[str, dict[str, Any]] = {}
     for column, head in found.items():
         heads[_identifier("labels" if "columns" in head else column, heads)] = head
-    notes += [
-        f"column {column!r} is not used: {why}"
-        for column, why in others.items()
-        if why != "objects" or not any(c.startswith(f"{column}.") for c in columns)
-    ]
+    parents = {column.rpartition(".")[0] for column in columns}
+    unused = {c: why for c, why in others.items() if why != "objects" or c not in parents}
+    notes += [f"column {column!r} is not used: {why}" for column, why in [*unused.items()][:UNUSED]]
+    if len(unused) > UNUSED:
+        notes.append(f"{len(unused) - UNUSED:,} more columns are not used")
     if title := next((c for c in others if c.lower() in ("title", "subject", "headline", "summary")), None):
         notes.append(f"`text: [{title}, {text}]` would read {title} and {text} as one text, on two lines")
     for split in [split for split in sources if split != "train"]:

@@ -53,14 +53,12 @@ class Source:
         columns: The names of the columns.
         read: Gives the rows with the cells of some columns, in their order.
         repeated: Names that several columns have, which cannot be read.
-        unlisted: Further columns, of which there are too many to list.
     """
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[Sequence[str]], Iterator[Row]]
     repeated: frozenset[str] = frozenset()
-    unlisted: frozenset[str] = frozenset()
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """The rows, streamed, with the cells of `columns` in that order.
@@ -68,13 +66,15 @@ class Source:
         Raises:
             DataError: A column is missing or has the name of another, or the source cannot be read.
         """
-        known, lines = listed(self.columns), []
+        known, lines = {*self.columns}, []
         for column in dict.fromkeys(columns):
             if column in self.repeated:
                 which = f"the name {column!r}" if column else "no name"
                 lines.append(f"{self.name}: two columns have {which} (rename one)")
-            elif column not in self.columns and column not in self.unlisted:
-                lines.append(f"{self.name}: no column {column!r}{near(column, self.columns)}, {known}")
+            elif column not in known:
+                lines.append(
+                    f"{self.name}: no column {column!r}{near(column, self.columns)}, {listed(self.columns)}"
+                )
         if lines:
             raise DataError("\n".join(lines))
         return self.read(columns)

@@ -18,7 +18,6 @@ from distill.data.formats.lines import lines_of
 Objects = Iterator[tuple[int | str, dict[str, Any]]]  # rows with their places
 DEPTH = 100  # levels of a value; deeper ones are read as null
 STEPS = 8  # levels whose keys are columns
-LISTED = 200  # columns that are paths
 DIGITS = 4000  # of an integer; Python refuses longer ones
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 VISIBLE = re.compile(r"\S")
@@ -45,8 +44,7 @@ def read_json(name: str, path: Path, encoding: str | None) -> Source:
             cells = (row[c] if c in row else _at(row, c) for c in wanted)
             yield Row(name, place, tuple(_choices(cell) for cell in cells))
 
-    listed = [path for path in paths if path not in columns][:LISTED]
-    return Source(name, (*columns, *listed), read, unlisted=frozenset(paths))
+    return Source(name, tuple(columns | paths), read)
 
 
 def _objects(name: str, path: Path, encoding: str | None) -> Callable[[], Objects]:

@@ -235,7 +235,6 @@ def test_a_key_that_comes_late_among_very_many(tmp_path: Path) -> None:
     rows = [{"text": "a", "votes": {f"user{i}": 1}} for i in range(1000)]
     rows.append({"text": "b", "votes": {"late": 2}})
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert len(open_source("a.jsonl", tmp_path).columns) < 250
     assert read(tmp_path / "a.jsonl", "votes.late")[-1] == (2,)
 
 

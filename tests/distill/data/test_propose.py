@@ -412,6 +412,15 @@ def test_a_folder_with_one_file_or_with_many(tmp_path: Path) -> None:
         propose(tmp_path / "empty", root=tmp_path)
 
 
+def test_very_many_columns(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2], "votes": {f"user{i}": 1}} for i in range(1200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, heads, notes = proposed(tmp_path / "a.jsonl")
+    assert heads == {"label": {"column": "label"}}
+    assert notes[0] == "only the first 1,000 of 1,203 columns were read"
+    assert len(notes) == 42 and notes[-1] == "957 more columns are not used"
+
+
 def test_title_and_body(tmp_path: Path) -> None:
     rows = [f"title {i},the body of it {i},{'ab'[i % 2]}" for i in range(40)]
     _, _, notes = proposed(write(tmp_path / "a.csv", "title,body,label", rows))
