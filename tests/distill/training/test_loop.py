@@ -153,6 +153,24 @@ def test_killed_and_resumed_equals_unbroken(room: Room, steps: int, match: Match
         assert same(room.matching, matched)
 
 
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "best.safetensors"])
+@pytest.mark.parametrize("how", ["emptied", "cut", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_the_training_begins_again(
+    room: Room, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    unbroken, expected = room.fit(QUICK, "unbroken", dropout=0.2)
+    with pytest.raises(Killed):
+        room.fit(QUICK, dropout=0.2, hook=dying("step", 8))
+    path = room.folder / "run" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"emptied": b"", "cut": content[: len(content) // 2], "flipped": content}[how])
+    caplog.set_level("INFO", "tinyheads")
+    again, metrics = room.fit(QUICK, dropout=0.2)
+    assert str(path) in caplog.text and "trained from the beginning" in caplog.text
+    assert same(again, unbroken) and metrics == expected
+
+
 @pytest.mark.parametrize("event", ["weights", "checkpoint"])
 @pytest.mark.parametrize("step", [6, 12])
 def test_killed_before_weights_or_a_checkpoint_are_written(room: Room, event: Event, step: int) -> None:
