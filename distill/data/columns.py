@@ -26,7 +26,7 @@ NUMBER = re.compile(r"[-+(]?[€$£]? ?\d[\d.,'’\s]*([eE][-+]?\d+)? ?[%€$£)
 WHOLE = re.compile(r"[-+]?\d+([.,]0+)?")
 AMOUNT = re.compile(r".*[€$£%( ].*")  # a number with a unit
 YEAR = re.compile(r"(19|20)\d\d([.,]0+)?")
-ADDRESS = re.compile(r"\S+@\S+\.\w+|(https?://|www\.)\S+", re.IGNORECASE)
+ADDRESS = re.compile(r"[^\s@]+@\S+\.\w+|(https?://|www\.)\S+", re.IGNORECASE)
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 DATE = re.compile(
     r"(\d{4}[-./]\d{1,2}([-./]\d{1,2})?|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})(([T ]|, ).*)?|"

@@ -39,7 +39,9 @@ MAX_DEPTH = 64
 MAX_TOKENS = 8192
 MAX_ID = (1 << 31) - 1
 TEMPERATURES = 1e-3, 1e3
-_FILE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+_FILE_NAME = re.compile(
+    r"(?!.{256}|.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII
+)
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -209,7 +211,7 @@ class Manifest:
             valid = isinstance(file, str) and file in own["files"]
             require(valid, where, f"files: must contain {short(file)}")
         default, variants = own["default_variant"], own["variants"]
-        problem = f"default_variant: must be one of {sorted(variants)}, got {short(default)}"
+        problem = f"default_variant: must be one of {short(sorted(variants))}, got {short(default)}"
         require(default in variants, where, problem)
         return cls(**own, details=rest)
 

@@ -13,6 +13,7 @@ from functools import cache
 from itertools import chain
 from math import isfinite
 from pathlib import Path
+from reprlib import repr as short
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -71,7 +72,9 @@ class Session:
         heads = [head.output for head in manifest.heads]
         types = {node.name: node.type for node in self._session.get_outputs()}
         if missing := sorted({*heads} - types.keys()):
-            raise BundleError(f"{self._where}: no output {missing}, got {sorted(types)} {_AGAIN}")
+            raise BundleError(
+                f"{self._where}: no output {short(missing)}, got {short(sorted(types))} {_AGAIN}"
+            )
         if not {*REQUIRED_INPUTS} <= {*self._inputs} <= {*INPUTS}:
             raise BundleError(f"{self._where}: inputs must be of {INPUTS}, got {self._inputs} {_AGAIN}")
         self._outputs = [ALL_LOGITS] if ALL_LOGITS in types else heads

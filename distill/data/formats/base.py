@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,12 +220,13 @@ class Table:
 
     def source(self) -> Source:
         """The table as a source."""
-        named = [column for column in self.names if column is not None]
-        repeated = frozenset(column for column in named if named.count(column) > 1)
-        return Source(self.name, tuple(dict.fromkeys(named)), self._read, repeated)
+        named = Counter(column for column in self.names if column is not None)
+        repeated = frozenset(column for column, count in named.items() if count > 1)
+        return Source(self.name, tuple(named), self._read, repeated)
 
     def _read(self, wanted: Sequence[str]) -> Iterator[Row]:
-        order = [self.names.index(column) for column in wanted]
+        places = {column: place for place, column in enumerate(self.names)}
+        order = [places[column] for column in wanted]
         for place, cells in itertools.islice(self.records(), 1, None):
             if len(cells) < self.width or _width(cells) > len(self.header):
                 what = f"{len(cells)} cells, expected {len(self.header)}"

@@ -19,7 +19,7 @@ Objects = Iterator[tuple[int | str, dict[str, Any]]]  # rows with their places
 DEPTH = 100  # levels of a value; deeper ones are read as null
 STEPS = 8  # levels whose keys are columns
 DIGITS = 4000  # of an integer; Python refuses longer ones
-TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)  # or the rest, after a quote that is not closed
 VISIBLE = re.compile(r"\S")
 TODO = 'write one object a line, such as {"text": "...", "label": "..."}, or one array of objects'
 

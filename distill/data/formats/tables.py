@@ -13,10 +13,11 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from distill.data.formats.base import DataError, Row, Source, Table, readable
+from distill.data.formats.base import DataError, Record, Row, Source, Table, readable
 from distill.recipe.data_section import Hub
 from distill.recipe.near import near
 
+LAST_ROW = 1_048_576  # of a worksheet
 BATCH = 1000  # rows of a table in memory at a time
 
 
@@ -66,18 +67,25 @@ def read_workbook(name: str, path: Path, sheet: str | None) -> Source:
     top = next((n for n, cells in rows.items() if n + 1 not in rows or _filled(cells) > 1), 0)
     widest = max(map(len, rows.values()), default=0)
     start = top + 1 if top and widest > 1 and _filled(rows[top]) == 1 and len(rows) > top else 0
-    records = [
-        (f"row {n}", cells + [None] * (widest - len(cells))) for n, cells in rows.items() if n >= start
-    ]
-    if not records:
+    if not any(number >= start for number in rows):
         raise DataError(f"{name}: is empty, expected rows of text")
-    return Table(name, lambda: iter(records), "").source()
+
+    def records() -> Iterator[Record]:
+        for number, cells in rows.items():
+            if number >= start:
+                yield f"row {number}", cells + [None] * (widest - len(cells))
+
+    return Table(name, records, "").source()
 
 
 def _sheet(sheet: Any) -> dict[int, list[Any]]:
     """The rows that are not blank by their numbers, each without the empty cells at its end."""
     rows = {}
+    if hasattr(sheet, "reset_dimensions"):
+        sheet.reset_dimensions()  # which some programs write wrongly; cells outside would be lost
     for number, row in enumerate(getattr(sheet, "rows", ()), 1):  # a chart sheet has none
+        if number > LAST_ROW:
+            raise ValueError(f"a row after row {LAST_ROW:,}, the last one of a worksheet")
         cells = [None if cell.data_type == "e" or cell.value == "" else cell.value for cell in row]
         while cells and cells[-1] is None:
             cells.pop()

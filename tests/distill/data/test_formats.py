@@ -3,6 +3,9 @@
 import codecs
 import datetime
 import json
+import re
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distill.data.columns import ADDRESS
 from distill.data.sources import DataError, find_encoding, open_source
 
 ROWS = [("wie groß?", "ask"), ("déjà vu", "tell"), ("“quoted” – 20 €", "ask")]
@@ -238,6 +242,17 @@ def test_a_key_that_comes_late_among_very_many(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl", "votes.late")[-1] == (2,)
 
 
+def test_time_grows_with_the_size_of_a_file_alone(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(50_000)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(["text", *names]), "a" + ",0" * 50_000]))
+    (tmp_path / "a.json").write_text("[" * 200 + '"' + '\\"' * 50_000)
+    start = time.process_time()
+    assert read(tmp_path / "a.csv")[0][:2] == ("a", "0")
+    assert "is not a JSON object" in error(tmp_path / "a.json")
+    assert ADDRESS.fullmatch("a@a." * 50_000) is None and ADDRESS.fullmatch("jo.e@mail.example.org")
+    assert time.process_time() - start < 5
+
+
 # worksheets
 
 
@@ -269,6 +284,28 @@ def test_a_title_above_a_worksheet(tmp_path: Path) -> None:
     rows = [["text"], ["a", "x"], ["b", "y"]]
     assert read(workbook(tmp_path / "b.xlsx", s=rows), "text", "") == [("a", "x"), ("b", "y")]
     assert read(workbook(tmp_path / "c.xlsx", s=[["text"], ["a"], [], ["b"]])) == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("size", ["A1", "A1:XFD1048576"])
+def test_cells_of_a_worksheet_whatever_its_size_says(tmp_path: Path, size: str) -> None:
+    path = workbook(tmp_path / "a.xlsx", s=[["text", "label"], ["a", "x"]])
+    last = '<row r="1048576"><c r="A1048576"><v>1</v></c><c r="XFD1048576"><v>2</v></c></row></sheetData>'
+
+    def change(row: str) -> None:
+        with zipfile.ZipFile(path) as book:
+            parts = {name: book.read(name).decode() for name in book.namelist()}
+        sheet = re.sub(
+            '<dimension ref="[^"]*"', f'<dimension ref="{size}"', parts["xl/worksheets/sheet1.xml"]
+        )
+        parts["xl/worksheets/sheet1.xml"] = sheet.replace("</sheetData>", row)
+        with zipfile.ZipFile(path, "w") as book:
+            for name, content in parts.items():
+                book.writestr(name, content)
+
+    change(last)
+    assert read(path) == [("a", "x", None), (1, None, 2)]
+    change('<row r="99999999999"><c r="A1"><v>1</v></c></row></sheetData>')
+    assert "a row after row 1,048,576" in error(path)
 
 
 def test_openpyxl_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import active_count
-from time import monotonic
+from time import monotonic, process_time
 
 import numpy as np
 import pytest
@@ -335,6 +335,22 @@ def test_a_repeated_key(copied: Path):
         with pytest.raises(BundleError, match=f"must be JSON: key {key!r} is repeated"):
             read_bundle(copied)
         path.write_text(text, "utf-8")
+
+
+@pytest.mark.parametrize("what", ["keys", "name", "variants"])
+def test_a_manifest_costs_no_more_than_its_size(copied: Path, what: str):
+    files = read_bundle(copied).files
+    start = process_time()
+    if what == "keys":
+        keys = ", ".join(f'"k{i}": 0' for i in range(100_000))
+        (copied / MANIFEST).write_text(f'{{{keys}, "k99999": 1}}')
+    elif what == "name":
+        rewrite(copied, files={**files, "a/" * 20_000 + "b": files[FP32]})
+    else:
+        rewrite(copied, variants={f"v{i}": FP32 for i in range(100_000)}, default_variant="x")
+    with pytest.raises(BundleError) as error:
+        read_bundle(copied)
+    assert process_time() - start < 5 and len(str(error.value)) < 400 + len(str(copied))
 
 
 def test_a_huge_manifest_is_not_read(copied: Path):
