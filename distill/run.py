@@ -182,13 +182,14 @@ class Run(Generic[R]):
         """
         folder, main = self.stage(stage.name), self.accelerator.is_main_process
         inputs = {"digest": digest, "after": {name: self._results(name) for name in after}}
-        done = main and self._is_done(stage, inputs, equal_digest)
+        either = inputs, {**inputs, "digest": equal_digest or digest}
+        done = main and self._is_done(stage, either)
         if stage.resumes:
             (done,) = broadcast_object_list([done])  # files of one process may be newer than another's
         if done:
             return
         if main:
-            self._begin(stage, inputs)
+            inputs = self._begin(stage, either)
         if stage.resumes:
             self.accelerator.wait_for_everyone()
         start = time.perf_counter()
@@ -207,14 +208,14 @@ class Run(Generic[R]):
         content["files"] |= digests(self.folder, [path])
         write_sealed(begun, content)
 
-    def _is_done(self, stage: Stage, inputs: Mapping[str, Any], equal_digest: str | None) -> bool:
+    def _is_done(self, stage: Stage, either: Sequence[dict[str, Any]]) -> bool:
         folder = self.stage(stage.name)
         record = self.record(stage.name)
         if record is None:
             if (folder / "stage.json").exists():
                 self.info(f"{folder / 'stage.json'}: is damaged, so {stage.name} is done again")
             return False
-        if record["inputs"] not in (inputs, {**inputs, "digest": equal_digest}):
+        if record["inputs"] not in either:
             return False
         if wrong := damaged(self.folder, record["files"]):
             (name, what), more = next(iter(wrong.items())), len(wrong) - 1
@@ -225,8 +226,11 @@ class Run(Generic[R]):
         self.info(f"{stage.name}: done before, in {record['seconds']:.1f} s")
         return True
 
-    def _begin(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
-        """Empty the folder of a stage, but for what a stopped stage of the same inputs goes on with."""
+    def _begin(self, stage: Stage, either: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Empty the folder of a stage, but for what a stopped stage of the same inputs goes on with.
+
+        Returns the inputs that the stage has begun with.
+        """
         folder = self.stage(stage.name)
         folder.mkdir(parents=True, exist_ok=True)
         stopped = not (folder / "stage.json").exists()
@@ -234,9 +238,9 @@ class Run(Generic[R]):
         begun = read_sealed(folder / "begun.json")
         if begun is None and (folder / "begun.json").exists():
             self.info(f"{folder / 'begun.json'}: is damaged, so {stage.name} starts from the beginning")
-        resumes, kept = False, {}
-        if stage.resumes and begun and begun["inputs"] == inputs:
-            resumes = True
+        resumes, kept, inputs = False, {}, either[0]
+        if stage.resumes and begun and begun["inputs"] in either:
+            resumes, inputs = True, begun["inputs"]
             wrong = damaged(self.folder, begun["files"])
             for name, what in wrong.items():
                 self.info(f"{self.folder / name}: {what}, so it is made again")
@@ -250,6 +254,7 @@ class Run(Generic[R]):
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        return inputs
 
     def _results(self, name: str) -> str:
         record = self.record(name)

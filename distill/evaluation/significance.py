@@ -18,6 +18,7 @@ from distill.evaluation.metrics import Array
 from distill.heads import Head
 
 ROUNDS = 2000  # random swaps; p is known to about 0.005 where it is 0.05
+CHUNK = 1000  # texts whose random signs are in memory at a time
 
 Statistic = Callable[[Array], Array]  # of sums over texts `[..., counts]`, larger is better
 
@@ -83,8 +84,10 @@ def randomization_test(first: Array, second: Array, statistic: Statistic) -> flo
     """
     middle, half = (first.sum(0) + second.sum(0)) / 2, (first - second) / 2
     half = half[(half != 0).any(-1)]
-    signs = np.random.default_rng(0).integers(0, 2, (ROUNDS, len(half)), np.int8) * 2.0 - 1
-    swing = signs @ half
+    generator, swing = np.random.default_rng(0), np.zeros((ROUNDS, half.shape[-1]))
+    for start in range(0, len(half), CHUNK):
+        some = half[start : start + CHUNK]
+        swing += (generator.integers(0, 2, (ROUNDS, len(some)), np.int8) * 2.0 - 1) @ some
     observed = statistic(middle + half.sum(0)) - statistic(middle - half.sum(0))
     drops = statistic(middle + swing) - statistic(middle - swing)
     return float((1 + (drops >= observed - 1e-9).sum()) / (1 + ROUNDS))

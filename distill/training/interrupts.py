@@ -25,7 +25,8 @@ class Interrupted(KeyboardInterrupt):
 def deferred_signals(*, active: bool) -> Iterator[Callable[[], int]]:
     """A function that returns the number of the signal that was received in the block, 0 if none was.
 
-    The first SIGINT or SIGTERM is only noted; a second one has its usual effect.
+    The first SIGINT or SIGTERM is only noted; a second one has its usual effect. A signal that the process
+    ignores, as one in the background of a shell does, stays ignored.
 
     Args:
         active: False leaves signals as they are; so does any thread but the main one.
@@ -43,6 +44,8 @@ def deferred_signals(*, active: bool) -> Iterator[Callable[[], int]]:
 
     if active and threading.current_thread() is threading.main_thread():
         for asked in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(asked) == signal.SIG_IGN:
+                continue
             usual[asked] = signal.signal(asked, note) or signal.SIG_DFL
     try:
         yield lambda: received[0]

@@ -89,6 +89,15 @@ def test_a_long_stage_that_was_stopped_resumes_in_its_folder(
     assert "one: resumes where it stopped" in caplog.text
 
 
+def test_a_stopped_stage_resumes_with_other_settings_that_describe_the_same_run(run: Run) -> None:
+    seen: list[list[str]] = []
+    with pytest.raises(Killed):
+        run.do(Stage("one", counting(seen, killed=True), (), resumes=True), "a")
+    run.do(Stage("one", counting(seen), (), resumes=True), "b", equal_digest="a")
+    run.do(Stage("one", counting(seen), (), resumes=True), "a")  # done
+    assert seen == [["begun.json"], ["begun.json", "part1"]]
+
+
 @pytest.mark.parametrize(("digest", "long"), [("b", True), ("a", False)], ids=["other inputs", "short"])
 def test_a_stopped_stage_starts_again_otherwise(run: Run, digest: str, long: bool) -> None:
     seen: list[list[str]] = []

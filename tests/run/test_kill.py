@@ -21,8 +21,10 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_ends_a_training_after_its_checkpoint_is_saved(job, finished, run_distill, tmp_path, name):
+@pytest.mark.parametrize(("name", "own"), [("SIGINT", False), ("SIGTERM", True)])
+def test_a_signal_ends_a_training_after_its_checkpoint_is_saved(
+    job, finished, run_distill, tmp_path, name, own
+):
     run = tmp_path / "run"
     words = ["run", str(job), "--out", str(run)]
     process = subprocess.Popen(
@@ -38,7 +40,7 @@ def test_a_signal_ends_a_training_after_its_checkpoint_is_saved(job, finished, r
         error
     )
     assert "Traceback" not in error
-    done = run_distill("run", job, "--out", run, "--json")
+    done = run_distill("run", run / "recipe.yaml" if own else job, "--out", run, "--json")
     assert "fit_student: resumes where it stopped" in done.stderr
     assert json.loads(done.stdout)["heads"] == finished["report"]["heads"]
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -52,3 +54,15 @@ def test_the_share_of_changed_decisions():
     assert changed_p_value(200, 4000, 0.03) < 0.001  # 5 % of 4,000
     assert changed_p_value(0, 0, 0.03) == 1.0
     assert changed_p_value(1, 40, 0.0) == 0.0
+
+
+def test_many_texts_need_little_memory():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 20_000)
+    fp32 = draw.normal(size=(20_000, 2))
+    int8 = fp32 + draw.normal(size=fp32.shape) / 100
+    tracemalloc.start()
+    log_loss_p_value(INTENT, fp32, int8, labels, Calibration(1.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
