@@ -38,7 +38,7 @@ from distill.stages.fit_student import fit_student
 from distill.stages.fit_teacher import fit_teacher
 from distill.stages.label import label
 from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_student
-from distill.stages.publish import publish
+from distill.stages.publish import publish, require_passed
 from distill.storage import damaged
 from distill.training.devices import make_accelerator
 from distill.training.interrupts import Interrupted
@@ -204,6 +204,8 @@ def run(
     with own_folder(recipe.name, folder):
         try:
             done = _run_stages(recipe, folder, STAGES, inputs, data=data, first=first, last=last)
+            if last == "check" and done.accelerator.is_main_process:
+                require_passed(done)
         except GateError as error:
             LOG.info(f"\n{summary(write_report(folder))}\n")
             earlier = f"; {folder / 'bundle'} is of an earlier run" if (folder / "bundle").exists() else ""

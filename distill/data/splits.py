@@ -114,7 +114,8 @@ def leave_out_rare(recipe: Recipe, splits: dict[str, list[Text]]) -> dict[str, d
     for index, (name, head) in enumerate(recipe.heads.items()):
         if not head.min_texts:
             continue
-        seen = {x: 0 for split in SPLITS for text in splits[split] for x in text.labels[index] or ()}
+        seen = {x for split in SPLITS for text in splits[split] for x in text.labels[index] or ()}
+        seen.update(head.labels or map(label_name, head.columns or ()))
         train = Counter(x for text in splits["train"] for x in text.labels[index] or ())
         rare = {label: train[label] for label in sorted(seen) if train[label] < head.min_texts}
         if not rare:

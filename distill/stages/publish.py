@@ -23,8 +23,7 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     Raises:
         GateError: The bundle failed a gate in the stage check.
     """
-    if refused := run.metrics("check")["refused"]:
-        raise GateError("\n".join(refused))
+    require_passed(run)
     candidate, target = artifacts.candidate(run), run.folder / "bundle"
     checked, manifest = run.metrics("check"), read_bundle(candidate)
     # what `distill evaluate` needs to read labelled data as this run did
@@ -52,3 +51,9 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         shutil.rmtree(target, ignore_errors=True)
     write_bundle(target, final, contents)
     return dict(bench(Classifier.load(target), artifacts.texts(run, "test")))
+
+
+def require_passed(run: Run[Recipe]) -> None:
+    """Raise GateError if the candidate failed a gate in the stage check."""
+    if refused := run.metrics("check")["refused"]:
+        raise GateError("\n".join(refused))

@@ -137,6 +137,7 @@ def test_a_refusing_gate_exits_1_and_writes_no_bundle(job, finished, tmp_path, c
     assert not (run / "bundle").exists()
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert len(report["refused"]) == 4 and report["heads"] == finished["report"]["heads"]
+    assert main(["run", str(job), "--out", str(run), "--set", "gates.parity=1e-12", "--to", "check"]) == 1
     assert main(["run", str(job), "--out", str(run)]) == 0
     assert json.loads((run / "report.json").read_text("utf-8"))["refused"] == []
 

@@ -398,6 +398,14 @@ def test_rare_labels_are_left_out(room: Workspace, caplog: pytest.LogCaptureFixt
     assert "head 'label': no text of train is labelled" in message
 
 
+def test_listed_labels_without_a_text_are_said_to_be_left_out(room: Workspace) -> None:
+    for split in ("train", "validation", "test"):
+        room.csv(f"{split}.csv", "a a b b")
+    room.prepare({"label": {"column": "label", "min_texts": 2, "labels": ["b", "a", "lost"]}}, **FILES)
+    assert load_heads(room.folder)[0].labels == ("b", "a")
+    assert room.report["rare"] == {"label": {"lost": 0}}
+
+
 def test_rare_labels_of_multi_label_heads(room: Workspace) -> None:
     assert multi(room, ['"a|c"', '"b"', '"b|a"'], min_texts=3) == [[1, 0], [0, 1], [1, 1]]
     assert room.report["rare"] == {"tags": {"c": 2}}
