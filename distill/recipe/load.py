@@ -156,7 +156,14 @@ def _raw(path: Path, data_root: str | Path | None, overrides: Sequence[str]) -> 
     data = raw.get("data")
     if isinstance(data, dict):
         root = Path(data_root) if data_root else path.parent / str(data.get("root", "."))
-        data["root"] = str(root.resolve())
+        try:
+            data["root"] = str(root.resolve())
+        except (
+            ValueError,
+            OSError,
+            RuntimeError,
+        ):  # null characters, half of a surrogate pair, loops of links
+            raise RecipeError(f"{path}: data.root: must be a path, got {_short.repr(str(root))}") from None
     return raw
 
 

@@ -32,7 +32,7 @@ from tests.fuzz.mutations import (
     parsed,
     rendered,
 )
-from tests.fuzz.values import COMPONENTS, GRAPH_WORDS, INTEGERS, STRINGS, TEXTS, XML, YAML
+from tests.fuzz.values import COMPONENTS, ENCODINGS, GRAPH_WORDS, INTEGERS, STRINGS, TEXTS, XML, YAML
 
 Case = dict[str, bytes]
 
@@ -215,7 +215,10 @@ def delimited(draw: Draw) -> Case:
     separator, name = one_of(
         draw, [(",", "csv")] * 4 + [(";", "csv"), ("|", "csv"), ("\t", "tsv"), ("\t", "txt")]
     )
-    return {f"data.{name}": encoded(draw, seeds.delimited(damaged_rows(draw), separator))}
+    case = {f"data.{name}": encoded(draw, seeds.delimited(damaged_rows(draw), separator))}
+    if draw(st.integers(0, 7)) == 0:
+        case["encoding"] = one_of(draw, ENCODINGS).encode()
+    return case
 
 
 @cases
@@ -297,14 +300,16 @@ def use_data(folder: Path) -> None:
     from distill.recipe.data_section import RecipeError
     from distill.recipe.load import load_recipe, parse_recipe
 
-    [path] = folder.iterdir()
-    source = open_source(path.name, folder)
+    [path] = folder.glob("data.*")
+    encoding = (folder / "encoding").read_text() if (folder / "encoding").exists() else None
+    data = seeds.DATA | {"train": path.name, "root": str(folder), "max_bad_rows": 0.5, "encoding": encoding}
+    raw = {"name": "toy", "heads": seeds.HEADS, "data": data}
+    checked = parse_recipe(raw)
+    source = open_source(path.name, folder, encoding=encoding)
     count = sum(1 for _ in source.rows([c for c in source.columns if c not in source.repeated]))
     assert count < 10_000, "more rows than the file has"
-    data = seeds.DATA | {"train": path.name, "root": str(folder), "max_bad_rows": 0.5}
-    raw = {"name": "toy", "heads": seeds.HEADS, "data": data}
     problems: list[Exception] = []
-    for number, make in enumerate((lambda: parse_recipe(raw), lambda: _proposed(propose, load_recipe, path))):
+    for number, make in enumerate((lambda: checked, lambda: _proposed(propose, load_recipe, path))):
         try:
             recipe = make()
         except (DataError, RecipeError) as error:

@@ -14,6 +14,19 @@ STRINGS = [
 ]  # fmt: skip
 INTEGERS = [0, 1, -1, 2, 3, 7, 127, 128, 255, 65_536, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1]
 INTEGERS += [2**63 - 1, -(2**63), 2**63, 2**64, 10**30]
+ENCODINGS = [
+    "cp1252",
+    "utf-16",
+    "UTF32",
+    "utf-16-be",
+    "utf-7",
+    "cp932",
+    "gb18030",
+    "punycode",
+    "idna",
+    "ascii",
+]
+ENCODINGS += ["unicode_escape", "raw_unicode_escape", "iso2022_jp", "cp037", "latin-1", "utf-8-sig"]
 NUMBERS = [
     *("1e999", "-1e999", "NaN", "Infinity", "-Infinity", "1e-400", "5e-324", "1.7e308", "0.1", "-0.0"),
     *("1.0", "9" * 5_000, "0." + "1" * 5_000, "1E400", "1" + "0" * 400),

@@ -62,6 +62,13 @@ def test_the_encoding_of_the_recipe(tmp_path: Path, ending: str, encoding: str) 
     assert find_encoding(path) == (None if encoding == "utf-8" else encoding)
 
 
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_utf_16_without_a_byte_order_mark(tmp_path: Path, order: str) -> None:
+    content = "text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS)
+    (tmp_path / "a.csv").write_bytes(content.encode(f"utf-16-{order}"))
+    assert read(tmp_path / "a.csv", encoding="UTF16") == ROWS
+
+
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [

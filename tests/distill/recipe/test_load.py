@@ -164,6 +164,9 @@ def test_data_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert load_recipe(path, overrides=["data.root=sub"]).data.root == str(tmp_path.resolve() / "sub")
     assert load_recipe(path, overrides=["data.root=/abs"]).data.root == "/abs"
     assert load_recipe(path, data_root="/other").data.root == "/other"
+    for root in ('"a\\0b"', '"\\uD800"'):
+        fault = refused(tmp_path, BASE, overrides=[f"data.root={root}"])
+        assert "recipe.yaml: data.root: must be a path, got " in fault
 
 
 VALUES = st.recursive(

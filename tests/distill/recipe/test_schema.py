@@ -340,4 +340,5 @@ def test_names_of_encodings() -> None:
     assert made(data__encoding="UTF-16-LE").data.encoding == "UTF-16-LE"
     (line,) = faults(data__encoding="cp-1252")
     assert line == "recipe: data.encoding: unknown encoding 'cp-1252' (did you mean 'cp1252'?)"
-    assert faults(data__encoding="hex") == ["recipe: data.encoding: unknown encoding 'hex'"]
+    for name in ("hex", "idna"):
+        assert faults(data__encoding=name)[0].startswith(f"recipe: data.encoding: unknown encoding {name!r}")
