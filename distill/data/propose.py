@@ -38,7 +38,7 @@ ROWS, COLUMNS = 200_000, 1000  # the first ones, which are used to choose the he
 UNUSED = 40  # columns that are not used and are named
 PATH_STEPS = {"choices", "value", "values", "label", "labels", "name", "text"}  # say nothing about a head
 SHOWN, NOTE = 8, 150  # labels that a comment counts, files that it names; characters of a reason in an error
-COMMENT = 1000  # characters of a comment
+COMMENT, COLUMN = 1000, 90  # characters of a comment, and in front of it
 BAD_ROWS = (0.02, 0.05, 0.1, 0.2)  # shares of invalid rows that a recipe allows, if the default is too small
 
 
@@ -247,7 +247,8 @@ def _yaml(
             notes = [*notes, f"{count} {what}: {kind}, first {first['file']}:{first['line']}"]
     written = {"root": ".", "train": None, "validation": fraction, "test": fraction} | recipe["data"]
     data, heads = CommentedMap(), CommentedMap()
-    column = max(len(f"  {key}: {value} ".replace("'", "")) for key, value in written.items())
+    widths = [len(f"  {key}: {value} ".replace("'", "")) for key, value in written.items()]
+    column = min(max(widths), COLUMN)
     for key, value in written.items():
         data[key] = _flow(value)
         data.yaml_add_eol_comment(about[key], key, column=column)

@@ -113,8 +113,9 @@ def open_text(path: Path, encoding: str | None, newline: str | None = None) -> T
     whatever `encoding` is.
     """
     if (found := _by_mark(path)) is None:
-        known = None if encoding is None else _sample(path)
-        found = "utf-8" if known is None or (not known.isascii() and _is_utf8(known)) else encoding
+        found = encoding or "utf-8"
+        if encoding and not (known := _sample(path)).isascii() and _is_utf8(known):
+            found = "utf-8"
         if (name := codecs.lookup(found).name) in ("utf-16", "utf-32"):  # which need a mark
             found = f"{name}-be" if find_encoding(path) == "utf-16-be" else f"{name}-le"
     return path.open(encoding=found, errors="tinyheads.mark", newline=newline)

@@ -144,6 +144,8 @@ def test_long_names_of_columns_do_not_make_a_long_recipe(tmp_path: Path) -> None
     rows = [f"t {i},{'ab'[i % 2]},{i},{i},{i}" for i in range(20)]
     proposed(write(tmp_path / "a.csv", f"text,label,{names}", rows))
     assert len((tmp_path / "recipe.yaml").read_text("utf-8")) < 5_000
+    text = propose(write(tmp_path / "a.csv", f"{'t' * 50_000},label,a,b,c", rows), root=tmp_path)
+    assert len(text) < 60_000
 
 
 def test_words_that_yaml_reads_as_other_types(tmp_path: Path) -> None:
