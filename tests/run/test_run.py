@@ -221,7 +221,7 @@ def test_the_student_was_factorized_and_is_a_plain_encoder_again(finished):
     assert figures["start"] == "teacher: word embeddings, position embeddings"
 
 
-@pytest.mark.parametrize("asked, reads", [("null", 6), ("100000", 64)])
+@pytest.mark.parametrize("asked, reads", [("null", 6), ("8192", 64)])
 def test_a_student_reads_as_much_of_a_text_as_its_teacher(job, tmp_path, capfd, asked, reads):
     """Or as it is told to, up to the teacher's positions."""
     settings = [f"export.max_length={asked}", "teacher.max_length=6", "teacher.epochs=1", "student.epochs=1"]
