@@ -25,10 +25,10 @@ EXTRAS = {
     **dict.fromkeys(("starlette", "anyio"), "serve"),
     "openpyxl": "excel",
 }
-# as in distill.pipeline, whose import needs torch
 LOG = logging.getLogger("tinyheads")
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "std::bad_alloc")
+# as in distill.pipeline, whose import needs torch
 STAGES = "prepare, fit_teacher, label, fit_student, calibrate, export, check, bundle"
 
 
