@@ -32,7 +32,7 @@ from distill.evaluation.calibration import calibrate
 from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head
 from distill.recipe.load import load_recipe
-from distill.run import read_json, write_json
+from distill.storage import read_json, write_json
 from export.runtime.cpus import available_cores
 from teachers.checkpoints import locate
 
