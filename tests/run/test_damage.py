@@ -1,6 +1,5 @@
 """A finished run of which a file is damaged, then the same command: the same bundle, only that made again."""
 
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,13 +39,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def check(job: Path, run: Path, place: Path, name: str, how: str, caplog) -> None:
+def check(job: Path, run: Path, place: Path, name: str, how: str, capfd) -> None:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(run, place)
     DAMAGE[how](place / name)
-    caplog.clear()
-    caplog.set_level(logging.INFO, "tinyheads")
-    code, lines = main(["run", str(job), "--out", str(place)]), caplog.text.splitlines()
+    capfd.readouterr()
+    code = main(["run", str(job), "--out", str(place)])
+    lines = capfd.readouterr().err.splitlines()
     about = f"{name} {how}: {lines}"
     if code:  # the name of the run, in recipe.yaml
         assert code == 2 and name == "recipe.yaml", about
@@ -63,18 +62,18 @@ def check(job: Path, run: Path, place: Path, name: str, how: str, caplog) -> Non
     assert contents(place).keys() | {name} == contents(run).keys(), about
 
 
-def test_one_file_is_damaged(tiny_job, run, tmp_path, caplog):
+def test_one_file_is_damaged(tiny_job, run, tmp_path, capfd):
     """Each file in one of the ways, in turn."""
     for number, name in enumerate(sorted(contents(run))):
         how = [*DAMAGE][number % len(DAMAGE)]
         if name != "stages/.lock" or how == "deleted":
-            check(tiny_job, run, tmp_path / "run", name, how, caplog)
+            check(tiny_job, run, tmp_path / "run", name, how, capfd)
 
 
 @pytest.mark.slow
-def test_each_file_is_damaged_in_each_way(tiny_job, run, tmp_path, caplog):
+def test_each_file_is_damaged_in_each_way(tiny_job, run, tmp_path, capfd):
     cases = [(name, how) for name in sorted(contents(run)) for how in DAMAGE]
     for name, how in cases:
         if contents(run)[name] or how in ("emptied", "deleted"):
-            check(tiny_job, run, tmp_path / "run", name, how, caplog)
+            check(tiny_job, run, tmp_path / "run", name, how, capfd)
     print(f"{len(cases)} cases")

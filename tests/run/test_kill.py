@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ def test_a_signal_ends_a_training_after_its_checkpoint_is_saved(
     job, finished, run_distill, tmp_path, name, own
 ):
     run = tmp_path / "run"
-    words = ["run", str(job), "--out", str(run)]
+    shutil.copytree(finished["folder"], run)
+    words = ["run", str(job), "--out", str(run), "--from", "fit_student"]
     process = subprocess.Popen(
         [*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from distill.heads import Head
 from distill.models.base import Batch
 from distill.models.classifier import MultiHeadClassifier
-from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match
@@ -173,25 +171,21 @@ def test_layers_that_do_not_fit_are_refused(
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_student_and_teacher_must_read_the_same_tokens(
-    encoders: Encoders, tiny_tokenizer: Any, tmp_path: Path
-) -> None:
+def test_student_and_teacher_must_read_the_same_tokens(encoders: Encoders, tiny_tokenizer: Any) -> None:
     student, teacher = encoders(positions=12)
-    save_classifier(MultiHeadClassifier(teacher, HEADS), tiny_tokenizer, tmp_path)
     network = MultiHeadClassifier(student, HEADS)
 
-    def run(hidden: float) -> Any:
-        accelerator = SimpleNamespace(device=torch.device("cpu"))
-        recipe = SimpleNamespace(match=Match(hidden=hidden))
-        return SimpleNamespace(stage=lambda name: tmp_path, recipe=recipe, accelerator=accelerator)
+    def match(hidden: float, tokenizer: Any, tokens: int) -> FeatureMatching | None:
+        loaded = MultiHeadClassifier(teacher, HEADS), tiny_tokenizer
+        return feature_matching(Match(hidden=hidden), lambda: loaded, network, tokenizer, tokens)
 
-    assert feature_matching(run(0.0), network, tiny_tokenizer, 12) is None
-    found = feature_matching(run(1.0), network, tiny_tokenizer, 12)
+    assert match(0.0, tiny_tokenizer, 12) is None
+    found = match(1.0, tiny_tokenizer, 12)
     assert found is not None and found.layers == (2, 3)
     with pytest.raises(
         RecipeError, match=r"match: the student reads 13 tokens .* the teacher has 12 positions"
     ):
-        feature_matching(run(1.0), network, tiny_tokenizer, 13)
+        match(1.0, tiny_tokenizer, 13)
     other = SimpleNamespace(get_vocab=lambda: {**tiny_tokenizer.get_vocab(), "parcel": 999})
     with pytest.raises(RecipeError, match="match: the student's vocabulary differs from the teacher's"):
-        feature_matching(run(1.0), network, other, 12)  # type: ignore[arg-type]
+        match(1.0, other, 12)
