@@ -49,8 +49,8 @@ def _classifier(options: argparse.Namespace) -> Classifier:
 
 def predict(options: argparse.Namespace) -> None:
     """Print one JSON object per text."""
-    texts, done = _texts(options.text, options.text_column), 0
     classifier = _classifier(options)
+    texts, done = _texts(classifier, options.text, options.text_column), 0
     while chunk := list(itertools.islice(texts, CHUNK)):
         with _usage_errors(f"after {done} texts: " if done else ""):
             answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
@@ -59,29 +59,30 @@ def predict(options: argparse.Namespace) -> None:
         done += len(chunk)
 
 
-def _texts(texts: list[str], columns: list[str] | None) -> Iterator[str]:
+def _texts(classifier: Classifier, texts: list[str], columns: list[str] | None) -> Iterator[str]:
     """The texts that `predict` classifies: arguments, the rows of a file, or the lines of stdin."""
     if columns is not None:
         if len(texts) != 1:
             raise UsageError(f"--text-column: expected one file, got {len(texts)} (give the file first)")
-        return _file_texts(texts[0], columns)
+        return _file_texts(classifier, texts[0], columns)
     if len(texts) == 1 and os.path.isfile(texts[0]):  # noqa: PTH113  Path raises for long texts
         todo = f"did you mean --text-column NAME, for its rows, or `< {texts[0]}`, for its lines?"
         raise UsageError(f"{texts[0]}: is a file, expected a text ({todo})")
     return iter(texts or _stdin_lines())
 
 
-def _file_texts(file: str, columns: Sequence[str]) -> Iterator[str]:
-    """The texts of a file in order, streamed, joined as in training; a missing text is empty.
+def _file_texts(classifier: Classifier, file: str, columns: Sequence[str]) -> Iterator[str]:
+    """The texts of a file in order, streamed, read and joined as in training; a missing text is empty.
 
     Raises:
         DataError: The file cannot be read, has no such column, or has a text that is not one.
     """
     from distill.data.labels import InvalidCell, joined_text
     from distill.data.sources import DataError, encoding_hint, listed, open_source
+    from distill.evaluation.evaluate_bundle import file_encoding
     from distill.recipe.near import near
 
-    source = open_source(file, Path.cwd(), text=columns)
+    source = open_source(file, Path.cwd(), text=columns, encoding=file_encoding(classifier))
     for column in columns:
         if column not in source.columns:
             known = f"{near(column, source.columns)}, {listed(source.columns)}"
@@ -165,7 +166,8 @@ def bench(options: argparse.Namespace) -> Result:
     from export.runtime.benchmark import bench as measure
 
     classifier = _classifier(options)
-    texts = list(_file_texts(options.texts, options.text_column or ["text"])) if options.texts else SAMPLE
+    columns = options.text_column or ["text"]
+    texts = list(_file_texts(classifier, options.texts, columns)) if options.texts else SAMPLE
     with _usage_errors():
         result = measure(classifier, texts, heads=options.heads)
     latency = result["latency_ms"]

@@ -56,7 +56,7 @@ def evaluate_bundle(
     reads = classifier.manifest.details.get("reads", {})
     layouts = {head.name: _layout(head, reads) for head in served}
     columns = _text_columns(reads if text is None else {"text": [text] if isinstance(text, str) else [*text]})
-    encoding = _encoding(reads)
+    encoding = file_encoding(classifier)
     reader = RowReader(layouts, columns, strict=False)
     source = open_source(data, Path.cwd(), text=columns, role="test", encoding=encoding)
     _check_columns(source, reader, columns)
@@ -113,8 +113,13 @@ def _text_columns(reads: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _encoding(reads: Any) -> str | None:
-    """The encoding of files that are not UTF-8, as the manifest says."""
+def file_encoding(classifier: Classifier) -> str | None:
+    """The encoding of files that are not UTF-8, as the manifest says.
+
+    Raises:
+        BundleError: There is no such encoding.
+    """
+    reads = classifier.manifest.details.get("reads", {})
     name = reads.get("encoding") if isinstance(reads, Mapping) else None
     valid = name is None or is_encoding(name)
     manifests.require(valid, manifests.MANIFEST, f"reads: encoding is invalid {manifests.AGAIN}")

@@ -189,6 +189,14 @@ def test_evaluate_reads_texts_as_the_run_did(manifest, contents, tmp_path, capfd
     assert found[0] == found[1] and found[0]["texts"] == {"intent": 2, "flags": 2}
 
 
+def test_predict_reads_a_file_in_the_encoding_of_the_run(manifest, contents, tmp_path, capfd) -> None:
+    details = {"reads": {"encoding": "cp1252"}}
+    write_bundle(tmp_path / "bundle", replace(manifest, details=details), contents)
+    (tmp_path / "a.csv").write_text("body\nder Käse schmeckt\n", "cp1252")
+    code, out, _ = call(capfd, "predict", tmp_path / "bundle", tmp_path / "a.csv", "--text-column", "body")
+    assert code == 0 and json.loads(out)["text"] == "der Käse schmeckt"
+
+
 def test_bench_measures_texts_and_not_lines_of_csv(bundle, files, capfd, monkeypatch) -> None:
     from export.runtime import benchmark
 
