@@ -89,7 +89,7 @@ def initial_student(recipe: Recipe, teacher_network: TeacherNetwork, positions: 
             if student.start:
                 raise RecipeError(str(error)) from None
             reason = str(error).removeprefix("student.start: teacher: ").partition(" (")[0]
-            start, note = "random", f"student.start: random, as teacher, the default, is impossible: {reason}"
+            start, note = "random", f"student.start: random, since the teacher cannot initialise it: {reason}"
         else:
             trained = any(piece.startswith("layer") for piece in taken)
             return InitialStudent(encoder, tokenizer, "teacher: " + ", ".join(taken), trained)

@@ -207,7 +207,7 @@ def test_a_student_wider_than_the_embeddings(name, encoder_of, write_recipe, tmp
     assert reason in refused(capfd, recipe, run)
     recipe = write_recipe(encoder_of(name), hidden=32)
     assert checked(recipe, run) == "random"
-    note = f"student.start: random, as teacher, the default, is impossible: {reason}"
+    note = f"student.start: random, since the teacher cannot initialise it: {reason}"
     assert capfd.readouterr().err.splitlines().count(note) == 2  # of check and of run
 
 
