@@ -97,7 +97,7 @@ def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
         values |= given
         columns, separator = values["columns"], values["separator"]
         names = [values["column"]] if columns is None else columns
-        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        valid = isinstance(names, list) and names != [] and all(isinstance(name, str) for name in names)
         valid = valid and isinstance(separator, str) and separator != ""
         valid = valid and isinstance(values["none"], str | None)
     manifests.require(valid, manifests.MANIFEST, f"reads: head {head.name!r} is invalid {manifests.AGAIN}")

@@ -155,6 +155,7 @@ def test_evaluate_speaks_of_its_own_options(bundle, files, capfd) -> None:
         {"heads": {"intent": {"column": None}}},
         {"heads": {"intent": {"separator": ""}}},
         {"heads": {"intent": {"columns": "ab"}}},
+        {"heads": {"intent": {"columns": [], "column": 5}}},
     ],
 )
 def test_a_manifest_that_does_not_say_how_labels_are_read(

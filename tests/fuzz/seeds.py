@@ -167,10 +167,12 @@ def tokenizers() -> list[bytes]:
 def bundle() -> dict[str, bytes]:
     """The files of a bundle, by their paths."""
     heads = (
-        Head("intent", "single_label", ("track", "cancel", "thank"), "logits_intent", 1.5),
-        Head("flags", "multi_label", ("urgent", "späte"), "logits_flags", 0.8, (0.6, 0.7)),
+        Head("intent", "single_label", ("where", "is", "my"), "logits_intent", 1.5),
+        Head("flags", "multi_label", ("urgent", "polite"), "logits_flags", 0.8, (0.6, 0.7)),
     )
-    details = {"recipe_sha256": "0" * 64, "quality": {"intent": {"accuracy": 0.5}}}
+    columns = {"intent": {"column": "label", "none": None}, "flags": {"columns": ["urgent", "polite"]}}
+    reads = {"text": ["text", "id"], "encoding": "cp1252", "heads": columns}
+    details = {"recipe_sha256": "0" * 64, "quality": {"intent": {"accuracy": 0.5}}, "reads": reads}
     manifest = Manifest("tiny", heads, 12, 0, {"fp32": FP32}, "fp32", details=details)
     files = {TOKENIZER: tokenizers()[0], FP32: graph().SerializeToString(), "config.json": b"{}"}
     with tempfile.TemporaryDirectory() as scratch:

@@ -138,6 +138,23 @@ def use_bundle(folder: Path) -> None:
                 assert isinstance(one["label"], str) and 0 <= one["score"] <= 1.0000001, one
 
 
+@cases
+def reads(draw: Draw) -> Case:
+    manifest, files = _original()
+    reads = next(value for key, value in manifest if key == "reads")
+    changed = change_tree(draw, parsed(rendered(reads)))
+    manifest = Object([(key, changed if key == "reads" else value) for key, value in manifest])
+    return {**sealed(manifest, files), "data.csv": seeds.delimited(seeds.table())}
+
+
+def use_reads(folder: Path) -> None:
+    """Measure a bundle on a labelled file."""
+    from distill.evaluation.evaluate_bundle import evaluate_bundle
+
+    found = evaluate_bundle(Classifier.load(folder, threads=1), str(folder / "data.csv"))
+    json.dumps(found, allow_nan=False)
+
+
 # recipes
 
 
@@ -346,6 +363,7 @@ def targets() -> list[Target]:
         Target("manifest", manifests, use_bundle, (BundleError,)),
         Target("tokenizer", tokenizers, use_bundle, (BundleError,)),
         Target("graph", graphs, use_bundle, (BundleError,)),
+        Target("reads", reads, use_reads, (BundleError, DataError)),
         Target("recipe", recipes, use_recipe, (RecipeError,)),
         Target("csv", delimited, use_data, data),
         Target("jsonl", lines, use_data, data),
