@@ -84,7 +84,7 @@ def _file_texts(classifier: Classifier, file: str, columns: Sequence[str]) -> It
 
     source = open_source(file, Path.cwd(), text=columns, encoding=file_encoding(classifier))
     for column in columns:
-        if column not in source.columns:
+        if not source.has(column):
             known = f"{near(column, source.columns)}, {listed(source.columns)}"
             raise UsageError(f"{file}: no column {column!r}{known} (name it with --text-column)")
     for row in source.rows(columns):

@@ -136,6 +136,6 @@ def _check_columns(source: Source, reader: RowReader, texts: Sequence[str]) -> N
     if lines := [
         f"{source.name}: no column {column!r}{near(column, free)} for {use}, {known} ({todo})"
         for use, column, todo in wanted
-        if column not in source.columns
+        if not source.has(column)
     ]:
         raise DataError("\n".join(lines))

@@ -54,12 +54,18 @@ class Source:
         columns: The names of the columns.
         read: Gives the rows with the cells of some columns, in their order.
         repeated: Names that several columns have, which cannot be read.
+        finds: Whether another name can be read, such as a path into an object.
     """
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[Sequence[str]], Iterator[Row]]
     repeated: frozenset[str] = frozenset()
+    finds: Callable[[str], bool] = lambda name: False
+
+    def has(self, column: str) -> bool:
+        """Whether there is a column of this name."""
+        return column in self.columns or self.finds(column)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """The rows, streamed, with the cells of `columns` in that order.
@@ -72,7 +78,7 @@ class Source:
             if column in self.repeated:
                 which = f"the name {column!r}" if column else "no name"
                 lines.append(f"{self.name}: two columns have {which} (rename one)")
-            elif column not in known:
+            elif column not in known and not self.finds(column):
                 lines.append(
                     f"{self.name}: no column {column!r}{near(column, self.columns)}, {listed(self.columns)}"
                 )

@@ -18,6 +18,7 @@ from distill.data.formats.lines import lines_of
 Objects = Iterator[tuple[int | str, dict[str, Any]]]  # rows with their places
 DEPTH = 100  # levels of a value; deeper ones are read as null
 STEPS = 8  # levels whose keys are columns
+OBJECTS = 8  # in a list; the values in a longer one are no columns
 DIGITS = 4000  # of an integer; Python refuses longer ones
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)  # or the rest, after a quote that is not closed
 VISIBLE = re.compile(r"\S")
@@ -44,7 +45,10 @@ def read_json(name: str, path: Path, encoding: str | None) -> Source:
             cells = (row[c] if c in row else _at(row, c) for c in wanted)
             yield Row(name, place, tuple(_choices(cell) for cell in cells))
 
-    return Source(name, tuple(columns | paths), read)
+    def finds(path: str) -> bool:
+        return "." in path and any(_at(row, path) is not None for _, row in objects())
+
+    return Source(name, tuple(columns | paths), read, finds=finds)
 
 
 def _objects(name: str, path: Path, encoding: str | None) -> Callable[[], Objects]:
@@ -153,9 +157,10 @@ def _rows(value: Any) -> list[Any]:
 
 
 def _paths(value: Any, path: str, steps: int) -> Iterator[str]:
-    """The dotted names of the values in an object, and in a list of one object."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value, path = value[0], f"{path}.0"
+    """The dotted names of the values in an object, and in a list of a few objects."""
+    if isinstance(value, list) and len(value) <= OBJECTS and all(isinstance(part, dict) for part in value):
+        for number, part in enumerate(value):
+            yield from _paths(part, f"{path}.{number}", steps)
     value = _choices(value)
     for key, part in value.items() if isinstance(value, dict) else ():
         inner = [*_paths(part, f"{path}.{key}", steps - 1)] if steps > 1 else []

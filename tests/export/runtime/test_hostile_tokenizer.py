@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -56,10 +55,9 @@ TEMPLATE = {"type": "TemplateProcessing", "single": REPEATED, "pair": [], "speci
     ],
 )
 def test_a_tokenizer_from_a_stranger(path: Path, changes: dict[str, object], problem: str):
-    start = monotonic()
     with pytest.raises(BundleError, match=rf"tokenizer\.json: .*{problem}") as caught:
         load(path, **changes)
-    assert "\n" not in str(caught.value) and monotonic() - start < 5
+    assert "\n" not in str(caught.value)
 
 
 def test_an_ordinary_normalizer_is_no_growth(path: Path):

@@ -6,7 +6,6 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import onnx
@@ -168,11 +167,10 @@ def load(tmp_path: Path, manifest: Manifest, contents: dict[str, bytes], graph: 
 def test_a_hostile_graph(load, case, monkeypatch, tmp_path):
     change, problem = CASES[case]
     monkeypatch.chdir(tmp_path)
-    start, before = monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BundleError, match=f"bundle/{FP32}: .*{problem}") as caught:
         load(change)
     assert "\n" not in str(caught.value)
-    assert monotonic() - start < 10
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert sys.platform != "linux" or grown < 1 << 20, "1 GiB"
 
@@ -217,10 +215,8 @@ def slow(count: int) -> Change:
 def test_a_graph_that_takes_too_long(load, monkeypatch):
     monkeypatch.setattr(session, "LOAD_SECONDS", 1)
     change = slow(2000)
-    start = monotonic()
     with pytest.raises(BundleError, match=f"{FP32}: is not loaded and run within 1 s"):
         load(change)
-    assert monotonic() - start < 10
 
 
 def test_logits_of_a_text_that_are_not_finite(load, classifier):
