@@ -32,7 +32,8 @@ def evaluate_bundle(
     """The metrics of the heads on a labelled file.
 
     The labels are read as the run that made the bundle read them. A text is unlabelled for a head if its cell
-    is empty, or has a label that the bundle does not know.
+    is empty, or has a label that the bundle does not know. Of the labels of a multi_label head, those that
+    the run left out do not count.
 
     Args:
         classifier: The bundle.
@@ -90,7 +91,13 @@ def evaluate_bundle(
 
 def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
     """How the labels of a head are written, as the manifest says; by default in a column of its name."""
-    values = {"column": head.name, "columns": None, "separator": "|", "none": None}
+    values: dict[str, Any] = {
+        "column": head.name,
+        "columns": None,
+        "separator": "|",
+        "none": None,
+        "labels": None,
+    }
     heads = reads.get("heads", {}) if isinstance(reads, Mapping) else None
     given = heads.get(head.name, {}) if isinstance(heads, Mapping) else None
     if valid := isinstance(given, Mapping):
@@ -100,8 +107,12 @@ def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
         valid = isinstance(names, list) and names != [] and all(isinstance(name, str) for name in names)
         valid = valid and isinstance(separator, str) and separator != ""
         valid = valid and isinstance(values["none"], str | None)
+        valid = valid and isinstance(values["labels"], list | None)
+        valid = valid and all(isinstance(label, str) for label in values["labels"] or ())
     manifests.require(valid, manifests.MANIFEST, f"reads: head {head.name!r} is invalid {manifests.AGAIN}")
-    return cast("HeadRecipe", SimpleNamespace(**values | {"kind": head.kind, "labels": head.labels}))
+    others = values["labels"] if head.kind == "multi_label" else None
+    values |= {"kind": head.kind, "labels": (*(others or ()), *head.labels)}
+    return cast("HeadRecipe", SimpleNamespace(**values))
 
 
 def _text_columns(reads: Any) -> tuple[str, ...]:

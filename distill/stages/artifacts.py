@@ -49,6 +49,12 @@ def rows(run: Run[Any]) -> dict[str, int]:
     return dict(run.metrics("prepare")["rows"])
 
 
+def rare_labels(run: Run[Any]) -> dict[str, list[str]]:
+    """The labels that `min_texts` leaves out, by head (of `prepare`)."""
+    rare = read_json(run.folder / "data_report.json")["rare"]
+    return {head: list(labels) for head, labels in rare.items()}
+
+
 def max_length(run: Run[Any]) -> int:
     """The tokens of a text that the teacher reads (of `fit_teacher`)."""
     return int(run.metrics("fit_teacher")["max_length"])

@@ -28,9 +28,10 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     checked, manifest = run.metrics("check"), read_bundle(candidate)
     # what `distill evaluate` needs to read labelled data as this run did
     layout = {h.name: run.recipe.heads[h.name].model_dump(mode="json") for h in manifest.heads}
+    rare = artifacts.rare_labels(run)
     for head in manifest.heads:
         if layout[head.name]["columns"] is None:
-            layout[head.name]["labels"] = list(head.labels)
+            layout[head.name]["labels"] = [*head.labels, *rare.get(head.name, ())]
     details = {
         "reads": {"text": run.recipe.data.text, "encoding": run.recipe.data.encoding, "heads": layout},
         "recipe_sha256": run.recipe.digest(),

@@ -156,6 +156,8 @@ def test_evaluate_speaks_of_its_own_options(bundle, files, capfd) -> None:
         {"heads": {"intent": {"separator": ""}}},
         {"heads": {"intent": {"columns": "ab"}}},
         {"heads": {"intent": {"columns": [], "column": 5}}},
+        {"heads": {"intent": {"labels": 3}}},
+        {"heads": {"intent": {"labels": [3]}}},
     ],
 )
 def test_a_manifest_that_does_not_say_how_labels_are_read(

@@ -162,6 +162,24 @@ def test_evaluate_gives_the_figures_of_the_report(job, finished, capfd):
         assert quality == pytest.approx(finished["report"]["heads"][head]["test"]["int8"])
 
 
+def test_evaluate_counts_texts_of_labels_that_min_texts_left_out_as_the_report_does(
+    tiny_job, tmp_path, capfd
+):
+    for name in ("train", "test"):
+        rows = (tiny_job.parent / f"{name}.csv").read_text("utf-8").splitlines()
+        rows[1] = "this is rare,track,rare" if name == "train" else "so is this,track,rare"
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows), "utf-8")
+    settings = ["data.root=" + str(tmp_path), "data.unlabeled=[]", "heads.flags.min_texts=2"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["run", str(tiny_job), "--out", str(tmp_path / "run"), *words, "--json"]) == 0
+    flags = json.loads(capfd.readouterr().out)["heads"]["flags"]
+    words = [str(tmp_path / "run/bundle"), str(tmp_path / "test.csv"), "--heads", "flags", "--json"]
+    assert main(["evaluate", *words]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert flags["labels"] == 2 and found["texts"]["flags"] == flags["labelled"] == 24
+    assert found["heads"]["flags"] == pytest.approx(flags["test"]["int8"]) and not found["unknown_labels"]
+
+
 def test_evaluate_of_one_head_needs_its_column_alone(job, finished, tmp_path, capfd):
     with (job.parent / "test.csv").open(newline="", encoding="utf-8") as file:
         rows = [(row["text"], row["intent"]) for row in csv.DictReader(file)]
