@@ -119,6 +119,14 @@ def change_bytes(draw: Draw, data: bytes, pieces: Sequence[bytes] = PIECES) -> b
     return data
 
 
+def flip_bits(draw: Draw, data: bytes) -> bytes:
+    """Bytes with one to four bits flipped."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        changed[draw(st.integers(0, len(data) - 1))] ^= 1 << draw(st.integers(0, 7))
+    return bytes(changed)
+
+
 def change_message(draw: Draw, message: Any, words: Sequence[str]) -> None:
     """Change a field of a protobuf message or of a message in it; `words` are values of strings."""
     fields = [f for f in message.DESCRIPTOR.fields if _is_set(message, f)] or [*message.DESCRIPTOR.fields]

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from onnx import numpy_helper
 from onnx.parser import parse_model
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -228,6 +229,14 @@ def parquet() -> bytes:
     rows = [{key: value for key, value in row.items() if key != "other"} for row in objects()]
     pq.write_table(pa.Table.from_pylist(rows), stream := io.BytesIO())
     return stream.getvalue()
+
+
+def saved() -> dict[str, bytes]:
+    """The files of a data set that `datasets` saved."""
+    rows = [{key: value for key, value in row.items() if key != "other"} for row in objects()]
+    with tempfile.TemporaryDirectory() as scratch:
+        Dataset.from_list(rows).save_to_disk(scratch)
+        return {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
 
 
 def json_files() -> list[bytes]:

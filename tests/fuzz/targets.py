@@ -28,6 +28,7 @@ from tests.fuzz.mutations import (
     change_bytes,
     change_message,
     change_tree,
+    flip_bits,
     one_of,
     parsed,
     rendered,
@@ -304,6 +305,20 @@ def _parquet() -> bytes:
     return seeds.parquet()
 
 
+@cases
+def saved_sets(draw: Draw) -> Case:
+    files = dict(_saved())
+    name = one_of(draw, ["data-00000-of-00001.arrow"] * 4 + sorted(files))
+    change = flip_bits if draw(st.booleans()) else change_bytes
+    files[name] = change(draw, files[name])
+    return {f"data.saved/{name}": data for name, data in files.items()}
+
+
+@cache
+def _saved() -> dict[str, bytes]:
+    return seeds.saved()
+
+
 @cache
 def _workbook() -> bytes:
     return seeds.workbook()
@@ -370,4 +385,5 @@ def targets() -> list[Target]:
         Target("json", documents, use_data, data),
         Target("xlsx", workbooks, use_data, data),
         Target("parquet", parquets, use_data, data),
+        Target("saved", saved_sets, use_data, data),
     ]

@@ -5,7 +5,7 @@ import pytest
 from tests.fuzz.targets import Case, targets
 from tests.fuzz.worker import attempt, run_cases
 
-CASES = {"manifest": 60, "tokenizer": 60, "graph": 60, "recipe": 25, "parquet": 6}
+CASES = {"manifest": 60, "tokenizer": 60, "graph": 60, "recipe": 25, "parquet": 6, "saved": 8}
 
 
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target.name)

@@ -44,6 +44,8 @@ def read_saved(name: str, path: Path, split: str | None, role: str) -> Source:
             known = f"the splits are: {', '.join(splits)} (write {path.name}#{splits[0]})"
             raise DataError(f"{name}: no split {split!r}{near(split, splits)}, {known}")
         dataset = dataset[split]
+    with readable(name):
+        dataset.data.validate(full=True)  # reading a damaged table could end the process
     return _tables(name, lambda: dataset)
 
 

@@ -2,6 +2,7 @@ import codecs
 import csv
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,16 @@ def test_saved_data_set_and_its_splits(tmp_path: Path) -> None:
     assert read(tmp_path, "many#extra", role="test") == [Row("many#extra", "row 1", ("extra",))]
     assert "no split 'extr' (did you mean 'extra'?)" in error(tmp_path, "many#extr")
     assert "no split 'unlabeled'" in error(tmp_path, "many", role="unlabeled")
+
+
+def test_a_damaged_saved_data_set(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["abc", "def", "ghi"]}).save_to_disk(tmp_path / "saved")
+    [file] = (tmp_path / "saved").glob("*.arrow")
+    ends = struct.pack("<4i", 0, 3, 6, 9)
+    content = file.read_bytes()
+    assert content.count(ends) == 1
+    file.write_bytes(content.replace(ends, struct.pack("<4i", 0, 3, 6, 2**30)))
+    assert error(tmp_path, "saved").startswith("saved: cannot be read: ArrowInvalid")
 
 
 def test_hub_data_is_streamed_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
