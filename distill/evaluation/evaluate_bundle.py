@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from distill.data.rows import RowIssues, RowReader, encoded
-from distill.data.sources import DataError, Source, listed, open_source
+from distill.data.sources import DataError, Source, listed, open_source, quoted
 from distill.evaluation.metrics import labelled, quality, without_nan
 from distill.heads import Head, Kind
 from distill.recipe.encoding import is_encoding
@@ -145,7 +145,7 @@ def _check_columns(source: Source, reader: RowReader, texts: Sequence[str]) -> N
     wanted += [(f"head {head!r}", column, todo) for head in reader.labels for column in reader.columns(head)]
     free = {*source.columns} - {column for _, column, _ in wanted}
     if lines := [
-        f"{source.name}: no column {column!r}{near(column, free)} for {use}, {known} ({todo})"
+        f"{source.name}: no column {quoted(column)}{near(column, free)} for {use}, {known} ({todo})"
         for use, column, todo in wanted
         if not source.has(column)
     ]:

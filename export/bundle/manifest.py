@@ -269,6 +269,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """An error message for an unknown name, with the known names and the nearest of them."""
     from difflib import get_close_matches  # only errors need the import
 
-    near = get_close_matches(str(name), known := [*known], 1)
+    known = [*known]
+    near = get_close_matches(str(name), known, 1) if len(str(name)) <= 200 else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {what} {name!r}, expected one of {known}{hint}"
+    return f"unknown {what} {short(name)}, expected one of {known}{hint}"

@@ -76,12 +76,11 @@ class Source:
         known, lines = {*self.columns}, []
         for column in dict.fromkeys(columns):
             if column in self.repeated:
-                which = f"the name {column!r}" if column else "no name"
+                which = f"the name {quoted(column)}" if column else "no name"
                 lines.append(f"{self.name}: two columns have {which} (rename one)")
             elif column not in known and not self.finds(column):
-                lines.append(
-                    f"{self.name}: no column {column!r}{near(column, self.columns)}, {listed(self.columns)}"
-                )
+                what = f"no column {quoted(column)}{near(column, self.columns)}"
+                lines.append(f"{self.name}: {what}, {listed(self.columns)}")
         if lines:
             raise DataError("\n".join(lines))
         return self.read(columns)

@@ -324,7 +324,7 @@ def test_the_resolved_recipe_reads_back_from_json() -> None:
 
 def test_near() -> None:
     assert near("epohs", ["epochs", "lr"]) == " (did you mean 'epochs'?)"
-    assert near("zzz", ["epochs", "lr"]) == ""
+    assert near("zzz", ["epochs", "lr"]) == near("a" * 900, ["a" * 899]) == ""
 
 
 def test_columns_of_the_text() -> None:

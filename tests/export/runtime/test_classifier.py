@@ -287,6 +287,7 @@ def test_the_other_variant_takes_token_types(classifier: Classifier, bundle: Pat
         (lambda c: c("a", heads=3), "heads: must be a list of names"),
         (lambda c: c("a", heads=["intnet"]), r"unknown head 'intnet'.*did you mean 'intent'"),
         (lambda c: c("a", heads=[["intent"]]), "unknown head"),
+        (lambda c: c("a", heads=["x" * 99_000]), r"unknown head 'x+\.\.\.x+', expected one of"),
         (lambda c: c([], heads=["zzz"]), r"unknown head 'zzz', expected one of .*flags'\]$"),
         (lambda c: c("a", top_k=0), "top_k: must be a whole number >= 1, got 0"),
         (lambda c: c("a", top_k=True), "top_k"),
