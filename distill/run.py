@@ -188,16 +188,29 @@ class Run(Generic[R]):
             (done,) = broadcast_object_list([done])  # files of one process may be newer than another's
         if done:
             return
+        old = self.folder / "stages" / ".old" / stage.name
         if main:
+            shutil.rmtree(old.parent, ignore_errors=True)  # of a killed process
+            if not stage.resumes and folder.exists():
+                old.parent.mkdir()
+                folder.rename(old)
             inputs = self._begin(stage, either)
         if stage.resumes:
             self.accelerator.wait_for_everyone()
         start = time.perf_counter()
-        metrics = stage.function(self, folder)
+        try:
+            metrics = stage.function(self, folder)
+        except BaseException:
+            if main and old.exists():  # what an earlier command made stays, whatever is wrong with this one
+                shutil.rmtree(folder)
+                old.rename(folder)
+                old.parent.rmdir()
+            raise
         seconds = time.perf_counter() - start
         if main:
             write_sealed(folder / "stage.json", self._record(stage, inputs, seconds, metrics))
             shutil.rmtree(folder / "scratch", ignore_errors=True)
+            shutil.rmtree(old.parent, ignore_errors=True)
         self.info(f"{stage.name}: {seconds:.1f} s")
 
     def keep(self, path: Path) -> None:
@@ -213,16 +226,19 @@ class Run(Generic[R]):
         record = self.record(stage.name)
         if record is None:
             if (folder / "stage.json").exists():
-                self.info(f"{folder / 'stage.json'}: is damaged, so {stage.name} is done again")
+                self.info(
+                    f"{folder / 'stage.json'}: is damaged or of another version, so {stage.name} is run again"
+                )
             return False
         if record["inputs"] not in either:
             return False
         if wrong := damaged(self.folder, record["files"]):
             (name, what), more = next(iter(wrong.items())), len(wrong) - 1
             others = f" ({more} more files too)" if more else ""
-            self.info(f"{self.folder / name}: {what}{others}, so {stage.name} is done again")
+            self.info(f"{self.folder / name}: {what}{others}, so {stage.name} is run again")
             return False
-        shutil.rmtree(folder / "scratch", ignore_errors=True)  # a kill may have left it
+        for leftover in (folder / "scratch", folder.parent / ".old"):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
         self.info(f"{stage.name}: done before, in {record['seconds']:.1f} s")
         return True
 
@@ -237,7 +253,9 @@ class Run(Generic[R]):
         (folder / "stage.json").unlink(missing_ok=True)  # first: a half-deleted stage is not done
         begun = read_sealed(folder / "begun.json")
         if begun is None and (folder / "begun.json").exists():
-            self.info(f"{folder / 'begun.json'}: is damaged, so {stage.name} starts from the beginning")
+            self.info(
+                f"{folder / 'begun.json'}: is damaged or of another version, so {stage.name} starts from the beginning"
+            )
         resumes, kept, inputs = False, {}, either[0]
         if stage.resumes and begun and begun["inputs"] in either:
             resumes, inputs = True, begun["inputs"]

@@ -109,7 +109,8 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         by = read_sealed(holder) or {"pid": "?", "host": "?", "since": "?"}
         raise RunLockedError(
-            f"{folder}: process {by['pid']} on {by['host']} has worked in this folder since {by['since']} "
+            f"{folder}: process {by['pid']} on {by['host']} has been working in this folder "
+            f"since {by['since']} "
             "(wait until it ends, or choose another --out)"
         ) from None
     try:

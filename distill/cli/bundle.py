@@ -249,7 +249,7 @@ def add_bundle_commands(add: Add) -> None:
     about = "npm package to copy for offline use (node_modules/@huggingface/transformers)"
     parsers["export"].add_argument("--transformers-js", metavar="DIR", help=about)
     about = "texts, or one file with --text-column (the lines of stdin)"
-    parsers["predict"].add_argument("text", nargs="*", help=about)
+    parsers["predict"].add_argument("text", nargs="*", default=[], help=about)
     again = "column of the texts; give it twice to join two columns"
     column: dict[str, Any] = {"metavar": "NAME", "action": "append"}
     about = f"classify the rows of a csv, tsv, jsonl, txt or parquet file: {again}"

@@ -84,6 +84,8 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _init(options: argparse.Namespace) -> Result:
     target, source = Path(options.out), Path(options.data)
+    if options.out == "-":
+        raise UsageError("--out: - is no file (leave --out out; the recipe is also printed)")
     if target.exists() and not options.force:
         raise UsageError(f"{target}: already exists (use --force to overwrite it, or another --out)")
     if not target.resolve().parent.is_dir():
@@ -211,7 +213,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command, parser=sub, json=False)
         if name not in ("predict", "serve"):  # which print JSON in any case
             sub.add_argument("--json", action="store_true", help="print the result as one JSON document")
-        sub.add_argument("-q", "--quiet", action="count", default=0, help="print warnings and errors alone")
+        sub.add_argument(
+            "-q", "--quiet", action="count", default=0, help="print the result, warnings and errors only"
+        )
         sub.add_argument("-v", "--verbose", action="count", default=0, help="print what libraries log, too")
         return sub
 

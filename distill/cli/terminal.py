@@ -41,7 +41,7 @@ def prepare_streams() -> None:
 
 @contextmanager
 def logging_to_stderr(verbosity: int) -> Iterator[None]:
-    """Log to stderr in the block: warnings alone below 0, messages at 0, what libraries log as well above."""
+    """Log to stderr in the block: only warnings below 0, messages at 0, what libraries log as well above."""
     ours, root, handler = logging.getLogger("tinyheads"), logging.getLogger(), logging.StreamHandler()
     before = ours.level, ours.propagate, root.level, logging.raiseExceptions
     logging.raiseExceptions = False  # a stderr that cannot be written stops no run
@@ -93,7 +93,9 @@ def _output_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(0) from None
-        raise OutputError(f"stdout: cannot be written: {error.strerror} (the work itself is done)") from None
+        raise OutputError(
+            f"stdout: cannot be written: {error.strerror} (files that the command wrote are complete)"
+        ) from None
 
 
 def print_error(message: str) -> None:

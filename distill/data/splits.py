@@ -122,7 +122,7 @@ def leave_out_rare(recipe: Recipe, splits: dict[str, list[Text]]) -> dict[str, d
             continue
         removed[name] = rare
         LOG.info(
-            f"data: head {name!r}: labels of fewer than {head.min_texts} texts in train are left out: "
+            f"data: head {name!r}: labels with fewer than {head.min_texts} texts in train are left out: "
             f"{_listed(rare)}"
         )
         for split, items in splits.items():
@@ -220,5 +220,5 @@ def _label_errors(
     if head.kind == "multi_label" and (head.labels or head.columns):
         return []  # a label that the recipe names may never apply
     if rare := {label: train[label] for label in labels if train[label] < 2}:
-        return [f"head {name!r}: labels of fewer than 2 texts in train: {_listed(rare)} {_todo(name)}"]
+        return [f"head {name!r}: labels with fewer than 2 texts in train: {_listed(rare)} {_todo(name)}"]
     return []

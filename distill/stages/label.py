@@ -31,7 +31,7 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
             write_transfer_set(run, folder, weights, count)
             run.keep(folder / "transfer.arrow")
         for shard in artifacts.soft_labels(run).damaged:
-            run.info(f"{shard}: is damaged, so its texts are labelled again")
+            run.info(f"{shard}: is damaged or of another version, so its texts are labelled again")
             shard.unlink()
     run.accelerator.wait_for_everyone()
     transfer, soft = artifacts.transfer_set(run), artifacts.soft_labels(run)

@@ -131,7 +131,9 @@ def check_int8(
     refused: dict[str, list[str]] = {}
     noise: dict[str, list[str]] = {}
     for head, m in degradations.items():
-        labelled, texts = f"on {m.labelled} labelled texts", f"on {m.texts} texts"
+        labelled, texts = (
+            f"on {n} texts of validation and test" for n in (f"{m.labelled} labelled", m.texts)
+        )
         # `not <=` so that NaN fails
         exceeding = [
             (

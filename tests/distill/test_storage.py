@@ -72,7 +72,7 @@ def test_a_sealed_object_is_whole_or_none(tmp_path: Path) -> None:
 
 
 def holder_is(pid: int) -> str:
-    return rf"process {pid} on {socket.gethostname()} has worked in this folder since 20\d\d-"
+    return rf"process {pid} on {socket.gethostname()} has been working in this folder since 20\d\d-"
 
 
 def test_two_threads(tmp_path: Path) -> None:

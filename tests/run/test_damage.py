@@ -58,7 +58,7 @@ def check(job: Path, run: Path, place: Path, name: str, how: str, capfd) -> None
         assert done_before == STAGES - 1, about
         if not name.endswith("stage.json") or how != "deleted":  # as if the stage had been stopped
             stage = name.split("/")[1] if name.startswith("stages/") else ""
-            assert any(name in line and line.endswith(f"{stage} is done again") for line in lines), about
+            assert any(name in line and line.endswith(f"{stage} is run again") for line in lines), about
     assert contents(place).keys() | {name} == contents(run).keys(), about
 
 

@@ -302,3 +302,15 @@ def test_recipe_yaml_of_a_run_has_the_values_that_were_used_and_is_the_same_run(
     assert capfd.readouterr().err.count("done before") == 4
     assert main([*command, "--set", "student.lr=0.004"]) == 0
     assert capfd.readouterr().err.count("done before") == 3
+
+
+def test_a_command_that_fails_leaves_the_stages_of_an_earlier_one(job, finished, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(finished["folder"], run)
+    command = ["run", str(job), "--out", str(run)]
+    assert main([*command, "--set", "heads.intent.column=foo"]) == 2
+    assert "no column 'foo'" in capfd.readouterr().err
+    assert main(["report", str(run)]) == 0
+    assert main(command) == 0
+    assert capfd.readouterr().err.count("done before") >= 7
+    assert not (run / "stages/.old").exists()

@@ -104,7 +104,7 @@ def test_a_head_may_fail_a_gate_only_by_name(job, finished, tmp_path, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill: int8")]
     assert len(said) == 3 and all("head 'intent'" in line for line in said)
     assert said[-1].endswith("(--allow HEAD exports it anyway; export.quantize: none keeps fp32)")
-    assert all(" texts, " in line for line in said)
+    assert all(" texts of validation and test" in line for line in said)
     assert (run / "bundle/manifest.json").read_bytes() == before
     assert main([*command, "--allow", "flags"]) == 1
     assert main([*command, "--allow", "intnet"]) == 2

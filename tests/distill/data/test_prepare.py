@@ -373,7 +373,7 @@ def test_all_label_errors_are_reported_together(room: Workspace) -> None:
         "(add texts of them to train, or set heads.label.min_texts: 2, which leaves them out)",
         "test.csv:3: head 'label': labels of test that are not in train: 'd' (1) "
         "(add texts of them to train, or set heads.label.min_texts: 2, which leaves them out)",
-        "head 'label': labels of fewer than 2 texts in train: 'b' (1) "
+        "head 'label': labels with fewer than 2 texts in train: 'b' (1) "
         "(add texts of them to train, or set heads.label.min_texts: 2, which leaves them out)",
         "head 'flag': its one label always applies in train, expected both",
     ]
@@ -392,7 +392,7 @@ def test_rare_labels_are_left_out(room: Workspace, caplog: pytest.LogCaptureFixt
     assert room.cells("validation", "label") == [0, 1, UNLABELLED, UNLABELLED]
     assert room.report["rare"] == {"label": {"c": 1, "d": 0}}
     assert set(room.report["labels"]["label"]) == {"a", "b"}
-    line = "data: head 'label': labels of fewer than 2 texts in train are left out: 'c' (1), 'd' (0)"
+    line = "data: head 'label': labels with fewer than 2 texts in train are left out: 'c' (1), 'd' (0)"
     assert [record.message for record in caplog.records] == [line]
     message = room.error({"label": {"column": "label", "min_texts": 3}}, **FILES)
     assert "head 'label': no text of train is labelled" in message
@@ -420,7 +420,7 @@ def test_rare_labels_of_multi_label_heads(room: Workspace) -> None:
 def test_errors_of_many_labels_are_one_line(room: Workspace) -> None:
     room.csv("train.csv", "a a b b " + " ".join(f"once{i}" for i in range(50)))
     (line,) = room.error(LABEL, **FILES).splitlines()
-    assert line.startswith("head 'label': labels of fewer than 2 texts in train: 'once0' (1), ")
+    assert line.startswith("head 'label': labels with fewer than 2 texts in train: 'once0' (1), ")
     assert line.endswith(
         "'once17' (1) and 40 more (add texts of them to train, or set heads.label.min_texts: 2, "
         "which leaves them out)"

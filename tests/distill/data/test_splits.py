@@ -127,7 +127,7 @@ def test_label_errors() -> None:
     a, b, c = ("a",), ("b",), ("c",)
     assert errors_of([a, a, b, b, None], [a, None]) == []
     assert "h': one class in train, 'a'" in errors_of([a, a], [a])[0]
-    assert "labels of fewer than 2 texts in train: 'b' (1) (add" in errors_of([a, a, b], [a])[0]
+    assert "labels with fewer than 2 texts in train: 'b' (1) (add" in errors_of([a, a, b], [a])[0]
     assert "data.test: no text is labelled for any head" in "".join(errors_of([a, a, b, b], [None]))
     assert "head 'h': no text of train is labelled" in "".join(errors_of([None], [a]))
     assert len(errors_of([a, a, ("b" * 9_000,)], [a])[0]) < 300

@@ -146,11 +146,12 @@ def test_every_gate_a_head_fails_is_a_line_with_its_number_of_texts() -> None:
     degradations = {"intent": degradation(), "flags": degradation(0.8, 0.7912, 0.051, 0.0212, "micro_f1")}
     assert check_int8(degradations, **LIMITS).refused == {
         "flags": [
-            "drops in micro_f1 from 0.8000 to 0.7912 on 60 labelled texts, by more than 0.005 "
-            "(gates.int8_drop)",
-            "changes 0.0510 of its decisions on 80 texts, more than 0.03 (gates.int8_changed)",
-            "is over-confident: its log loss increases by 0.0212 on 60 labelled texts, more than 0.02 "
-            "(gates.int8_log_loss)",
+            "drops in micro_f1 from 0.8000 to 0.7912 on 60 labelled texts of validation and test, "
+            "by more than 0.005 (gates.int8_drop)",
+            "changes 0.0510 of its decisions on 80 texts of validation and test, more than 0.03 "
+            "(gates.int8_changed)",
+            "is over-confident: its log loss increases by 0.0212 on 60 labelled texts of validation "
+            "and test, more than 0.02 (gates.int8_log_loss)",
         ]
     }
 
