@@ -254,7 +254,8 @@ class Run(Generic[R]):
         begun = read_sealed(folder / "begun.json")
         if begun is None and (folder / "begun.json").exists():
             self.info(
-                f"{folder / 'begun.json'}: is damaged or of another version, so {stage.name} starts from the beginning"
+                f"{folder / 'begun.json'}: is damaged or of another version, so {stage.name} starts from "
+                "the beginning"
             )
         resumes, kept, inputs = False, {}, either[0]
         if stage.resumes and begun and begun["inputs"] in either:
