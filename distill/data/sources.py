@@ -91,7 +91,7 @@ def open_source(
 
         return read_parquet(source, path)
     if ending == ".xlsx":
-        from distill.data.formats.tables import read_workbook
+        from distill.data.formats.workbook import read_workbook
 
         return read_workbook(source, path, part)
     if ending == ".txt" and not is_table(path, encoding):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pytest
 
 from distill.cli.main import main
@@ -242,3 +243,16 @@ def test_a_parquet_file_names_the_extra(bundle, files, run_blocked, words) -> No
     done = run_blocked(f"from distill.cli.main import main\nraise SystemExit(main({words!r}))", files)
     assert done.returncode == 2 and "pip install 'tinyheads[train]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_workbook_needs_its_own_extra_alone(bundle, files, run_blocked) -> None:
+    book = openpyxl.Workbook()
+    for row in [["body"], ["we love it"]]:
+        book.active.append(row)
+    book.save(files / "a.xlsx")
+    words = ["predict", str(bundle), "a.xlsx", "--text-column", "body"]
+    code = f"from distill.cli.main import main\nraise SystemExit(main({words!r}))"
+    done = run_blocked(code, files)
+    assert done.returncode == 0 and json.loads(done.stdout)["text"] == "we love it", done.stderr
+    done = run_blocked(f"import sys\nsys.modules['openpyxl'] = None\n{code}", files)
+    assert done.returncode == 2 and "pip install 'tinyheads[excel]'" in done.stderr
