@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from reprlib import repr as short
 from typing import Any
 
 from export.serving.errors import unprocessable
-from export.serving.request import check_name, check_texts
+from export.serving.request import as_json, check_name, check_texts
 from export.serving.settings import Settings
 
 _KEYS = ("text", "texts", "heads", "top_k", "scores", "model")
@@ -40,14 +39,14 @@ def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
     texts = check_texts(texts, settings, where)
     heads, top_k, model = data.get("heads"), data.get("top_k"), data.get("model")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
-        raise unprocessable(f"top_k: must be an integer >= 1, got {short(top_k)}")
+        raise unprocessable(f"top_k: must be an integer >= 1, got {as_json(top_k)}")
     if heads is not None:
         if not (isinstance(heads, list) and heads and all(isinstance(name, str) for name in heads)):
             raise unprocessable("heads: must be a list of at least one name")
         heads = list(dict.fromkeys(heads))
     scores = data.get("scores", False)
     if not isinstance(scores, bool):
-        raise unprocessable(f"scores: must be true or false, got {short(scores)}")
+        raise unprocessable(f"scores: must be true or false, got {as_json(scores)}")
     if model is not None and not isinstance(model, str):
-        raise unprocessable(f"model: must be a string, got {short(model)}")
+        raise unprocessable(f"model: must be a string, got {as_json(model)}")
     return PredictRequest(texts, single, heads, top_k, scores, model)

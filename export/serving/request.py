@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import aclosing
 from difflib import get_close_matches
-from reprlib import repr as short
 from typing import Any
 
 import orjson
@@ -15,7 +14,14 @@ from export.serving.errors import RequestError, unavailable, unprocessable
 from export.serving.settings import Settings
 
 _MAX_INCOMPLETE = 64  # bodies of the largest size
+_MAX_SHOWN = 40  # characters of a value in a message
 _MAX_VALUES = 500_000  # of a response; about 30 MB and half a second
+
+
+def as_json(value: object) -> str:
+    """A value of a request as the client wrote it, in JSON, without the end of a long one."""
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 class BodyReader:
@@ -51,7 +57,7 @@ class BodyReader:
             detail = f"body: must be JSON in UTF-8: {error.msg} (position {error.pos})"
             raise RequestError(400, detail, "json") from None
         if not isinstance(data, dict):
-            raise unprocessable(f"body: must be a JSON object, got {short(data)}")
+            raise unprocessable(f"body: must be a JSON object, got {as_json(data)}")
         return data
 
     async def _read(self, request: Request) -> bytearray:
@@ -81,14 +87,14 @@ def check_texts(texts: object, settings: Settings, where: str) -> list[str]:
         RequestError: 422 for another type, too many texts, or a text that is too long.
     """
     if not isinstance(texts, list):
-        raise unprocessable(f"{where}: must be a list of strings, got {short(texts)}")
+        raise unprocessable(f"{where}: must be a list of strings, got {as_json(texts)}")
     if len(texts) > settings.queue:
         limit = f"at most {settings.queue} texts are allowed per request"
         raise unprocessable(f"{where}: {limit}, got {len(texts)} (split the request)")
     for position, text in enumerate(texts):
         place = where if where == "text" else f"{where}: position {position}"
         if not isinstance(text, str):
-            raise unprocessable(f"{place}: must be a string, got {short(text)}")
+            raise unprocessable(f"{place}: must be a string, got {as_json(text)}")
         if len(text) > settings.max_text:
             problem = f"has {len(text)} characters, at most {settings.max_text} are allowed"
             raise unprocessable(f"{place}: {problem} (shorten the text)", "text")

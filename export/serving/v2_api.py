@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from reprlib import repr as short
 from typing import Any
 
 from export.bundle.manifest import SINGLE_LABEL, Head
 from export.runtime.probabilities import Floats, probabilities
 from export.serving.errors import unprocessable
-from export.serving.request import check_name, check_texts
+from export.serving.request import as_json, check_name, check_texts
 from export.serving.settings import Settings
 
 INPUT = "text"
@@ -97,7 +96,7 @@ def parse_infer(data: dict[str, Any], settings: Settings) -> InferRequest:
     """
     request_id, inputs, outputs = data.get("id"), data.get("inputs"), data.get("outputs")
     if request_id is not None and not isinstance(request_id, str):
-        raise unprocessable(f"id: must be a string, got {short(request_id)}")
+        raise unprocessable(f"id: must be a string, got {as_json(request_id)}")
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
         raise unprocessable(f"inputs: must be a list of one tensor, {INPUT!r}")
     texts = check_texts(_elements(inputs[0]), settings, "inputs: data")
@@ -113,7 +112,7 @@ def parse_infer(data: dict[str, Any], settings: Settings) -> InferRequest:
 def _elements(tensor: dict[str, Any]) -> list[Any]:
     """The flat elements of the input tensor."""
     name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
-    check_name("inputs", "input", name if isinstance(name, str) else short(name), [INPUT])
+    check_name("inputs", "input", name if isinstance(name, str) else as_json(name), [INPUT])
     if tensor.get("datatype") != "BYTES":
         raise unprocessable('inputs: datatype: must be "BYTES"')
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
@@ -121,7 +120,7 @@ def _elements(tensor: dict[str, Any]) -> list[Any]:
     if not shape or shape[1:] not in ([], [1]):
         raise unprocessable("inputs: shape: must be [n] or [n, 1]")
     if not isinstance(data, list):
-        raise unprocessable(f"inputs: data: must be a list of strings, got {short(data)}")
+        raise unprocessable(f"inputs: data: must be a list of strings, got {as_json(data)}")
     if len(shape) == 2 and all(isinstance(row, list) and len(row) == 1 for row in data):
         data = [row[0] for row in data]
     if len(data) != prod(shape):
