@@ -259,6 +259,13 @@ def _yaml(
         several = "columns" in head or "kind" in head
         others = {label: n for label, n in counts.items() if not (several and label == "none")}
         lines = [_label_counts(counts, several=several), *remarks(others)]
+        splits = ("train", *SPLIT_NAMES)
+        texts, labelled = (
+            sum(part[split] for split in splits) for part in (report["rows"], report["labelled"][name])
+        )
+        if texts > labelled:
+            hint = " (add `none: ''` if an empty cell means that no label applies)"
+            lines.append(f"Texts without a label: {texts - labelled:,}{hint if 'kind' in head else ''}")
         if spellings := report["spellings"].get(name):
             lines.append(f"Other spellings that are read as these labels: {len(spellings)}")
         if rare:

@@ -55,6 +55,7 @@ def test_columns_of_every_kind(tmp_path: Path) -> None:
         "stars": {"column": "stars"},
     }
     assert notes == [
+        "Texts without a label: 20 (add `none: ''` if an empty cell means that no label applies)",
         "column 'price' is not used: numbers",
         "column 'note' is not used: mostly different values",
         "column 'lang' is not used: one value, 'en'",
