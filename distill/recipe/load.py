@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -182,6 +183,10 @@ def _text(path: Path) -> str:
 
 
 def _validated(raw: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
+    try:
+        json.dumps(raw, ensure_ascii=False, skipkeys=True, default=str).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file of a run could hold
+        raise RecipeError(f"{where}: has characters that UTF-8 cannot encode (remove them)") from None
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

@@ -167,6 +167,8 @@ def test_data_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     for root in ('"a\\0b"', '"\\uD800"'):
         fault = refused(tmp_path, BASE, overrides=[f"data.root={root}"])
         assert "recipe.yaml: data.root: must be a path, got " in fault
+    fault = refused(tmp_path, BASE, overrides=['heads.flags.columns=["\\uD800", b]'])
+    assert fault.endswith("has characters that UTF-8 cannot encode (remove them)")
 
 
 VALUES = st.recursive(
