@@ -30,7 +30,12 @@ def test_a_signal_ends_a_training_after_its_checkpoint_is_saved(
     shutil.copytree(finished["folder"], run)
     words = ["run", str(job), "--out", str(run), "--from", "fit_student"]
     process = subprocess.Popen(
-        [*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*COMMAND, *words],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     while not (run / "stages/fit_student/scratch/checkpoint.safetensors").exists() and process.poll() is None:
         time.sleep(0.001)
