@@ -129,6 +129,11 @@ class Load:
         if link.busy:
             self.counts["lost"] += 1
 
+    def close(self) -> None:
+        """Close the idle connections."""
+        for link in self._idle:
+            link.transport.close()
+
     def in_flight(self) -> int:
         """Number of requests in flight."""
         return self._opening + sum(link.busy for link in self._links)
@@ -244,6 +249,7 @@ async def soak(options: argparse.Namespace, bundle: Path, texts: list[str]) -> b
         calm.repeat = False
         while calm.in_flight():
             await asyncio.sleep(0.01)
+        calm.close()  # or they count towards the server's limit
     print(
         f"sustains {sustained:.0f} requests/s; sending {2 * sustained:.0f} requests/s for {seconds:.0f} s",
         flush=True,
