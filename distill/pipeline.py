@@ -22,7 +22,7 @@ from distill.data.in_memory import has_data_in_memory, name_sources, write_sourc
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
 from distill.probe import probe
-from distill.recipe.data_section import RecipeError, digest_of
+from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_recipe, parse_recipe
 from distill.recipe.near import near
 from distill.recipe.resolved import Choices, reopened, resolved
@@ -39,7 +39,7 @@ from distill.stages.fit_teacher import fit_teacher
 from distill.stages.label import label
 from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_student
 from distill.stages.publish import publish, require_passed
-from distill.storage import damaged
+from distill.storage import damaged, json_digest
 from distill.training.devices import make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
@@ -131,7 +131,7 @@ def stage_digests(stages: Sequence[Stage], inputs: Mapping[str, Any]) -> dict[st
     for stage in stages:
         versions.append([stage.name, stage.version])
         values = {name: inputs[name] for name in stage.inputs}
-        digests[stage.name] = digest_of([versions, values])
+        digests[stage.name] = json_digest([versions, values])
     return digests
 
 

@@ -159,7 +159,7 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
             advice = (
                 "set pooling: mean" if network.settings().get("pooling") == "cls" else "name another encoder"
             )
-            raise EncoderError(f"{name}: what is read of a text does not depend on its last token ({advice})")
+            raise EncoderError(f"{name}: its logits do not depend on the last token of a text ({advice})")
         save_settings(network, tokenizer, Path(folder))
         again, _ = load_settings(Path(folder))
         again.load_state_dict(network.state_dict())

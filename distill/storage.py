@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from export.bundle.atomic import sync
 from export.bundle.atomic import written_whole as written_whole
+from export.bundle.files import file_digest
 
 
 class RunLockedError(Exception):
@@ -110,8 +111,7 @@ def locked(folder: Path) -> Iterator[None]:
         by = read_sealed(holder) or {"pid": "?", "host": "?", "since": "?"}
         raise RunLockedError(
             f"{folder}: process {by['pid']} on {by['host']} has been working in this folder "
-            f"since {by['since']} "
-            "(wait until it ends, or choose another --out)"
+            f"since {by['since']} (wait until it ends, or choose another --out)"
         ) from None
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
@@ -122,11 +122,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file).hexdigest()
 
 
 _EMPTY = hashlib.sha256().hexdigest()

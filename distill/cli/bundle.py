@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,8 +185,8 @@ def serve(options: argparse.Namespace) -> Result:
     from export.serving.server import serve as run_server
     from export.serving.settings import Settings
 
-    others = ("command", "json", "quiet", "verbose")
-    settings = {name: x for name, x in vars(options).items() if name not in others and x is not None}
+    given = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    settings = {name: value for name, value in given.items() if value is not None}
     served = run_server(Settings(**{**settings, "bundles": tuple(options.bundles)}))
     return Result(json.dumps(served, ensure_ascii=False), served)
 
@@ -252,13 +253,13 @@ def add_bundle_commands(add: Add) -> None:
     parsers["predict"].add_argument("text", nargs="*", default=[], help=about)
     again = "column of the texts; give it twice to join two columns"
     column: dict[str, Any] = {"metavar": "NAME", "action": "append"}
-    about = f"classify the rows of a csv, tsv, jsonl, txt or parquet file: {again}"
+    about = f"classify the rows of a file: {again}"
     parsers["predict"].add_argument("--text-column", help=about, **column)
     parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
     about = f"{again} (those of the bundle's recipe)"
     parsers["evaluate"].add_argument("--text", "--text-column", help=about, **column)
-    about = "texts to measure: lines of a .txt file, or rows of a csv, tsv, jsonl or parquet file"
+    about = "texts to measure: lines of a .txt file, or rows of another file"
     parsers["bench"].add_argument("--texts", metavar="FILE", help=about)
     parsers["bench"].add_argument("--text-column", help=f"{again} (text)", **column)
     for name in ("export", "predict", "evaluate", "bench"):

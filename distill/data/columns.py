@@ -34,23 +34,10 @@ DATE = re.compile(
     rf"([a-z]{{3,9}}\.?,? )?(\d{{1,2}}\.? {MONTH}|{MONTH} \d{{1,2}}),? \d{{2,4}}.*",
     re.IGNORECASE,
 )
-UNKNOWN = {
-    "",
-    "?",
-    "-",
-    "--",
-    "n/a",
-    "na",
-    "n.a.",
-    "nan",
-    "null",
-    "none",
-    "nil",
-    "unknown",
-    "#n/a",
-    "tbd",
-    "(blank)",
-}
+NO_LABEL = (
+    *("", "?", "-", "--", "n/a", "na", "n.a.", "nan", "null"),
+    *("none", "nil", "unknown", "#n/a", "tbd", "(blank)"),
+)
 CALENDAR = {name.lower() for name in (*month_name, *month_abbr, *day_name, *day_abbr) if name}
 DECISIONS = {"accept", "reject", "ignore"}  # of Prodigy, about the whole row
 MANY = 1000  # most labels of a head
@@ -129,7 +116,7 @@ def remarks(labels: Mapping[str, int]) -> list[str]:
     found = [
         f"{' and '.join(map(repr, group))} are different labels" for group in same.values() if len(group) > 1
     ]
-    if empty := [label for label in labels if label.lower() in UNKNOWN]:
+    if empty := [label for label in labels if label.lower() in NO_LABEL]:
         also = "".join(f", and so is {label!r}" for label in empty[1:])
         found.append(f"{empty[0]!r} is a label{also} (empty the cells if they mean unlabelled)")
     return found
@@ -163,7 +150,7 @@ def _head(column: str, values: Sequence[Any]) -> dict[str, Any] | str:
         return "metadata"
     if counts.keys() <= DECISIONS:
         return "decisions of an annotator, which do not change how a row is read"
-    known = {word: count for word, count in counts.items() if word.lower() not in UNKNOWN} or counts
+    known = {word: count for word, count in counts.items() if word.lower() not in NO_LABEL} or counts
     total, repeated = sum(known.values()), sum(count for count in known.values() if count > 1)
     if _share(DATE, known) > 0.9 or (not likely and _share(YEAR, known) == 1):
         return "dates"

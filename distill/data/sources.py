@@ -36,7 +36,7 @@ __all__ = [
 
 TEXT_FILES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 READABLE = (*TEXT_FILES, ".xlsx", ".parquet", "a folder of .txt files")
-TODO = {
+ADVICE = {
     "save it as .xlsx or .csv": (".xls", ".xlsb", ".xlsm", ".ods", ".numbers"),
     "unpack it": (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z"),
     "give it the ending of its format": ("", ".dat", ".ndjson"),
@@ -80,7 +80,7 @@ def open_source(
         if files := [f for f in sorted(path.glob("*.txt")) if not f.name.startswith(".")]:
             return read_texts(source, files, columns, encoding, labelled=True)
     if path.is_dir() or ending not in READABLE:
-        hint = next((f" ({todo})" for todo, endings in TODO.items() if ending in endings), "")
+        hint = next((f" ({todo})" for todo, endings in ADVICE.items() if ending in endings), "")
         raise DataError(f"{source}: cannot be read, expected one of: {', '.join(READABLE)}{hint}")
     with readable(source), path.open("rb") as file:
         start = file.read(1 << 16)

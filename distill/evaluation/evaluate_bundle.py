@@ -54,7 +54,7 @@ def evaluate_bundle(
     for name in heads or ():
         classifier.labels(name)  # raises ValueError for an unknown head
     served = [head for head in classifier.manifest.heads if heads is None or head.name in heads]
-    reads = classifier.manifest.details.get("reads", {})
+    reads = _reads(classifier)
     layouts = {head.name: _layout(head, reads) for head in served}
     columns = _text_columns(reads if text is None else {"text": [text] if isinstance(text, str) else [*text]})
     encoding = file_encoding(classifier)
@@ -89,7 +89,14 @@ def evaluate_bundle(
     }
 
 
-def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
+def _reads(classifier: Classifier) -> Mapping[str, Any]:
+    """What the manifest says of how the run read labelled files."""
+    reads = classifier.manifest.details.get("reads", {})
+    manifests.require(isinstance(reads, Mapping), manifests.MANIFEST, f"reads: is invalid {manifests.AGAIN}")
+    return cast("Mapping[str, Any]", reads)
+
+
+def _layout(head: manifests.Head, reads: Mapping[str, Any]) -> HeadRecipe:
     """How the labels of a head are written, as the manifest says; by default in a column of its name."""
     values: dict[str, Any] = {
         "column": head.name,
@@ -98,7 +105,7 @@ def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
         "none": None,
         "labels": None,
     }
-    heads = reads.get("heads", {}) if isinstance(reads, Mapping) else None
+    heads = reads.get("heads", {})
     given = heads.get(head.name, {}) if isinstance(heads, Mapping) else None
     if valid := isinstance(given, Mapping):
         values |= given
@@ -115,9 +122,9 @@ def _layout(head: manifests.Head, reads: Any) -> HeadRecipe:
     return cast("HeadRecipe", SimpleNamespace(**values))
 
 
-def _text_columns(reads: Any) -> tuple[str, ...]:
+def _text_columns(reads: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns whose texts the run joined, as the manifest says."""
-    text = reads.get("text", "text") if isinstance(reads, Mapping) else "text"
+    text = reads.get("text", "text")
     names = text if isinstance(text, list) else [text]
     valid = bool(names) and all(isinstance(name, str) for name in names)
     manifests.require(valid, manifests.MANIFEST, f"reads: text is invalid {manifests.AGAIN}")
@@ -130,8 +137,7 @@ def file_encoding(classifier: Classifier) -> str | None:
     Raises:
         BundleError: There is no such encoding.
     """
-    reads = classifier.manifest.details.get("reads", {})
-    name = reads.get("encoding") if isinstance(reads, Mapping) else None
+    name = _reads(classifier).get("encoding")
     valid = name is None or is_encoding(name)
     manifests.require(valid, manifests.MANIFEST, f"reads: encoding is invalid {manifests.AGAIN}")
     return cast("str | None", name)

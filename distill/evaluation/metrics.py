@@ -86,6 +86,17 @@ def expected_calibration_error(p: Array, labels: Array, bins: int = 15) -> float
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def log_losses(p: Array, y: Array) -> Array:
+    """The negative log likelihood of each label, in the shape of `y`.
+
+    Args:
+        p: Probabilities `[texts, labels]`.
+        y: Class indices `[texts]`, or 0 and 1 `[texts, labels]`, of labelled texts.
+    """
+    likelihood = p[np.arange(len(y)), y] if y.ndim == 1 else np.where(y == 1, p, 1 - p)
+    return np.asarray(-np.log(np.maximum(likelihood, 1e-12)))
+
+
 def _single_label(p: Array, y: Array) -> dict[str, float]:
     """Metrics of class probabilities `[texts, labels]` against class indices `[texts]`."""
     predicted = p.argmax(-1)
@@ -95,7 +106,7 @@ def _single_label(p: Array, y: Array) -> dict[str, float]:
     return {
         "accuracy": float((predicted == y).mean()),
         "macro_f1": float((2 * hits[occurs] / (chosen + true)[occurs]).mean()),
-        "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
+        "log_loss": float(log_losses(p, y).mean()),
         "ece": expected_calibration_error(p, y),
     }
 
@@ -103,14 +114,13 @@ def _single_label(p: Array, y: Array) -> dict[str, float]:
 def _multi_label(p: Array, y: Array, thresholds: Sequence[float] | None) -> dict[str, float]:
     """Metrics of label probabilities `[texts, labels]` against bools `[texts, labels]`."""
     predicted = _applies(p, thresholds)
-    likelihood = np.maximum(np.where(y, p, 1 - p), 1e-12)
     auc = [_roc_auc(y[:, i], p[:, i]) for i in range(y.shape[1]) if 0 < y[:, i].sum() < len(y)]
     return {
         "micro_f1": _f1(predicted.ravel(), y.ravel()),
         "macro_f1": float(np.mean([_f1(predicted[:, i], y[:, i]) for i in range(y.shape[1])])),
         "subset_accuracy": float((predicted == y).all(-1).mean()),
         "label_accuracy": float((predicted == y).mean()),
-        "log_loss": float(-np.log(likelihood).mean()),
+        "log_loss": float(log_losses(p, y).mean()),
         "roc_auc": float(np.mean(auc)) if auc else float("nan"),
     }
 

@@ -60,11 +60,7 @@ def log_loss_p_value(head: Head, fp32: Array, int8: Array, labels: Array, fitted
 
     def losses(logits: Array) -> Array:
         p = metrics.probabilities(logits[known], head, fitted.temperature)
-        if head.kind == "single_label":
-            likelihood = p[np.arange(len(labels)), labels][:, None]
-        else:
-            likelihood = np.where(labels == 1, p, 1 - p)
-        return np.asarray(-np.log(np.maximum(likelihood, 1e-12)).mean(-1, keepdims=True))
+        return np.asarray(metrics.log_losses(p, labels).reshape(len(labels), -1).mean(-1, keepdims=True))
 
     return randomization_test(losses(fp32), losses(int8), lambda sums: -sums[..., 0])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from encodings.aliases import aliases
@@ -198,8 +196,3 @@ class Augment(Part):
         if self.mask + self.drop + self.replace > 1:
             raise ValueError("`mask`, `drop` and `replace` are shares of the same words: at most 1 in all")
         return self
-
-
-def digest_of(value: Any) -> str:
-    """The sha256 of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

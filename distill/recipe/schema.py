@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
-from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts, digest_of
+from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts
 from distill.recipe.near import near
+from distill.storage import json_digest
 
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 SHAPE = Field(None, gt=0, description="shape of the student, in place of `size`; give all three")
@@ -284,4 +285,4 @@ class Recipe(Job):
         """The sha256 of the settings, whatever machine or folder the recipe runs in."""
         settings = self.model_dump(mode="json", exclude={"device", "trackers", "checkpoint_every"})
         settings["data"].pop("root")
-        return digest_of([settings, list(self.heads)])  # the order of heads is that of logits
+        return json_digest([settings, list(self.heads)])  # the order of heads is that of logits

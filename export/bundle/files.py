@@ -153,7 +153,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _compare(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     """Raise BundleError unless these files match the manifest."""
     for name in names:
-        digest = _read(folder, name, _digest, manifest.files[name]["bytes"])
+        digest = _read(folder, name, file_digest, manifest.files[name]["bytes"])
         _check_digest(folder / name, digest, manifest.files[name])
 
 
@@ -186,7 +186,7 @@ def _read(folder: Path, name: str, read: Callable[[BinaryIO], _Content], size: i
         raise BundleError(f"{path}: cannot be read: {error} {AGAIN}") from error
 
 
-def _digest(file: BinaryIO) -> hashlib._Hash:
+def file_digest(file: BinaryIO) -> hashlib._Hash:
     """The sha256 of an open file, which is read in chunks."""
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(1 << 18))

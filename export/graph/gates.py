@@ -131,9 +131,8 @@ def check_int8(
     refused: dict[str, list[str]] = {}
     noise: dict[str, list[str]] = {}
     for head, m in degradations.items():
-        labelled, texts = (
-            f"on {n} texts of validation and test" for n in (f"{m.labelled} labelled", m.texts)
-        )
+        texts = f"on {m.texts} texts of validation and test"
+        labelled = f"on {m.labelled} labelled texts of validation and test"
         # `not <=` so that NaN fails
         exceeding = [
             (

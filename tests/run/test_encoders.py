@@ -216,7 +216,7 @@ def test_the_first_token_of_a_decoder_reads_nothing(encoder_of, write_recipe, tm
     text = Path(recipe).read_text("utf-8").replace("teacher:\n", "teacher:\n  pooling: cls\n")
     Path(recipe).write_text(text, "utf-8")
     line = refused(capfd, recipe, tmp_path / "run")
-    assert line.endswith("what is read of a text does not depend on its last token (set pooling: mean)")
+    assert line.endswith("its logits do not depend on the last token of a text (set pooling: mean)")
 
 
 def test_what_is_trained_is_not_tried_again(labelled, encoder_of, write_recipe, tmp_path, monkeypatch):

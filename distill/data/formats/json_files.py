@@ -22,7 +22,7 @@ OBJECTS = 8  # in a list; the values in a longer one are no columns
 DIGITS = 4000  # of an integer; Python refuses longer ones
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)  # or the rest, after a quote that is not closed
 VISIBLE = re.compile(r"\S")
-TODO = 'write one object a line, such as {"text": "...", "label": "..."}, or one array of objects'
+ADVICE = 'write one object a line, such as {"text": "...", "label": "..."}, or one array of objects'
 
 
 def read_json(name: str, path: Path, encoding: str | None) -> Source:
@@ -73,7 +73,7 @@ def _objects(name: str, path: Path, encoding: str | None) -> Callable[[], Object
                 if not isinstance(row, dict):
                     raise ValueError(f"got {type(row).__name__}")
             except ValueError as error:
-                raise DataError(f"{name}:{line}: is not a JSON object: {error} ({TODO})") from None
+                raise DataError(f"{name}:{line}: is not a JSON object: {error} ({ADVICE})") from None
             yield line, row
 
     return lines
@@ -116,12 +116,12 @@ def _whole(name: str, text: str) -> Objects:
         values = [parse(text)]
     except json.JSONDecodeError as error:
         if (found := _sequence(text)) is None:
-            what = f"is not a JSON object: {error.msg} ({TODO})"
+            what = f"is not a JSON object: {error.msg} ({ADVICE})"
             raise DataError(f"{name}:{error.lineno}: {what}") from None
         values = found
     for number, row in enumerate(_rows(values[0] if len(values) == 1 else values), 1):
         if not isinstance(row, dict):
-            raise DataError(f"{name}:row {number}: is not a JSON object: got {type(row).__name__} ({TODO})")
+            raise DataError(f"{name}:row {number}: is not a JSON object: got {type(row).__name__} ({ADVICE})")
         yield f"row {number}", row
 
 

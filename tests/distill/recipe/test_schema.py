@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from distill.recipe.data_section import RecipeError, digest_of
+from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_recipe, parse_recipe
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
+from distill.storage import json_digest
 
 BASE = """\
 name: toy
@@ -312,8 +313,8 @@ def test_digest_is_independent_of_machine_and_folder(tmp_path: Path) -> None:
 
 
 def test_digest_of_a_value_is_independent_of_the_order_of_keys() -> None:
-    assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
-    assert digest_of({"a": 1, "b": [1, 2]}) != digest_of({"a": 1, "b": [2, 1]})
+    assert json_digest({"a": 1, "b": [1, 2]}) == json_digest({"b": [1, 2], "a": 1})
+    assert json_digest({"a": 1, "b": [1, 2]}) != json_digest({"a": 1, "b": [2, 1]})
 
 
 def test_the_resolved_recipe_reads_back_from_json() -> None:
