@@ -167,7 +167,7 @@ def test_a_manifest_that_does_not_say_how_labels_are_read(
 ) -> None:
     write_bundle(tmp_path / "bundle", replace(manifest, details={"reads": reads}), contents)
     problem = complaint(capfd, "evaluate", tmp_path / "bundle", files / "a.csv", "--text", "body")
-        assert re.search(r"manifest\.json: reads: (head 'intent' )?is invalid", problem)
+    assert re.search(r"manifest\.json: reads: (head 'intent' )?is invalid", problem)
 
 
 @pytest.mark.parametrize(
