@@ -60,7 +60,8 @@ def log_loss_p_value(head: Head, fp32: Array, int8: Array, labels: Array, fitted
 
     def losses(logits: Array) -> Array:
         p = metrics.probabilities(logits[known], head, fitted.temperature)
-        return np.asarray(metrics.log_losses(p, labels).reshape(len(labels), -1).mean(-1, keepdims=True))
+        each = metrics.log_losses(p, labels)
+        return each[:, None] if each.ndim == 1 else np.asarray(each.mean(-1, keepdims=True))
 
     return randomization_test(losses(fp32), losses(int8), lambda sums: -sums[..., 0])
 

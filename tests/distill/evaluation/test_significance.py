@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from distill.evaluation.calibration import Calibration
 from distill.evaluation.significance import changed_p_value, drop_p_value, log_loss_p_value
-from distill.heads import UNLABELLED, Head
+from distill.heads import UNKNOWN, UNLABELLED, Head
 
 INTENT = Head("intent", "single_label", ("a", "b"))
 FLAGS = Head("flags", "multi_label", ("x", "y", "z"))
@@ -66,3 +66,10 @@ def test_many_texts_need_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50_000_000
+
+
+@pytest.mark.parametrize("p_value", [drop_p_value, log_loss_p_value])
+def test_a_head_without_labelled_texts_has_nothing_to_test(p_value):
+    logits = np.zeros((4, 2))
+    assert p_value(INTENT, logits, logits, np.full(4, UNLABELLED), Calibration()) == 1.0
+    assert p_value(FLAGS, np.zeros((4, 3)), np.ones((4, 3)), np.full((4, 3), UNKNOWN), Calibration()) == 1.0
