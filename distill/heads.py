@@ -6,14 +6,16 @@ this order. The logits of all heads are side by side in one row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 # an embedding head has no labels: a pretrained student learns the teacher's embedding of a text with it
 Kind = Literal["single_label", "multi_label", "embedding"]
 UNLABELLED = -100  # class index of a text without a label; torch's ignore_index
 UNKNOWN = -1  # in every cell of a multi_label row without labels
+# the logit of a label that a network was not asked about: probability 0, and finite, as 0 times infinity is not
+NOT_SCORED = -1e4
 
 # metrics by kind; the first one compares epochs and variants
 METRICS: dict[Kind, tuple[str, ...]] = {
@@ -25,12 +27,17 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Head:
-    """A head: its name, kind, labels in the order of its logits, and weight in the loss."""
+    """A head: its name, kind, labels in the order of its logits, and weight in the loss.
+
+    A packed network also reads the head's `hypothesis` and its `descriptions` of labels, by label.
+    """
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
     weight: float = 1.0
+    hypothesis: str = ""
+    descriptions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def first_metric(self) -> str:

@@ -7,7 +7,7 @@ what `forward` computes. The training loop, the inference loop and the soft labe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -76,6 +76,19 @@ class TextClassifier(nn.Module, ABC):
     @abstractmethod
     def text_encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TextEncoder:
         """What turns texts into the family's batches, truncated to what `usable_length` allows."""
+
+    def training_texts(
+        self, texts: EncodedTexts, hard: Mapping[str, Array], soft: Mapping[str, Array], negatives: int
+    ) -> EncodedTexts:
+        """The texts as the network reads them in training; by default as they are.
+
+        Args:
+            texts: As `text_encoder` encodes them.
+            hard: The labels of each head, as `losses.hard_loss` takes them.
+            soft: The teacher's logits of each head that it knows, `[texts, labels]`.
+            negatives: Labels besides its own that a network with labels as input reads for a text.
+        """
+        return texts
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

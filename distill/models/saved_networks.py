@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 
 from distill.heads import Head
-from distill.models import classifier  # noqa: F401  makes the family `heads` known to `TextClassifier.families`
+from distill.models import classifier, packed  # noqa: F401  makes the families known to `TextClassifier.families`
 from distill.models.base import TextClassifier
 from teachers.encoders import remove_pooler
 

@@ -166,7 +166,7 @@ def test_a_teacher_that_knows_one_head_of_two_teaches_that_head(
 
 def test_a_network_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
     """So is one of a version that wrote no family."""
-    for content in ("{}", '{"family": "packed"}'):
+    for content in ("{}", '{"family": "tree"}'):
         (tmp_path / "heads.json").write_text(content)
         with pytest.raises(SavedNetworkError, match=r"expected one of .*'heads'.*run its recipe again"):
             load_classifier(tmp_path)
