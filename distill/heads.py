@@ -14,7 +14,7 @@ from typing import Any, Literal
 Kind = Literal["single_label", "multi_label", "embedding"]
 UNLABELLED = -100  # class index of a text without a label; torch's ignore_index
 UNKNOWN = -1  # in every cell of a multi_label row without labels
-# the logit of a label that a network was not asked about: probability 0, and finite, as 0 times infinity is not
+# the logit of a label that a network was not asked for: its probability is 0, its loss is finite
 NOT_SCORED = -1e4
 
 # metrics by kind; the first one compares epochs and variants

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from distill.heads import Head
 from distill.models.base import Batch, TextClassifier, on_device
-from distill.models.classifier import MultiHeadClassifier
+from distill.models.families import new_network
 from distill.models.saved_networks import load_classifier, load_settings, save_settings
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.run import LOG
 from distill.stages.pretrain import embedding_network, new_student
 from distill.stages.student_init import initial_student, prune
-from distill.stages.train import feature_matching
+from distill.stages.train import feature_matching, label_positions
 from export.runtime.session import open_graph
 from export.runtime.tokenizer import CachedTokenizer
 from students.factorized_embeddings import fold
@@ -69,7 +69,8 @@ def probe(recipe: Job, teacher: Path | None = None, *, export: bool = True) -> N
     name = recipe.student.encoder or "student"
     with _one_line(name):
         tokens = recipe.export.max_length or tokens
-        initial = initial_student(recipe, lambda: (network, tokenizer), tokens)
+        positions = tokens + label_positions(recipe.student, network.heads)
+        initial = initial_student(recipe, lambda: (network, tokenizer), positions)
         own = initial.tokenizer
         if isinstance(size := recipe.student.vocabulary, int):
             own, _ = prune(initial, np.zeros(initial.encoder.config.vocab_size, np.int64), size)
@@ -89,8 +90,11 @@ def _teacher(recipe: Job, folder: Path | None) -> Loaded:
         return load_classifier(folder)
     encoder, tokenizer = load_encoder(settings.encoder, sha256=settings.sha256, layers=settings.layers)
     if isinstance(recipe, Recipe):
-        heads = [Head(name, "single_label", ("no", "yes")) for name in recipe.heads]
-        return MultiHeadClassifier(encoder, heads, pooling=settings.pooling), tokenizer
+        heads = [
+            Head(name, "single_label", ("no", "yes"), hypothesis=head.hypothesis)
+            for name, head in recipe.heads.items()
+        ]
+        return new_network(recipe.teacher, encoder, heads), tokenizer
     return embedding_network(encoder, settings.pooling), tokenizer
 
 
@@ -103,7 +107,7 @@ def _student(
     tokens: int,
 ) -> TextClassifier:
     """The student before its training, checked."""
-    student = MultiHeadClassifier(encoder, teacher[0].heads, pooling=recipe.student.pooling)
+    student = new_network(recipe.student, encoder, teacher[0].heads)
     tokens = student.usable_length(tokens)
     matching = feature_matching(recipe.match, lambda: teacher, student, tokenizer, tokens)
     if matching is not None:
@@ -149,8 +153,8 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         if not (logits.isfinite().all() and network(longest).isfinite().all()):
             raise EncoderError(f"{name}: its hidden states are not finite (name another encoder)")
-        hidden = network.encoder(**alone)[0]
-        if not _same(hidden, network.encoder(**padded)[0][:1, : hidden.shape[1]]):
+        hidden = _hidden_states(network, alone)
+        if not _same(hidden[:1], _hidden_states(network, padded)[:1, : hidden.shape[1]]):
             raise EncoderError(
                 f"{name}: the hidden states of a text change with its padding, which the attention mask "
                 "excludes (name another encoder)"
@@ -169,7 +173,8 @@ def _check(name: str, network: TextClassifier, tokenizer: PreTrainedTokenizerFas
             )
         path = Path(folder, "tokenizer.json")
         served = CachedTokenizer(path.read_bytes(), min(tokens, MAX_TOKENS), path)
-        if served([SHORT]) != alone["input_ids"].tolist():
+        [ids] = served([SHORT])
+        if ids != alone["input_ids"][0, : len(ids)].tolist():
             raise EncoderError(f"{name}: its tokenizer.json gives other tokens (save its tokenizer again)")
 
 
@@ -180,7 +185,7 @@ def _check_export(
     from export.graph.bert import is_plain_bert
     from export.graph.to_onnx import to_onnx
 
-    if is_plain_bert(student):
+    if is_plain_bert(student) or student.family == "packed":  # graphs that are built, not traced
         return
     outputs = [f"logits_{head.name}" for head in student.heads]
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -197,6 +202,12 @@ def _batches(network: TextClassifier, tokenizer: PreTrainedTokenizerFast, tokens
     texts = network.text_encoder(tokenizer, min(tokens, MAX_TOKENS))(TEXTS)
     rows = ([0], [0, 1], [2])
     return [on_device(texts.batch(np.array(some)), torch.device("cpu")) for some in rows]
+
+
+def _hidden_states(network: TextClassifier, batch: Batch) -> Tensor:
+    """The encoder's last hidden states of the texts, `[batch, length, width]`."""
+    states: Tensor = network.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+    return states
 
 
 def _same(values: Tensor, others: Tensor, tolerance: float = TOLERANCE) -> bool:

@@ -1,4 +1,4 @@
-"""What a text is: training and serving tokenise the same characters."""
+"""What a text and a label are: training and serving tokenise the same characters."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ _ENDS = (
 def strip_text(text: str) -> str:
     """The text as it is tokenised: without white space and characters of no width at both ends."""
     return text.strip(_ENDS)
+
+
+def label_text(label: str, description: str | None = None) -> str:
+    """A label as a packed network reads it: underscores are spaces, a description follows after a colon."""
+    name = " ".join(label.replace("_", " ").split()) or label
+    return f"{name}: {description}" if description else name

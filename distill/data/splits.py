@@ -18,6 +18,7 @@ from distill.data.rows import FIRST, LOG, LabelsOfText, RowIssues, Text
 from distill.data.sources import quoted
 from distill.heads import Head
 from distill.recipe.data_section import Fraction, HeadRecipe
+from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 
 SPLITS = ("train", "validation", "test")
@@ -198,7 +199,14 @@ def make_heads(
                         f"train: {_listed(new)} {_todo(name)}"
                     )
             lines += _label_errors(name, head, labels, count["train"])
-        heads.append(Head(name, head.kind, tuple(labels), head.weight))
+        if count["train"][None]:
+            lines += [
+                f"head {name!r}: descriptions: no text of train has label {quoted(x)}{near(x, present)}"
+                for x in head.descriptions
+                if x not in (head.labels or present)
+            ]
+        described = {label: text for label, text in head.descriptions.items() if label in labels}
+        heads.append(Head(name, head.kind, tuple(labels), head.weight, head.hypothesis, described))
     return tuple(heads), lines
 
 

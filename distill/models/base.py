@@ -99,15 +99,19 @@ class TextClassifier(nn.Module, ABC):
         """The parameters that belong to one head alone."""
 
     def usable_length(self, max_length: int) -> int:
-        """The tokens that the encoder reads of a text: `max_length`, or its number of positions if lower."""
+        """The tokens that the network reads of a text: `max_length`, or its number of positions if lower."""
+        return self.positions(max_length)
+
+    def positions(self, most: int) -> int:
+        """The number of positions of the encoder, at most `most`."""
         embeddings = getattr(self.encoder, "embeddings", None)
         positions = getattr(embeddings, "position_embeddings", None)
-        limit = int(getattr(self.config, "max_position_embeddings", max_length))
+        limit = int(getattr(self.config, "max_position_embeddings", most))
         if limit < 0:  # xlnet's positions are relative and unlimited
-            return max_length
+            return most
         if positions is not None and getattr(positions, "padding_idx", None) is not None:
             limit -= positions.padding_idx + 1  # roberta counts positions from after the padding
-        return min(max_length, limit)
+        return min(most, limit)
 
     def split(self, logits: Tensor) -> dict[str, Tensor]:
         """The logits of each head, `{head: [batch, labels]}`, as views of `[batch, sum of labels]`."""

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from distill.heads import Head, columns
 from distill.models.base import Array, TextClassifier, TextEncoder
+from distill.models.packed import PackedClassifier
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe.data_section import RecipeError
@@ -44,7 +45,7 @@ class NetworkTeacher:
         self.accelerator = accelerator
         self.networks: list[TextClassifier] = []
         self.encoders: list[TextEncoder] = []
-        for member in _folders(folder):
+        for member in member_folders(folder):
             network, tokenizer = load_classifier(member)
             self.networks.append(network)
             self.encoders.append(network.text_encoder(tokenizer, max_length))
@@ -61,7 +62,7 @@ class NetworkTeacher:
 
 def teacher_digest(folder: Path, max_length: int) -> str:
     """The identity of the `NetworkTeacher` in a folder, without loading it."""
-    files = [member / name for member in _folders(folder) for name in IDENTITY_FILES]
+    files = [member / name for member in member_folders(folder) for name in IDENTITY_FILES]
     weights = hashlib.sha256("/".join(map(file_sha256, files)).encode()).hexdigest()
     return hashlib.sha256(f"{weights}/{max_length}".encode()).hexdigest()
 
@@ -71,7 +72,7 @@ def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
 
     Args:
         folders: Of networks, `RUN/stages/fit_teacher` or `RUN/stages/fit_student`.
-        heads: The heads of this run's data, which must be theirs.
+        heads: The heads of this run's data, which must be theirs. A packed network takes any labels.
         stage: The folder to save into.
 
     Raises:
@@ -80,6 +81,11 @@ def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
     wanted = [(head.name, head.kind, head.labels) for head in heads]
     for number, folder in enumerate(folders):
         network, tokenizer = load_classifier(Path(folder))
+        if isinstance(network, PackedClassifier):
+            try:
+                network = network.with_heads(heads)
+            except ValueError as error:
+                raise RecipeError(f"teacher.networks: {folder}: {error}") from None
         for head, (name, kind, labels) in zip(network.heads, wanted, strict=False):
             if (head.name, head.kind, head.labels) == (name, kind, labels):
                 continue
@@ -102,6 +108,7 @@ def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
         save_classifier(network, tokenizer, place)
 
 
-def _folders(stage: Path) -> list[Path]:
+def member_folders(stage: Path) -> list[Path]:
+    """The folders of the networks in the folder of a stage."""
     others = sorted(stage.glob("member-*"), key=lambda folder: int(folder.name.removeprefix("member-")))
     return [stage, *others]

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from distill.heads import NOT_SCORED, Head, width
 from distill.models.base import Array, Batch, EncodedTexts, TextClassifier
-from distill.models.packing import LABEL_TOKENS, PackedTextEncoder, PackedTexts, SampledTexts
+from distill.models.packing import (
+    HYPOTHESIS_TOKENS,
+    LABEL_TOKENS,
+    LabelTokens,
+    PackedTextEncoder,
+    PackedTexts,
+    SampledTexts,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -68,7 +75,9 @@ class PackedClassifier(TextClassifier):
         total = width(self.heads)
         table = logits.new_full((texts, total + 1), NOT_SCORED)  # the last column is that of padding
         columns = columns.where(columns >= 0, total)
-        for part, values in zip(columns.split(texts), logits.split(texts), strict=True):
+        for part, values in zip(
+            columns.view(-1, texts, columns.shape[1]), logits.view(-1, texts, columns.shape[1]), strict=True
+        ):
             table = table.scatter(1, part, values)
         return table[:, :total]
 
@@ -127,7 +136,8 @@ class PackedClassifier(TextClassifier):
 
     def text_encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> PackedTextEncoder:
         """A tokenizer of texts, which it truncates, with all labels of the heads."""
-        return PackedTextEncoder(tokenizer, self.usable_length(max_length), self.heads, self.label_length)
+        labels = LabelTokens(tokenizer, self.heads, self.label_length, self.hypothesis_length)
+        return PackedTextEncoder(tokenizer, self.usable_length(max_length), labels)
 
     def training_texts(
         self, texts: EncodedTexts, hard: Mapping[str, Array], soft: Mapping[str, Array], negatives: int
@@ -138,12 +148,40 @@ class PackedClassifier(TextClassifier):
 
     @property
     def label_length(self) -> int:
-        """The most tokens of a label: 64, or half of the positions."""
-        return min(LABEL_TOKENS, super().usable_length(2 * LABEL_TOKENS) // 2)
+        """The most tokens of a label: 64, or a third of the positions."""
+        return min(LABEL_TOKENS, self.positions(3 * LABEL_TOKENS) // 3)
+
+    @property
+    def hypothesis_length(self) -> int:
+        """The most tokens of a hypothesis: 32, or a quarter of the positions; 0 where no head has one."""
+        given = any(head.hypothesis for head in self.heads)
+        return min(HYPOTHESIS_TOKENS, self.positions(4 * HYPOTHESIS_TOKENS) // 4) if given else 0
 
     def usable_length(self, max_length: int) -> int:
-        """The tokens that the encoder reads of a text: as in the base class, with room for a label."""
-        return super().usable_length(max_length + self.label_length) - self.label_length
+        """The tokens that the network reads of a text, with room for a hypothesis and a label."""
+        room = self.label_length + self.hypothesis_length
+        return self.positions(max_length + room) - room
+
+    def with_heads(self, heads: Sequence[Head]) -> PackedClassifier:
+        """The network with other labels, with the same encoder and weights.
+
+        A head keeps the scorer of its name; a network of one head scores the labels of every head with it.
+
+        Raises:
+            ValueError: A head has no counterpart, or one of another kind.
+        """
+        own = {head.name: head for head in self.heads}
+        only = self.heads[0] if len(self.heads) == 1 else None
+        network = PackedClassifier(self.encoder, heads, dropout=self.dropout.p)
+        for head in heads:
+            other = own.get(head.name, only)
+            if other is None or other.kind != head.kind:
+                known = ", ".join(f"{one.name} ({one.kind})" for one in self.heads)
+                raise ValueError(f"head {head.name!r} ({head.kind}), expected one of {known}")
+            network.scorers[f"score_{head.name}"].load_state_dict(
+                self.scorers[f"score_{other.name}"].state_dict()
+            )
+        return network.train(self.training)
 
     def settings(self) -> dict[str, Any]:
         """The dropout of the heads."""
@@ -264,7 +302,7 @@ def _packed_attention(batch: Batch, heads: int) -> tuple[Attention, Attention]:
 def _shared_attention(batch: Batch, heads: int) -> tuple[Attention, Attention]:
     """Labels as rows `[texts, labels, longest label]` that share the keys and values of their text."""
     places, mask = batch["label_places"], batch["attention_mask"]
-    rows, labels, longest = places.shape
+    _, labels, longest = places.shape
     length = mask.shape[1]
     own = torch.zeros(places.shape, device=mask.device).masked_fill(places < 0, MASKED)[:, None, :, None]
     text = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, MASKED)[:, None, None]
@@ -277,14 +315,12 @@ def _shared_attention(batch: Batch, heads: int) -> tuple[Attention, Attention]:
 
     def of_labels(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The context of `[texts, labels x n]` queries, n of each label."""
-        texts, count = len(query), query.shape[1] // labels
         q, k, v = (_split_heads(part, heads) for part in (query, key[:, :length], value[:, :length]))
         k_own, v_own = (
-            _split_heads(_take(part[:, length:], there), heads).unflatten(2, (labels, longest))
-            for part in (key, value)
+            _rows(_split_heads(_take(part[:, length:], there), heads), labels) for part in (key, value)
         )
-        scores = (q @ k.transpose(-1, -2) + text.to(q.dtype)).unflatten(2, (labels, count))
-        mine = q.unflatten(2, (labels, count)) @ k_own.transpose(-1, -2) + own.to(q.dtype)
+        scores = _rows(q @ k.transpose(-1, -2) + text.to(q.dtype), labels)
+        mine = _rows(q, labels) @ k_own.transpose(-1, -2) + own.to(q.dtype)
         shares = torch.cat([scores, mine], -1).softmax(-1).to(v.dtype)
         context = shares[..., :length].flatten(2, 3) @ v
         context = context + (shares[..., length:] @ v_own).flatten(2, 3)
@@ -308,7 +344,14 @@ def _take(states: Tensor, places: Tensor) -> Tensor:
 
 def _split_heads(states: Tensor, heads: int) -> Tensor:
     """`[texts, tokens, width]` as `[texts, heads, tokens, width / heads]`."""
-    return states.unflatten(2, (heads, -1)).transpose(1, 2)
+    texts, tokens, width = states.shape
+    return states.view(texts, tokens, heads, width // heads).transpose(1, 2)
+
+
+def _rows(states: Tensor, labels: int) -> Tensor:
+    """`[texts, heads, labels x n, ...]` as `[texts, heads, labels, n, ...]`."""
+    texts, heads, tokens, width = states.shape
+    return states.reshape(texts, heads, labels, tokens // labels, width)
 
 
 def _join_heads(states: Tensor) -> Tensor:

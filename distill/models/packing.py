@@ -1,8 +1,8 @@
-"""Texts and labels as the packed network reads them: with every label, or in training with a sample of them."""
+"""Texts and labels as a packed network reads them: with every label, or in training with a sample of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,86 +12,106 @@ import torch
 from distill.data.tokens import TextTokenizer, Tokens
 from distill.heads import UNLABELLED, Head, columns, width
 from distill.models.base import Array
+from export.text import label_text
 
 LABEL_TOKENS = 64  # of a label with its description, [CLS] included
-NAME_ALONE = 0.5  # share of the labels with a description that training reads without it
+HYPOTHESIS_TOKENS = 32
+NAME_ALONE = 0.5  # share of the described labels that training reads without their description
 
 
-def label_text(label: str, description: str | None = None) -> str:
-    """A label as it is read: underscores are spaces, and a description follows after a colon."""
-    name = " ".join(label.replace("_", " ").split()) or label
-    return f"{name}: {description}" if description else name
-
-
-class LabelTooLongError(ValueError):
-    """A label with more tokens than the network reads."""
+class LabelError(Exception):
+    """A label or a hypothesis has more tokens than the network reads."""
 
     exit_code = 2
+
+
+def reserved_positions(heads: Sequence[Head]) -> int:
+    """The positions that a packed network needs beyond those of its texts."""
+    return LABEL_TOKENS + (HYPOTHESIS_TOKENS if any(head.hypothesis for head in heads) else 0)
 
 
 class LabelTokens:
     """The tokens of the labels of heads, each begun by [CLS], and of the hypotheses of the heads.
 
     Attributes:
-        ids, offsets: The tokens of all texts of labels; text i is `ids[offsets[i]:offsets[i + 1]]`.
-        named, described: The number of the text of each label, without and with its description, by column.
+        heads: The heads.
+        ids: The tokens of all texts of labels, one after the other.
+        offsets: Text i is `ids[offsets[i]:offsets[i + 1]]`.
+        named: The number of the text of each label without its description, by column of the logits.
+        described: The same with its description, where it has one.
         hypotheses: The token ids of each different hypothesis.
-        groups: The columns of the heads of each hypothesis.
+        groups: The heads of each hypothesis.
         pad: The token id of padding.
     """
 
-    def __init__(self, tokenizer: Any, heads: Sequence[Head], limit: int) -> None:
-        """Tokenise the labels and hypotheses of heads with a Hugging Face tokenizer.
+    def __init__(self, tokenizer: Any, heads: Sequence[Head], label: int, hypothesis: int) -> None:
+        """Tokenise labels and hypotheses.
+
+        Args:
+            tokenizer: Of transformers.
+            heads: Whose labels and hypotheses.
+            label: The most tokens of a label.
+            hypothesis: The most tokens of a hypothesis.
 
         Raises:
-            LabelTooLongError: A label has more than `limit` tokens.
+            LabelError: A label or a hypothesis has more tokens.
         """
-        first, self.pad = int(tokenizer.cls_token_id), int(tokenizer.pad_token_id or 0)
+        self.heads, self.pad = tuple(heads), int(tokenizer.pad_token_id or 0)
 
-        def tokens(text: str) -> list[int]:
-            return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        def tokens(head: Head, what: str, text: str, most: int, first: Sequence[int] = ()) -> list[int]:
+            ids = [*first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+            if len(ids) > most:
+                raise LabelError(
+                    f"heads.{head.name}: {what} {text[:60]!r} has {len(ids)} tokens, expected at most {most} "
+                    "(shorten it)"
+                )
+            return ids
 
         rows: list[list[int]] = []
-        named, described = [], []
+        named: list[int] = []
+        described: list[int] = []
         for head in heads:
-            for label in head.labels:
-                description = head.descriptions.get(label)
-                for text, numbers in ((None, named), (description, described)):
-                    if text is None and numbers is described:
-                        numbers.append(named[-1])
-                        continue
-                    numbers.append(len(rows))
-                    rows.append([first, *tokens(label_text(label, text))])
-                    if len(rows[-1]) > limit:
-                        raise LabelTooLongError(
-                            f"heads.{head.name}: label {label[:60]!r} has {len(rows[-1])} tokens, expected at "
-                            f"most {limit} (shorten it or its description)"
-                        )
+            for name in head.labels:
+                texts = [label_text(name)]
+                if description := head.descriptions.get(name):
+                    texts.append(label_text(name, description))
+                named.append(len(rows))
+                rows += [tokens(head, "label", text, label, [int(tokenizer.cls_token_id)]) for text in texts]
+                described.append(len(rows) - 1)
         self.ids = np.fromiter((i for row in rows for i in row), np.int64)
         self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         self.named, self.described = np.array(named), np.array(described)
-        texts = list(dict.fromkeys(head.hypothesis for head in heads))
-        self.hypotheses = [np.array(tokens(text), np.int64) for text in texts]
-        self.groups = [
-            np.concatenate(
-                [np.arange(part.start, part.stop) for head, part in columns(heads) if head.hypothesis == text]
-            )
-            for text in texts
+        groups: dict[str, list[Head]] = {}
+        for head in heads:
+            groups.setdefault(head.hypothesis, []).append(head)
+        self.groups = list(groups.values())
+        self.hypotheses = [
+            np.array(tokens(some[0], "hypothesis", text, hypothesis), np.int64)
+            for text, some in groups.items()
         ]
 
-    def arrays(self, texts: Array, labels: Array) -> dict[str, Array]:
+    def arrays(
+        self, of_heads: Mapping[str, Array], alone: Callable[[tuple[int, ...]], Array] | None = None
+    ) -> dict[str, Array]:
         """The arrays of labels that `PackedClassifier` reads.
 
         Args:
-            texts: The number of the text of each label, -1 for none, `[rows, labels]`.
-            labels: The column of each label, -1 for none, `[rows, labels]`.
+            of_heads: The columns of the labels of each head, -1 for none, `[rows, labels]`.
+            alone: Draws a number from 0 to 1 for each label of a shape; below NAME_ALONE, its description is
+                left out.
         """
-        lengths = np.where(texts >= 0, np.diff(self.offsets)[texts], 0)
+        parts = [np.concatenate([of_heads[head.name] for head in group], 1) for group in self.groups]
+        labels = max(part.shape[1] for part in parts)
+        wide = [np.pad(part, ((0, 0), (0, labels - part.shape[1])), constant_values=-1) for part in parts]
+        every = np.concatenate(wide)
+        texts = self.described[every]
+        if alone is not None:
+            texts = np.where(alone(every.shape) < NAME_ALONE, self.named[every], texts)
+        lengths = np.where(every >= 0, np.diff(self.offsets)[texts], 0)
         starts = np.cumsum(lengths, 1) - lengths
-        reach = np.arange(max(1, int(lengths.max())))
-        inside = reach < lengths[..., None]
-        places = np.where(inside, starts[..., None] + reach, -1)
-        shape = len(texts), max(1, int(lengths.sum(1).max()))
+        inside = np.arange(int(lengths.max())) < lengths[..., None]
+        places = np.where(inside, starts[..., None] + np.arange(inside.shape[2]), -1)
+        shape = len(every), int(lengths.sum(1).max())
         ids, segments = np.full(shape, self.pad, np.int64), np.full(shape, -1, np.int64)
         row, label, token = np.nonzero(inside)
         to = places[row, label, token]
@@ -101,61 +121,51 @@ class LabelTokens:
             "label_ids": ids,
             "label_segments": segments,
             "label_places": places,
-            "label_columns": labels.astype(np.int64),
+            "label_columns": every.astype(np.int64),
         }
 
     def with_hypotheses(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The `input_ids` and `attention_mask` of texts, once for each hypothesis, which follows the text."""
-        ids, mask = batch["input_ids"], batch["attention_mask"]
         longest = max(map(len, self.hypotheses))
-        if not longest:
-            return dict(batch)
-        lengths, rows = mask.sum(1), np.arange(len(ids))[:, None]
-        found: list[tuple[Array, Array]] = []
+        lengths, rows = batch["attention_mask"].sum(1), np.arange(len(batch["input_ids"]))[:, None]
+        parts = []
         for hypothesis in self.hypotheses:
-            wide = [np.pad(part, ((0, 0), (0, longest))) for part in (ids, mask)]
-            wide[0][:, ids.shape[1] :] = self.pad
+            ids = np.pad(batch["input_ids"], ((0, 0), (0, longest)), constant_values=self.pad)
+            mask = np.pad(batch["attention_mask"], ((0, 0), (0, longest)))
             places = lengths[:, None] + np.arange(len(hypothesis))
-            wide[0][rows, places], wide[1][rows, places] = hypothesis, 1
-            found.append((wide[0], wide[1]))
-        return {
-            "input_ids": np.concatenate([part for part, _ in found]),
-            "attention_mask": np.concatenate([part for _, part in found]),
-        }
+            ids[rows, places], mask[rows, places] = hypothesis, 1
+            parts.append((ids, mask))
+        ids, mask = map(np.concatenate, zip(*parts, strict=True))
+        return {"input_ids": ids, "attention_mask": mask}
 
 
 class PackedTextEncoder:
-    """A tokenizer of texts, truncated to `max_length` tokens, that adds every label of the heads."""
+    """A tokenizer of texts, truncated to `max_length` tokens, that adds labels."""
 
-    def __init__(self, tokenizer: Any, max_length: int, heads: Sequence[Head], limit: int) -> None:
-        self.texts = TextTokenizer(tokenizer, max_length)
-        self.labels = LabelTokens(tokenizer, heads, limit)
+    def __init__(self, tokenizer: Any, max_length: int, labels: LabelTokens) -> None:
+        self.texts, self.labels = TextTokenizer(tokenizer, max_length), labels
         self.max_length = max_length
-        self.heads = tuple(heads)
 
     def __call__(self, texts: Sequence[str]) -> PackedTexts:
         """The tokens of texts and labels, in memory."""
-        return PackedTexts(self.texts(texts), self.labels, self.heads)
+        return PackedTexts(self.texts(texts), self.labels)
 
     def to_disk(self, chunks: Iterable[Sequence[str]], path: Path) -> PackedTexts:
         """The tokens of texts that come in chunks, memory-mapped from `path`, and of the labels."""
-        return PackedTexts(self.texts.to_disk(chunks, path), self.labels, self.heads)
+        return PackedTexts(self.texts.to_disk(chunks, path), self.labels)
 
 
 class PackedTexts:
     """Texts with every label of the heads.
 
     Attributes:
-        lengths: The tokens that the network reads for each text, labels included.
+        lengths: The tokens that the network reads for each text, those of the labels included.
     """
 
-    def __init__(self, texts: Tokens, labels: LabelTokens, heads: Sequence[Head]) -> None:
-        self.texts, self.labels, self.heads = texts, labels, heads
-        width = max(map(len, labels.groups))
-        padded = [np.pad(group, (0, width - len(group)), constant_values=-1) for group in labels.groups]
-        self._columns = np.array(padded)
-        texts_of = np.where(self._columns >= 0, labels.described[self._columns], -1)
-        self._arrays = labels.arrays(texts_of, self._columns)
+    def __init__(self, texts: Tokens, labels: LabelTokens) -> None:
+        self.texts, self.labels = texts, labels
+        every = {h.name: np.arange(part.start, part.stop)[None] for h, part in columns(labels.heads)}
+        self._arrays = labels.arrays(every)
         self.lengths = self._lengths(int((self._arrays["label_segments"] >= 0).sum()))
 
     def __len__(self) -> int:
@@ -174,7 +184,7 @@ class PackedTexts:
 
 
 class SampledTexts(PackedTexts):
-    """Texts with their own labels and a sample of others, drawn again for each batch.
+    """Texts with their own labels and a sample of others, which is drawn again for each batch.
 
     The draw depends on torch's generator, which the training loop seeds by step.
     """
@@ -187,49 +197,35 @@ class SampledTexts(PackedTexts):
         Args:
             texts: The texts.
             hard: The labels of each head, as `losses.hard_loss` takes them.
-            soft: The teacher's logits of each head that it knows, `[texts, labels]`. Half of the sample are
-                the teacher's best labels.
-            negatives: The number of labels a head that are sampled for a text besides its own.
+            soft: The teacher's logits of each head that it knows, `[texts, labels]`. The teacher's best
+                labels are half of the sample.
+            negatives: The number of labels of each head that are drawn for a text besides its own.
         """
-        super().__init__(texts.texts, texts.labels, texts.heads)
+        super().__init__(texts.texts, texts.labels)
         self.hard, self.soft, self.negatives = hard, soft, negatives
-        sampled = sum(min(len(head.labels), negatives + 1) for head in self.heads)
-        mean = (np.diff(self.labels.offsets)[self.labels.described]).mean()
-        self.lengths = self._lengths(round(sampled * float(mean)))
+        drawn = sum(min(len(head.labels), negatives + 1) for head in self.labels.heads)
+        self.lengths = self._lengths(round(drawn * len(self.labels.ids) / len(np.diff(self.labels.offsets))))
 
     def batch(self, rows: Array) -> dict[str, Array]:
-        """The arrays that `PackedClassifier` reads, with sampled labels."""
-        chosen = dict(self._chosen(rows))
-        found = []
-        for group in self.labels.groups:
-            parts = [chosen[part.start] for _, part in columns(self.heads) if part.start in group]
-            found.append(np.concatenate(parts, 1))
-        labels = max(part.shape[1] for part in found)
-        every = np.concatenate(
-            [np.pad(part, ((0, 0), (0, labels - part.shape[1])), constant_values=-1) for part in found]
-        )
-        texts = np.where(every >= 0, self.labels.described[every], -1)
-        alone = np.where(every >= 0, self.labels.named[every], -1)
-        texts = np.where(torch.rand(texts.shape).numpy() < NAME_ALONE, alone, texts)
-        return self.labels.with_hypotheses(self.texts.batch(rows)) | self.labels.arrays(texts, every)
+        """The arrays that `PackedClassifier` reads, with the labels that are drawn."""
+        drawn = self.labels.arrays(dict(self._drawn(rows)), alone=lambda shape: torch.rand(shape).numpy())
+        return self.labels.with_hypotheses(self.texts.batch(rows)) | drawn
 
-    def _chosen(self, rows: Array) -> Iterable[tuple[int, Array]]:
-        """The first column of each head, and the columns `[rows, labels]` that are sampled of it."""
-        random = torch.rand(len(rows), width(self.heads)).numpy()
-        for head, part in columns(self.heads):
-            rank = random[:, part]
-            count = np.full(len(rows), self.negatives + 1)
-            if (soft := self.soft.get(head.name)) is not None:
-                best = (self.negatives + 1) // 2
-                order = np.argsort(-np.asarray(soft[rows]), 1)[:, :best]
-                np.put_along_axis(rank, order, np.take_along_axis(rank, order, 1) + 1, 1)
-            hard = self.hard[head.name][rows]
+    def _drawn(self, rows: Array) -> Iterator[tuple[str, Array]]:
+        """Each head and the columns `[rows, labels]` that are drawn of it, -1 for none."""
+        random = torch.rand(len(rows), width(self.labels.heads)).numpy()
+        for head, part in columns(self.labels.heads):
+            rank, count = random[:, part], np.full(len(rows), self.negatives + 1)
+            if head.name in self.soft:
+                best = np.argsort(-np.asarray(self.soft[head.name][rows]), 1)[:, : (self.negatives + 1) // 2]
+                np.put_along_axis(rank, best, 1 + np.take_along_axis(rank, best, 1), 1)
+            own = self.hard[head.name][rows]
             if head.kind == "single_label":
-                known = np.flatnonzero(hard != UNLABELLED)
-                rank[known, hard[known]] = 3
+                known = np.flatnonzero(own != UNLABELLED)
+                rank[known, own[known]] = 2
             else:
-                rank = np.where(hard == 1, 3, rank)
-                count = self.negatives + np.maximum(1, (hard == 1).sum(1))
+                rank[own == 1] = 2
+                count = self.negatives + np.maximum(1, (own == 1).sum(1))
             most = min(len(head.labels), int(count.max()))
             order = np.argsort(-rank, 1)[:, :most]
-            yield part.start, np.where(np.arange(most) < count[:, None], part.start + order, -1)
+            yield head.name, np.where(np.arange(most) < count[:, None], part.start + order, -1)

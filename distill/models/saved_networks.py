@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 
 from distill.heads import Head
-from distill.models import classifier, packed  # noqa: F401  makes the families known to `TextClassifier.families`
+from distill.models import families  # noqa: F401  makes them known to `TextClassifier.families`
 from distill.models.base import TextClassifier
 from teachers.encoders import remove_pooler
 
@@ -65,15 +65,15 @@ def load_settings(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast
         content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         raise SavedNetworkError(f"{folder / 'heads.json'}: is not JSON (run its recipe again)") from None
-    families = TextClassifier.families
-    if (family := content.get("family")) not in families:
+    known = TextClassifier.families
+    if (family := content.get("family")) not in known:
         raise SavedNetworkError(
-            f"{folder / 'heads.json'}: family {family!r}, expected one of {sorted(families)} (the network "
+            f"{folder / 'heads.json'}: family {family!r}, expected one of {sorted(known)} (the network "
             "is of another version of tinyheads: run its recipe again)"
         )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     encoder = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
     remove_pooler(encoder)
     heads = tuple(Head.from_json(head) for head in content["heads"])
-    network = families[family](encoder, heads, **content["settings"])
+    network = known[family](encoder, heads, **content["settings"])
     return network.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -151,7 +151,15 @@ class HeadRecipe(Part):
     separator: str = Field("|", description="what separates several labels in a cell")
     none: Word | None = Field(None, description="the cell that means: labelled, and no label applies")
     labels: tuple[Label, ...] | None = Field(
-        None, min_length=1, description="the allowed labels in order; default: those of train"
+        None,
+        min_length=1,
+        description="the allowed labels in order, or `{label: description}`; default: those of train",
+    )
+    descriptions: dict[Label, str] = Field(
+        {}, description="what labels mean, by label; a packed network reads them"
+    )
+    hypothesis: str = Field(
+        "", description="what a packed network reads after each text, such as `The customer wants`"
     )
     min_texts: int | None = Field(
         None,
@@ -166,6 +174,22 @@ class HeadRecipe(Part):
         if isinstance(data, Mapping) and data.get("columns") and "kind" not in data:
             return {**data, "kind": "multi_label"}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _described_labels(cls, data: Any) -> Any:
+        labels = data.get("labels") if isinstance(data, Mapping) else None
+        if not isinstance(labels, Mapping):
+            return data
+        given = {label: text for label, text in labels.items() if text is not None}
+        return {**data, "labels": [*labels], "descriptions": {**given, **data.get("descriptions", {})}}
+
+    @model_validator(mode="after")
+    def _described_labels_exist(self) -> HeadRecipe:
+        for label in self.descriptions:
+            if self.labels is not None and label not in self.labels:
+                raise ValueError(f"descriptions: no label {label!r}{near(label, self.labels)}")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> HeadRecipe:

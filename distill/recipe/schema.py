@@ -24,6 +24,12 @@ SHAPE = Field(None, gt=0, description="shape of the student, in place of `size`;
 class Training(Part):
     """What the training of teacher and student has in common."""
 
+    network: Literal["heads", "packed"] = Field(
+        "heads", description="heads: fixed labels; packed: labels are input (BERT and DistilBERT encoders)"
+    )
+    negatives: int = Field(
+        7, gt=0, description="labels besides its own that a packed network reads for a text in training"
+    )
     pooling: Literal["cls", "mean"] = Field("mean", description="pooling of the last hidden states")
     seed: int | None = Field(
         None, ge=0, lt=2**32, description="seed of new weights, order and dropout; default: the recipe's seed"
@@ -223,7 +229,7 @@ class Pretraining(Job):
 
     @model_validator(mode="after")
     def _no_heads(self) -> Pretraining:
-        for key in ("metric", "train"):
+        for key in ("metric", "train", "network"):
             if getattr(self.student, key) != SmallEncoder.model_fields[key].default:
                 raise ValueError(f"student.{key}: a pretrained student has no heads (leave it out)")
         if not self.data.unlabeled:
@@ -253,6 +259,21 @@ class Recipe(Job):
                     "and none of 'encoder', 'heads', 'text'"
                 )
         return heads
+
+    @model_validator(mode="after")
+    def _fits_packed(self) -> Recipe:
+        packed = [side for side in ("teacher", "student") if getattr(self, side).network == "packed"]
+        for side in packed:
+            if getattr(self, side).pooling != Training.model_fields["pooling"].default:
+                raise ValueError(f"{side}.pooling: a packed network scores a label's [CLS] (leave it out)")
+        if packed and self.match.hidden:
+            raise ValueError("match: is for networks of heads (leave it out, or set network: heads)")
+        if "student" in packed:
+            if isinstance(self.student.vocabulary, int):
+                raise ValueError("student.vocabulary: a packed network may meet any label (leave it out)")
+            if self.distillation.loss == "standardized":
+                raise ValueError("distillation.loss: a packed student compares few labels (use kl)")
+        return self
 
     @model_validator(mode="after")
     def _can_match(self) -> Recipe:

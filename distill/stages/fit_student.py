@@ -11,15 +11,24 @@ from accelerate.utils import set_seed
 
 from distill.data.tokens import TextTokenizer
 from distill.heads import columns
-from distill.models.classifier import MultiHeadClassifier
+from distill.models.families import new_network
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
-from distill.recipe.schema import Recipe
+from distill.recipe.schema import Distillation, Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, initial_student, prune_vocabulary
-from distill.stages.train import chosen, distilled, feature_matching, labelled, seed_of, with_defaults
+from distill.stages.train import (
+    chosen,
+    distilled,
+    feature_matching,
+    in_training,
+    label_positions,
+    labelled,
+    seed_of,
+    with_defaults,
+)
 from distill.training.checkpoint import save_tensors
 from distill.training.loop import TrainingJob, fit
 from students.factorized_embeddings import fold
@@ -32,21 +41,21 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     set_seed(seed)
     tokens = run.recipe.export.max_length or artifacts.max_length(run)
     teacher_network = partial(artifacts.teacher_network, run)
-    student = initial_student(run.recipe, teacher_network, tokens)
+    student = initial_student(run.recipe, teacher_network, tokens + label_positions(settings, heads))
     encoder, tokenizer = student.encoder, student.tokenizer
     metrics: dict[str, Any] = {"start": student.description}
     if isinstance(settings.vocabulary, int):
         tokenizer, metrics["vocabulary"] = prune_vocabulary(run, student, settings.vocabulary, tokens)
-    network = MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    network = new_network(settings, encoder, heads)
     tokens = tokenizer.model_max_length = network.usable_length(tokens)
     if tokens != artifacts.max_length(run):
         run.info(f"student: reads {tokens} tokens of a text, its teacher {artifacts.max_length(run)}")
-    encode = TextTokenizer(tokenizer, tokens)
+    encode = network.text_encoder(tokenizer, tokens)
     validation, test = (labelled(run, split, encode) for split in ("validation", "test"))
-    check_coverage(run, encode, student.description, artifacts.unknown_tokens(run))
+    check_coverage(run, TextTokenizer(tokenizer, tokens), student.description, artifacts.unknown_tokens(run))
     device = run.accelerator.device
     matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
-    training = distilled(run, artifacts.labels(run, "train"), encode, folder)
+    training = in_training(network, distilled(run, artifacts.labels(run, "train"), encode, folder), settings)
     settings = with_defaults(
         settings,
         epochs=defaults.student_epochs(int(training.texts.lengths.sum())),
@@ -59,7 +68,7 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         settings,
         seed,
         folder / "scratch",
-        run.recipe.distillation,
+        distillation(run.recipe),
         run.recipe.checkpoint_every,
     )
     with run.tracked("student"):
@@ -80,3 +89,11 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         "parameters": network.parameters_count,
         "chosen": {"student": chosen(run.recipe.student, settings)},
     }
+
+
+def distillation(recipe: Recipe) -> Distillation:
+    """The settings of distillation. A packed student compares the few labels of a sample, so it uses `kl`."""
+    settings = recipe.distillation
+    if recipe.student.network == "packed" and settings.loss is None:
+        return settings.model_copy(update={"loss": "kl"})
+    return settings

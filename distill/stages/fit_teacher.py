@@ -13,15 +13,15 @@ from distill.data.tokens import TextTokenizer, chunks
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
 from distill.models.base import TextClassifier
-from distill.models.classifier import MultiHeadClassifier
-from distill.models.network_teacher import NetworkTeacher, adopt
+from distill.models.families import new_network
+from distill.models.network_teacher import NetworkTeacher, adopt, member_folders
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, checkpoint
-from distill.stages.train import MANY_UNKNOWN, chosen, labelled, seed_of, with_defaults
+from distill.stages.train import MANY_UNKNOWN, chosen, in_training, labelled, seed_of, with_defaults
 from distill.training.loop import TrainingJob, fit
 from teachers.encoders import load_encoder, load_tokenizer
 
@@ -46,14 +46,15 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,
     )
-    network = MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
+    network = new_network(settings, encoder, heads)
     length = _length(run, [network], tokenizer)
     encode = network.text_encoder(tokenizer, length["max_length"])
-    unknown = _unknown_tokens(run, encode)
+    unknown = _unknown_tokens(run, TextTokenizer(tokenizer, length["max_length"]))
     if start := checkpoint(run.recipe):  # of another language: refused before the teacher is trained
         students = TextTokenizer(load_tokenizer(start), length["max_length"])
         check_coverage(run, students, f"checkpoint: {start}", unknown["unknown_tokens"])
-    training, validation = (labelled(run, split, encode) for split in ("train", "validation"))
+    examples, validation = (labelled(run, split, encode) for split in ("train", "validation"))
+    training = in_training(network, examples, settings)
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
     settings = with_defaults(
@@ -91,7 +92,7 @@ def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         adopt(networks, heads, folder)
     run.accelerator.wait_for_everyone()
-    members = [load_classifier(Path(network)) for network in networks]
+    members = [load_classifier(member) for member in member_folders(folder)]
     length = _length(run, [network for network, _ in members], members[0][1])
     teacher = NetworkTeacher(folder, length["max_length"], run.accelerator)
     logits = teacher.logits(artifacts.texts(run, "validation"))

@@ -77,7 +77,7 @@ def initial_student(recipe: Recipe, teacher_network: TeacherNetwork, positions: 
     network, tokenizer = teacher_network()
     teacher, pad = network.encoder, int(tokenizer.pad_token_id or 0)
     fresh: dict[str, Any] = {
-        "positions": network.usable_length(positions),
+        "positions": network.positions(positions),
         "pad": pad,
         "dropout": student.dropout,
     }

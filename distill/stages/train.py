@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from distill.data.tokens import chunks
-from distill.heads import UNKNOWN, UNLABELLED
+from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.models.base import Array, TextClassifier, TextEncoder
+from distill.models.packing import reserved_positions
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match, Training
 from distill.run import Run
@@ -49,6 +51,17 @@ def seed_of(run: Run[Any], settings: Training) -> int:
 def labelled(run: Run[Any], split: str, encode: TextEncoder) -> Examples:
     """The labelled texts of a split."""
     return Examples(encode(artifacts.texts(run, split)), artifacts.labels(run, split))
+
+
+def label_positions(settings: Training, heads: Sequence[Head]) -> int:
+    """The positions that a network's encoder needs beyond those of the texts."""
+    return reserved_positions(heads) if settings.network == "packed" else 0
+
+
+def in_training(network: TextClassifier, examples: Examples, settings: Training) -> Examples:
+    """The examples as the network reads them in training."""
+    texts = network.training_texts(examples.texts, examples.hard, examples.soft, settings.negatives)
+    return replace(examples, texts=texts)
 
 
 def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, folder: Path) -> Examples:

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.heads import UNKNOWN, UNLABELLED, Head, Kind, columns
+from distill.heads import NOT_SCORED, UNKNOWN, UNLABELLED, Head, Kind, columns
 from distill.recipe import defaults
 
 Loss = Literal["kl", "mse", "standardized"]
@@ -54,7 +54,8 @@ def distillation_loss(
     al. 2024, arXiv:2403.01265, eq. 9), so that a small student need not reach the teacher's range. With two
     labels only the sign would remain, so heads of two labels and multi_label heads use `kl`.
     """
-    teacher = teacher.to(student.dtype)
+    # a packed student scores a sample of the labels: the others drop out of both distributions
+    teacher = teacher.to(student.dtype).masked_fill(student <= NOT_SCORED / 2, NOT_SCORED)
     if loss == "mse":
         return F.mse_loss(student, teacher)
     if loss == "standardized" and _standardizable(kind, student.shape[-1]):
