@@ -9,6 +9,7 @@ from typing import Any
 
 from distill.data.labels import are_whole_numbers
 from distill.models.base import TextClassifier
+from distill.models.packed import PackedClassifier
 from distill.recipe.data_section import HeadRecipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
@@ -30,7 +31,9 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     work = folder / "onnx"
     work.mkdir(exist_ok=True)
     tokens = int(tokenizer.model_max_length)
-    to_onnx(network, outputs, work / "model.onnx", positions=tokens)
+    packed = network if isinstance(network, PackedClassifier) else None
+    room = packed.label_length + packed.hypothesis_length if packed else 0
+    to_onnx(network, outputs, work / "model.onnx", positions=tokens + room)
     variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
@@ -46,6 +49,8 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
                 output,
                 **fitted[h.name].to_json(),
                 label_type=_label_type(run.recipe.heads[h.name], h.labels),
+                hypothesis=h.hypothesis if packed else "",
+                descriptions=h.descriptions if packed else {},
             )
             for h, output in zip(network.heads, outputs, strict=True)
         ),
@@ -53,12 +58,15 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         pad_token_id=int(tokenizer.pad_token_id or 0),
         variants=variants,
         default_variant=list(variants)[-1],
+        kind=manifests.PACKED if packed else manifests.HEADS,
+        label_length=packed.label_length if packed else 0,
     )
     contents: dict[str, Path | bytes] = {file: folder / file for file in variants.values()}
     contents["tokenizer.json"] = student / "tokenizer.json"
     contents["tokenizer_config.json"] = student / "tokenizer_config.json"
     contents["config.json"] = _config(network).encode()
-    contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1)
+    texts = (student / "tokenizer.json").read_bytes()
+    contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1, texts)
     write_bundle(folder / "candidate", manifest, contents)
     sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
     shutil.rmtree(work)

@@ -23,6 +23,8 @@ TOKENIZER = "tokenizer.json"
 REPLAY = "replay.npz"
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
+HEADS = "heads"
+PACKED = "packed"
 STRING = "string"
 INTEGER = "integer"
 
@@ -31,6 +33,8 @@ _RECORD = {"sha256": str, "bytes": int}
 _VERSION = {"format_version": int, "digest": str}
 _FIELDS = {"name": str, "heads": list, "max_length": int, "pad_token_id": int, "variants": dict}
 _FIELDS |= {"default_variant": str, "files": dict}
+_DEFAULTS: dict[str, Any] = {"kind": HEADS, "label_length": 0}  # left out of a manifest of heads
+_HEAD_DEFAULTS: dict[str, Any] = {"hypothesis": "", "descriptions": {}}
 AGAIN = "(copy or build the bundle again)"
 # Far beyond any bundle. Without limits, a stranger's manifest of a few bytes could cost gigabytes.
 MAX_MANIFEST = 16 << 20  # bytes
@@ -74,6 +78,8 @@ class Head:
         temperature: Calibration temperature, which divides the logits.
         thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
         label_type: `integer` if answers give the labels as whole numbers, else `string`.
+        hypothesis: What a packed network reads after each text.
+        descriptions: What a packed network reads after labels, by label.
     """
 
     name: str
@@ -83,6 +89,8 @@ class Head:
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
     label_type: str = STRING
+    hypothesis: str = ""
+    descriptions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @cached_property
     def values(self) -> tuple[str, ...] | tuple[int, ...]:
@@ -118,6 +126,11 @@ class Head:
         require(head.label_type in (STRING, INTEGER), where, problem)
         valid = head.label_type == STRING or all(map(_INTEGER.fullmatch, head.labels))
         require(valid, where, "labels: must be whole numbers of at most 15 digits, as label_type is integer")
+        problem = f"hypothesis: must be text, got {short(head.hypothesis)}"
+        require(isinstance(head.hypothesis, str), where, problem)
+        valid = isinstance(head.descriptions, dict) and {*head.descriptions} <= {*head.labels}
+        valid = valid and all(isinstance(text, str) for text in head.descriptions.values())
+        require(valid, where, "descriptions: must be an object of texts by label")
         return replace(head, labels=tuple(head.labels))
 
 
@@ -137,6 +150,8 @@ class Manifest:
         default_variant: Variant that is loaded by default.
         files: Record of each file by its path.
         details: Any JSON, such as quality, parity, versions, and the digest of the recipe.
+        kind: `heads`, or `packed` if labels are input.
+        label_length: Maximum number of tokens of a label of a packed network.
     """
 
     name: str
@@ -147,6 +162,8 @@ class Manifest:
     default_variant: str
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = HEADS
+    label_length: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of manifest.json: the details at its top level, its digest last.
@@ -156,7 +173,12 @@ class Manifest:
         """
         own: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(self)}
         details = own.pop("details")
-        clash = sorted(details.keys() & {*_VERSION, *_FIELDS})
+        own = {key: value for key, value in own.items() if _DEFAULTS.get(key) != value}
+        own["heads"] = [
+            {key: value for key, value in head.items() if _HEAD_DEFAULTS.get(key) != value}
+            for head in own["heads"]
+        ]
+        clash = sorted(details.keys() & {*_VERSION, *_FIELDS, *_DEFAULTS})
         require(not clash, MANIFEST, f"details: {clash} are keys of the manifest (rename them)")
         try:
             text = json.dumps({**own, **details}, ensure_ascii=False, allow_nan=False)
@@ -190,7 +212,9 @@ class Manifest:
             ) from error
         require(data["digest"] == digest, where, f"changed, its digest differs {AGAIN}")
         _check_types(rest, _FIELDS, where)
-        own = {key: rest.pop(key) for key in _FIELDS}
+        own = {key: rest.pop(key) for key in _FIELDS} | {
+            key: rest.pop(key) for key in _DEFAULTS.keys() & rest.keys()
+        }
         del rest["format_version"]
         own["heads"] = heads = tuple(Head.from_json(head, where) for head in own["heads"])
         for unique in ("name", "output"):
@@ -200,6 +224,11 @@ class Manifest:
         for key, low, high in (("max_length", 1, MAX_TOKENS), ("pad_token_id", 0, MAX_ID)):
             problem = f"{key}: must be from {low} to {high}, got {short(own[key])}"
             require(_is_number(own[key], low, high), where, problem)
+        kind, length = own.get("kind", HEADS), own.get("label_length", 0)
+        require(kind in (HEADS, PACKED), where, f"kind: must be {HEADS} or {PACKED}, got {short(kind)}")
+        valid = _is_number(length, 2, MAX_TOKENS) if kind == PACKED else length == 0
+        problem = f"label_length: must be from 2 to {MAX_TOKENS} in a packed bundle"
+        require(valid, where, f"{problem}, got {short(length)}")
         check_names(own["files"], where)
         for file, record in own["files"].items():
             _check_types(record, _RECORD, f"{where}: {file}")

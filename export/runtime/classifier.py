@@ -7,6 +7,7 @@ labels with the calibration of the manifest. Threads may share one classifier.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
@@ -16,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from export.bundle.files import opened_bundle
-from export.bundle.manifest import INTEGER, STRING, TOKENIZER, Head, Manifest, unknown
+from export.bundle.manifest import INTEGER, PACKED, STRING, TOKENIZER, Head, Manifest, unknown
 from export.runtime.cpus import available_cores
+from export.runtime.packed import Labels, PackedSession, check_labels, open_session
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
-from export.runtime.session import Session
 from export.runtime.tokenizer import CachedTokenizer
 
 _WINDOW = 32  # batches that are tokenised and sorted together; it bounds the memory
+_VIEWS = 64  # sets of labels whose tokens are kept
 
 
 class Classifier:
@@ -55,12 +57,22 @@ class Classifier:
             tokenizer, graph = choose(self.manifest)
             length, where = self.manifest.max_length, Path(folder)
             self._token_ids = CachedTokenizer(contents[tokenizer], length, where / tokenizer)
-            self._session = Session(
-                contents[graph], where / graph, self.manifest, self._token_ids.max_id, self.threads
+            self._session = open_session(
+                contents[graph],
+                where / graph,
+                self.manifest,
+                self._token_ids.max_id,
+                contents[tokenizer],
+                self.threads,
             )
-        self._heads = {head.name: head for head in self.manifest.heads}
+        self._labels: Labels | None = None
+        self._views: dict[Labels, Classifier] = {}
+        self._set_heads(self.manifest.heads)
+
+    def _set_heads(self, heads: tuple[Head, ...]) -> None:
+        self._heads = {head.name: head for head in heads}
         self.heads = tuple(self._heads)
-        self._answers, self._columns = Answers(self.manifest.heads), columns(self.manifest.heads)
+        self._answers, self._columns = Answers(heads), columns(heads)
 
     @classmethod
     def load(
@@ -109,20 +121,69 @@ class Classifier:
             folder = download(str(name), revision, cache_dir)
         return cls(folder, variant, threads)
 
+    def with_labels(
+        self,
+        labels: Iterable[str] | Mapping[str, str | None],
+        head: str | None = None,
+        *,
+        hypothesis: str | None = None,
+    ) -> Classifier:
+        """A classifier of one head of a packed bundle, with other labels; it shares all files in memory.
+
+        The head keeps its kind and its calibration temperature. Labels that it knows keep their descriptions,
+        unless others are given, and their thresholds; the others apply from 0.5.
+
+        Args:
+            labels: The labels in order, or a dict of descriptions, which may be None.
+            head: Name of the head; by default the only one.
+            hypothesis: What is read after each text, in place of the head's hypothesis.
+
+        Raises:
+            ValueError: The bundle has fixed labels or several heads, the head is unknown, there are no
+                labels, or one is empty, repeated or too long.
+        """
+        if self.manifest.kind != PACKED:
+            raise ValueError(
+                "labels: are fixed in this bundle, expected a packed one (train network: packed)"
+            )
+        if head is None and len(self.heads) > 1:
+            raise ValueError(f"labels: are of one head, expected heads to name one of {[*self.heads]}")
+        name = self._head(self.heads[0] if head is None else head).name
+        given = Labels(check_labels(labels), name, hypothesis)
+        if (view := self._views.get(given)) is None:
+            if len(self._views) >= _VIEWS:
+                self._views.clear()
+            view = self._views[given] = self._view(given)
+        return view
+
+    def _view(self, given: Labels) -> Classifier:
+        other = given.replacing(self._heads[given.head])
+        assert isinstance(self._session, PackedSession)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._session, view._labels = self._session.with_heads([other]), given
+        view.manifest = replace(self.manifest, heads=(other,))
+        view._views = {}
+        view._set_heads((other,))
+        return view
+
     # fmt: off
     @overload  # a str is also a Sequence[str]; the first match applies
     def __call__(  # type: ignore[overload-overlap]
         self, texts: str, *, heads: Sequence[str] | None = None, top_k: int | None = None,
         scores: bool = False, batch_size: int = 32,
+        labels: Iterable[str] | Mapping[str, str | None] | None = None,
     ) -> dict[str, Any]: ...
     @overload
     def __call__(
         self, texts: Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
+        labels: Iterable[str] | Mapping[str, str | None] | None = None,
     ) -> list[dict[str, Any]]: ...
     def __call__(
         self, texts: str | Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
+        labels: Iterable[str] | Mapping[str, str | None] | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         # fmt: on
         """The answers `{head: answer}` to each text, in the order of the texts and the requested heads.
@@ -136,10 +197,17 @@ class Classifier:
             top_k: Return a list of the k best labels instead.
             scores: Return a list of all labels instead.
             batch_size: Number of texts that run together.
+            labels: The labels to choose from, for a packed bundle; see `with_labels`. With several heads,
+                `heads` must name one.
 
         Raises:
-            ValueError: A text, head or option is invalid.
+            ValueError: A text, head, label or option is invalid.
         """
+        if labels is not None:
+            head = self._choose(heads)[0].name if heads is not None and len(heads) == 1 else None
+            view: Any = self.with_labels(labels, head)
+            answers: Any = view(texts, top_k=top_k, scores=scores, batch_size=batch_size)
+            return answers  # type: ignore[no-any-return]
         checked, chosen = _check_texts(texts), self._choose(heads)
         if top_k is not None:
             _check_count("top_k", top_k)
@@ -245,7 +313,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
         # sessions cannot be copied, so a copy loads the bundle again
-        return type(self), (self._folder, self.variant, self.threads)
+        return _loaded, (type(self), self._folder, self.variant, self.threads, self._labels)
 
     def _single(self, results: dict[str, Any], head: str | None) -> Any:
         """The result of the head that was asked for or is the only one; otherwise all results."""
@@ -278,6 +346,13 @@ class Classifier:
         size = batch_size * _WINDOW
         parts = (texts[start : start + size] for start in range(0, len(texts), size))
         return self._session.windows(map(self._token_ids, parts), batch_size)
+
+
+def _loaded(
+    kind: type[Classifier], folder: Path, variant: str, threads: int, given: Labels | None
+) -> Classifier:
+    classifier = kind(folder, variant, threads)
+    return classifier if given is None else classifier._view(given)
 
 
 def _check_texts(texts: object) -> list[str]:

@@ -18,10 +18,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.bundle.files import opened_bundle
-from export.bundle.manifest import REPLAY, SINGLE_LABEL, BundleError, Manifest
+from export.bundle.manifest import REPLAY, SINGLE_LABEL, TOKENIZER, BundleError, Manifest
 from export.runtime.cpus import available_cores
+from export.runtime.packed import open_session
 from export.runtime.postprocess import columns
-from export.runtime.session import run_separately
+from export.runtime.session import Ids
 
 ROWS = 32
 TOLERANCE = 1e-3  # of a logit in float32
@@ -36,13 +37,14 @@ def draw_batch(manifest: Manifest, max_id: int, seed: int = 0) -> list[list[int]
     return [random.integers(0, max_id + 1, length).tolist() for length in lengths]
 
 
-def replay_file(folder: Path, manifest: Manifest, max_id: int) -> bytes:
+def replay_file(folder: Path, manifest: Manifest, max_id: int, tokenizer: bytes = b"") -> bytes:
     """An npz file of the batch and its logits by every variant.
 
     Args:
         folder: Folder with the ONNX files at their paths in the bundle.
         manifest: Manifest of the bundle.
         max_id: Largest token id.
+        tokenizer: The content of the bundle's tokenizer.json, if its labels are input.
     """
     ids = draw_batch(manifest, max_id)
     arrays: dict[str, Any] = {
@@ -50,7 +52,8 @@ def replay_file(folder: Path, manifest: Manifest, max_id: int) -> bytes:
         "lengths": np.array([*map(len, ids)], np.int32),
     }
     for name, file in manifest.variants.items():
-        arrays[f"logits_{name}"] = run_separately((folder / file).read_bytes(), folder / file, manifest, ids)
+        graph = (folder / file).read_bytes()
+        arrays[f"logits_{name}"] = _logits(graph, folder / file, manifest, tokenizer, ids)
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
@@ -71,10 +74,9 @@ def doctor(folder: str | Path) -> dict[str, Any]:
         BundleError: The bundle is invalid (see `read_bundle`), or it has no valid replay file.
     """
     folder = Path(folder)
-    with opened_bundle(folder, lambda bundle: {REPLAY, *bundle.variants.values()} & bundle.files.keys()) as (
-        manifest,
-        contents,
-    ):
+    with opened_bundle(
+        folder, lambda bundle: {REPLAY, TOKENIZER, *bundle.variants.values()} & bundle.files.keys()
+    ) as (manifest, contents):
         if REPLAY not in contents:
             problem = f"has no {REPLAY} (build it again: distill run RECIPE --from export)"
             raise BundleError(f"{folder}: {problem}")
@@ -84,7 +86,7 @@ def doctor(folder: str | Path) -> dict[str, Any]:
     variants = {}
     for name, file in manifest.variants.items():
         expected = stored[f"logits_{name}"]
-        computed = run_separately(contents[file], folder / file, manifest, ids)
+        computed = _logits(contents[file], folder / file, manifest, contents[TOKENIZER], ids)
         allowed = [TOLERANCE, TOLERANCE]
         if name != "fp32" and reference is not None:
             rounding = np.abs(expected - reference)
@@ -104,6 +106,12 @@ def doctor(folder: str | Path) -> dict[str, Any]:
         "right": all(variant["right"] for variant in variants.values()),
         "variants": variants,
     }
+
+
+def _logits(graph: bytes, where: Path, manifest: Manifest, tokenizer: bytes, ids: Ids) -> NDArray[np.float32]:
+    """The logits `[texts, labels of all heads]`, each text run by itself."""
+    max_id = max(map(max, ids))
+    return open_session(graph, where, manifest, max_id, tokenizer, 1).run_separately(ids)
 
 
 def cpu() -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Session:
     def __init__(self, graph: bytes, where: Path, manifest: Manifest, max_id: int, threads: int) -> None:
         self._where, self._pad, self._threads = where, manifest.pad_token_id, threads
         self._width = sum(len(head.labels) for head in manifest.heads)
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process
         within_time(lambda options, trial: self._open(graph, manifest, max_id, options, trial), where)
 
     def _open(
@@ -102,9 +102,21 @@ class Session:
         logits = self._compute(self._outputs, ids)
         return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
 
-    def _compute(self, outputs: list[str], ids: Ids, options: RunOptions | None = None) -> list[Floats]:
+    def run_separately(self, ids: Ids) -> NDArray[np.float32]:
+        """The logits of texts, each run as a batch of its own.
+
+        int8 logits depend on the batch, whose activations are quantised together.
+
+        Raises:
+            BundleError: See `run`.
+        """
+        return np.concatenate([self.run([row]) for row in ids]).astype(np.float32)
+
+    def _compute(
+        self, outputs: list[str], ids: Ids, options: RunOptions | None = None, **others: NDArray[np.int64]
+    ) -> list[Floats]:
         try:
-            logits: list[Floats] = self._session.run(outputs, self._feed(ids), options)
+            logits: list[Floats] = self._session.run(outputs, self._feed(ids) | others, options)
         except Exception as error:  # the exceptions of onnxruntime have no common base class
             tokens, largest = max(map(len, ids)), max(chain(*ids), default=0)
             size = f"{len(ids)} texts of up to {tokens} tokens, ids up to {largest}"
@@ -153,11 +165,11 @@ class Session:
 
     def _executor(self) -> ThreadPoolExecutor:
         """The threads of this process; a forked process does not inherit them."""
-        if self._pool is None or self._pool[0] != os.getpid():
+        if (process := os.getpid()) not in self._pools:
             from concurrent.futures import ThreadPoolExecutor  # a single text is faster without the import
 
-            self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "tinyheads")
-        return self._pool[1]
+            self._pools[process] = ThreadPoolExecutor(self._threads, "tinyheads")
+        return self._pools[process]
 
     def _feed(self, ids: Ids) -> dict[str, NDArray[np.int64]]:
         """The input tensors of a batch, int64 `[texts, length of the longest text]`."""
@@ -178,15 +190,13 @@ class Session:
 
 
 def run_separately(graph: bytes, where: Path, manifest: Manifest, ids: Ids) -> NDArray[np.float32]:
-    """The logits `[texts, labels of all heads]`, each text run as a batch of its own.
-
-    int8 logits depend on the batch, whose activations are quantised together.
+    """The logits `[texts, labels of all heads]` by an ONNX file of fixed labels, each text run by itself.
 
     Raises:
         BundleError: The ONNX file does not match the manifest.
     """
     session = Session(graph, where, manifest, max(chain.from_iterable(ids), default=0), threads=1)
-    return np.concatenate([session.run([row]) for row in ids]).astype(np.float32)
+    return session.run_separately(ids)
 
 
 def open_graph(

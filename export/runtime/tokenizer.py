@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import chain
 from math import prod
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -22,7 +23,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from export.bundle.manifest import BundleError
+from export.bundle.manifest import MAX_TOKENS, BundleError
 from export.text import strip_text
 
 MAX_WORD = 1000  # characters of a word that WordPiece splits, in time that grows with their square
@@ -125,6 +126,58 @@ class CachedTokenizer:
             if len(cache) >= _CACHE_SIZE:
                 cache.clear()
             cache[word] = ids
+        return ids
+
+
+class LabelTokenizer:
+    """The token ids of labels, each begun by [CLS], and of hypotheses; cached between calls.
+
+    Args:
+        data: The content of a tokenizer.json.
+        max_length: Maximum number of tokens of a label or hypothesis.
+        where: Path of the file, for messages.
+
+    Raises:
+        BundleError: See `open_tokenizer`.
+    """
+
+    def __init__(self, data: bytes, max_length: int, where: Path) -> None:
+        self._where, self._max_length = where, max_length
+        self._tokenizer = open_tokenizer(data, MAX_TOKENS, where)
+        self._first = self._tokenizer.encode("").ids[:1]
+        self._cache: dict[str, tuple[int, ...]] = {}
+
+    def label(self, text: str) -> tuple[int, ...]:
+        """The token ids of a label.
+
+        Raises:
+            ValueError: It has too many tokens.
+        """
+        return self._limited("labels", text, (*self._first, *self._ids(text)))
+
+    def hypothesis(self, text: str) -> tuple[int, ...]:
+        """The token ids of a hypothesis.
+
+        Raises:
+            ValueError: It has too many tokens.
+        """
+        return self._limited("hypothesis", text, self._ids(text))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        if (ids := self._cache.get(text)) is None:
+            try:
+                ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            except BaseException as error:
+                raise _bundle_error(self._where, "cannot tokenise a label", error) from error
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            self._cache[text] = ids
+        return ids
+
+    def _limited(self, where: str, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if len(ids) > self._max_length:
+            size = f"has {len(ids)} tokens, expected at most {self._max_length}"
+            raise ValueError(f"{where}: {short(text)} {size} (shorten it)")
         return ids
 
 
