@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -37,7 +38,7 @@ from distill.data.splits import (
 from distill.recipe.data_section import Data, Fraction, Hub, Texts
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
-from distill.storage import write_json
+from distill.storage import json_digest, write_json
 
 
 class DataReport(TypedDict, total=False):
@@ -68,6 +69,8 @@ class DataCounts(TypedDict):
 def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
     """Write the splits and heads.json to an empty folder, and a `DataReport`; returns the counts.
 
+    Without `data.train` the unlabelled texts are the training texts, each once.
+
     The splits are train, validation, test and unlabeled, each a `datasets.Dataset`. The columns are `text`
     and, for each head, `Head.column`: an int32 class index or UNLABELLED, or for multi_label a list of int8
     0/1, all UNKNOWN if unlabelled. The report is also written on failure.
@@ -80,6 +83,8 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
     report: DataReport = {"rows": {}, "dropped": dropped.kinds, "leaked": leaked.kinds}
     try:
         splits = _labelled(recipe, dropped, report)
+        if recipe.data.train is None:
+            splits["train"] = _unlabelled_training_texts(recipe, dropped)
         remove_leaks(splits, leaked)
         sample_fractions(recipe, splits)
         report["rare"] = leave_out_rare(recipe, splits)
@@ -97,8 +102,8 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
         if errors:
             raise DataError("\n".join(errors))
         _log_unlabelled(report["labelled"])
-        texts = ({"text": text} for text in unlabelled(recipe.data, splits, dropped, leaked))
-        report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", texts)
+        others = unlabelled(recipe.data, splits, dropped, leaked) if recipe.data.train is not None else ()
+        report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", ({"text": t.text} for t in others))
         for split in SPLITS:
             write_texts(folder / split, (encoded(text, heads) for text in splits[split]), heads)
         write_json(folder / "heads.json", [head.to_json() for head in heads])
@@ -116,12 +121,20 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
 
 
 def contents(data: Texts) -> tuple[list[str | float], list[str]]:
-    """Values that change with the content of the sources: those of labelled and of unlabelled texts."""
+    """Values that change with the content of the sources: those of the splits, and of unlabelled texts."""
     root = Path(data.root)
-    labelled = (data.train, data.validation, data.test) if isinstance(data, Data) else ()
+    unlabelled = [fingerprint(source, root) for source in data.unlabeled]
+    splits = (data.train, data.validation, data.test) if isinstance(data, Data) else ()
     return (
-        [one.fraction if isinstance(one, Fraction) else fingerprint(one, root) for one in labelled],
-        [fingerprint(source, root) for source in data.unlabeled],
+        [
+            json_digest(unlabelled)  # which are the training texts
+            if one is None
+            else one.fraction
+            if isinstance(one, Fraction)
+            else fingerprint(one, root)
+            for one in splits
+        ],
+        unlabelled,
     )
 
 
@@ -129,13 +142,16 @@ def _labelled(recipe: Recipe, dropped: RowIssues, report: DataReport) -> dict[st
     """The valid rows of the splits that have a source of their own."""
     data, reader = recipe.data, RowReader(recipe.heads, recipe.data.text_columns, recipe.data.id)
     splits: dict[str, list[Text]] = {split: [] for split in SPLITS}
-    for split in PRIORITY:
-        source = getattr(data, split)
-        if isinstance(source, Fraction):
-            continue
+    sources = {split: getattr(data, split) for split in PRIORITY}
+    sources = {split: one for split, one in sources.items() if isinstance(one, str | Hub)}
+    found: set[str] = set()
+    for split, source in sources.items():
         before = dropped.counts()
         opened = _open(data, source, split)
-        absent = () if split == "train" else _absent(recipe, reader, opened)
+        absent = _absent(recipe, reader, opened)
+        found |= recipe.heads.keys() - {*absent}
+        if split == [*sources][-1]:  # which has what no other source has; train has all columns
+            absent = [] if split == "train" else [name for name in absent if name in found]
         splits[split] = list(reader.read(opened, dropped, absent))
         invalid = dropped.counts() - before
         total = len(splits[split]) + invalid.total()
@@ -149,8 +165,15 @@ def _labelled(recipe: Recipe, dropped: RowIssues, report: DataReport) -> dict[st
 def _absent(recipe: Recipe, reader: RowReader, opened: Source) -> list[str]:
     """The heads that a source has no columns for, unless a column of a similar name belongs to no head."""
     free = {*opened.columns} - {column for name in recipe.heads for column in reader.columns(name)}
-    missing = {name: {*reader.columns(name)} - {*opened.columns} for name in recipe.heads}
+    missing = {name: [c for c in reader.columns(name) if not opened.has(c)] for name in recipe.heads}
     return [name for name, lost in missing.items() if lost and not any(near(one, free) for one in lost)]
+
+
+def _unlabelled_training_texts(recipe: Recipe, dropped: RowIssues) -> list[Text]:
+    texts = unlabelled(recipe.data, {}, dropped, RowIssues())
+    if found := [replace(text, labels=(None,) * len(recipe.heads)) for text in texts]:
+        return found
+    raise DataError("data.unlabeled: has no texts, expected some")
 
 
 def _log_unlabelled(labelled: Mapping[str, Mapping[str, int]]) -> None:
@@ -159,7 +182,7 @@ def _log_unlabelled(labelled: Mapping[str, Mapping[str, int]]) -> None:
         for split in ("validation", "test"):
             if not counts[split]:
                 why = f"no text of {split} is labelled, so it has no metrics there"
-                LOG.info(f"data: head {head!r}: {why}")
+                LOG.info(f"data: head {head!r}: {why} but the student's agreement with the teacher")
 
 
 def _open(data: Texts, source: str | Hub, role: str) -> Source:
@@ -185,7 +208,7 @@ def _check_invalid(where: str, invalid: Counter[str], total: int, data: Texts, s
 
 def unlabelled(
     data: Texts, splits: Mapping[str, Sequence[Text]], dropped: RowIssues, leaked: RowIssues
-) -> Iterator[str]:
+) -> Iterator[Text]:
     """The unlabelled texts, streamed, without repeats and without the texts of `splits`.
 
     Raises:
@@ -207,7 +230,7 @@ def unlabelled(
                 leaked.add(f"text of unlabeled in {split}", row.file, row.place, text)
             elif short not in seen and short not in held:
                 seen.add(short)
-                yield text
+                yield Text(text, (), row.file, row.place)
     if data.unlabeled:
         _check_invalid("data.unlabeled", dropped.counts() - before, total, data, data.unlabeled[0])
 

@@ -154,8 +154,9 @@ class RowReader:
         columns = [*self._text, *([] if self._id is None else [self._id])]
         texts, start, readers = len(self._text), len(columns), list[Reader]()
         for name, head in self._heads.items():
-            columns += () if name in absent else self.columns(name)
-            readers.append(_unlabelled if name in absent else label_reader(name, head, self.labels[name]))
+            own = () if name in absent else self.columns(name)
+            columns += own
+            readers.append(label_reader(name, head, self.labels[name]) if own else _unlabelled)
         for row in source.rows(columns):
             try:
                 text, cells = joined_text(row.cells[:texts]), iter(row.cells[start:])

@@ -163,15 +163,19 @@ def count_labels(recipe: Recipe, splits: Mapping[str, Sequence[Text]]) -> list[L
 def make_heads(
     recipe: Recipe, splits: Mapping[str, Sequence[Text]], counts: Sequence[LabelCounts]
 ) -> tuple[tuple[Head, ...], list[str]]:
-    """The heads with their labels in order, and all errors of the labels, a line each."""
+    """The heads with their labels in order, and all errors of the labels, a line each.
+
+    A head needs labelled texts in train, unless networks of earlier runs teach it the labels that the recipe
+    lists.
+    """
+    listed = {name for name, head in recipe.heads.items() if recipe.teacher.networks and head.names}
     lines = [
         f"data.{split}: no text is labelled for any head, expected some (check the columns of the heads)"
         for split in SPLITS
-        if splits[split] and not any(count[split][None] for count in counts)
+        if splits[split] and not any(count[split][None] for count in counts) and listed != {*recipe.heads}
     ]
     lines += [
-        f"data.{split}: no rows are left, expected labelled texts "
-        "(give more texts, another fraction or a file)"
+        f"data.{split}: no rows are left, expected texts (give more texts, another fraction or a file)"
         for split in SPLITS
         if not splits[split]
     ]
@@ -183,7 +187,7 @@ def make_heads(
         columns = tuple(map(label_name, head.columns or ()))
         labels = head.labels or columns or tuple(present)
         labels = tuple(label for label in labels if count["train"][label] >= (head.min_texts or 0))
-        if splits["train"] and not count["train"][None]:
+        if splits["train"] and not count["train"][None] and not (name in listed and labels):
             lines.append(f"head {name!r}: no text of train is labelled, expected some")
         keys = Counter(map(label_key, labels))
         if repeated := [label for label in labels if keys[label_key(label)] > 1]:
@@ -198,7 +202,10 @@ def make_heads(
                         f"{first.file}:{first.place}: head {name!r}: labels of {split} that are not in "
                         f"train: {_listed(new)} {_todo(name)}"
                     )
-            lines += _label_errors(name, head, labels, count["train"])
+            if name not in listed:
+                lines += _label_errors(name, head, labels, count["train"])
+        if name in listed and head.kind == "single_label" and len(labels) == 1:
+            lines.append(f"head {name!r}: one label, {quoted(labels[0])}, expected two or more (list them)")
         if count["train"][None]:
             lines += [
                 f"head {name!r}: descriptions: no text of train has label {quoted(x)}{near(x, present)}"

@@ -105,6 +105,8 @@ def best_threshold(p: Array, y: Array) -> float:
 def validation_quality(heads: Sequence[Head], logits: Array, hard: Mapping[str, Array]) -> dict[str, float]:
     """The metrics of all heads, `{"HEAD.METRIC": x}`, and `mean`, the mean of the heads' first metrics.
 
+    A head without labelled texts does not count in the mean, which is NaN without any.
+
     A multi_label head is measured at the one threshold that is best on these texts. If labels are rare, few
     probabilities reach 0.5, and metrics at 0.5 could not compare epochs.
 
@@ -114,15 +116,17 @@ def validation_quality(heads: Sequence[Head], logits: Array, hard: Mapping[str, 
         hard: Labels of each head, as in `metrics.quality`.
     """
     metrics: dict[str, float] = {}
+    first: list[float] = []
     for head, part in columns(heads):
         own, labels, thresholds = logits[:, part], hard[head.name], None
-        if head.kind == "multi_label":
+        if head.kind == "multi_label" and labels.dtype.kind != "f":
             rows = labelled(labels, head)
             p = probabilities(own[rows], head)
             thresholds = [best_threshold(p.ravel(), labels[rows].ravel() == 1)] * len(head.labels)
         values = quality(head, own, labels, thresholds=thresholds)
         metrics |= {f"{head.name}.{metric}": value for metric, value in values.items()}
-    return metrics | {"mean": float(np.nanmean([metrics[f"{h.name}.{h.first_metric}"] for h in heads]))}
+        first += [value for value in [*values.values()][:1] if not np.isnan(value)]
+    return metrics | {"mean": float(np.mean(first)) if first else float("nan")}
 
 
 class _Ranked:

@@ -28,7 +28,9 @@ def probabilities(logits: Array, head: Head, temperature: float = 1.0) -> Array:
 
 
 def labelled(labels: Array, head: Head) -> Array:
-    """A mask `[texts]` of the texts that have a label; labels as in `quality`."""
+    """A mask `[texts]` of the texts that have a label, or a teacher's logits; labels as in `quality`."""
+    if labels.dtype.kind == "f":
+        return np.ones(len(labels), bool)
     if head.kind == "single_label":
         return np.asarray(labels != UNLABELLED)
     return np.asarray((labels != UNKNOWN).all(-1))
@@ -45,18 +47,25 @@ def quality(
     """The metrics of a head on the labelled texts; NaN if no text is labelled.
 
     The metric of an embedding head is the mean cosine similarity. Its logits and labels are embeddings
-    `[texts, dimensions]`.
+    `[texts, dimensions]`. Where the labels are the logits of a teacher, the metrics are the `agreement` with
+    its decisions and the `cross_entropy` of its probabilities.
 
     Args:
         head: The head.
         logits: Logits `[texts, labels]`.
         labels: Class indices `[texts]`, or 0 and 1 `[texts, labels]`; UNLABELLED or UNKNOWN without a label.
+            Or a teacher's logits, floats `[texts, labels]`.
         temperature: Calibration temperature.
         thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
     """
     if head.kind == "embedding":
         lengths = np.linalg.norm(logits, axis=-1) * np.linalg.norm(labels, axis=-1)
         return {"cosine": float(((logits * labels).sum(-1) / np.maximum(lengths, 1e-12)).mean())}
+    if labels.dtype.kind == "f":
+        return {
+            "agreement": agreement(*(decisions(head, x, thresholds, temperature) for x in (logits, labels))),
+            "cross_entropy": _cross_entropy(head, logits, labels),
+        }
     rows = labelled(labels, head)
     if not rows.any():
         return dict.fromkeys(METRICS[head.kind], float("nan"))
@@ -78,6 +87,12 @@ def decisions(head: Head, logits: Array, thresholds: Sequence[float] | None, tem
     return _applies(probabilities(logits, head, temperature), thresholds)
 
 
+def agreement(first: Array, second: Array) -> float:
+    """The share of texts whose `decisions` are the same."""
+    same = np.equal(first, second)
+    return float((same if same.ndim == 1 else same.all(-1)).mean())
+
+
 def expected_calibration_error(p: Array, labels: Array, bins: int = 15) -> float:
     """The mean gap between confidence and accuracy (Guo et al. 2017, arXiv:1706.04599, eq. 3)."""
     confidence, correct = p.max(-1), p.argmax(-1) == labels
@@ -95,6 +110,15 @@ def log_losses(p: Array, y: Array) -> Array:
     """
     likelihood = p[np.arange(len(y)), y] if y.ndim == 1 else np.where(y == 1, p, 1 - p)
     return np.asarray(-np.log(np.maximum(likelihood, 1e-12)))
+
+
+def _cross_entropy(head: Head, logits: Array, teacher: Array) -> float:
+    """The mean of -log p(a label that the teacher's probabilities draw), summed over a multi_label head."""
+    p, q = (np.clip(probabilities(x, head), 1e-12, 1) for x in (logits, teacher))
+    entropy = -q * np.log(p)
+    if head.kind == "multi_label":
+        entropy -= (1 - q) * np.log(np.maximum(1 - p, 1e-12))
+    return float(entropy.sum(-1).mean())
 
 
 def _single_label(p: Array, y: Array) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -109,9 +110,21 @@ class Data(Texts):
     """Where labelled and unlabelled texts are."""
 
     id: str | None = Field(None, description="column of unique ids; rows with a repeated id are invalid")
-    train: Source = Field(description="a file, a folder, or `{hub: NAME, config: ..., split: ...}`")
+    train: Source | None = Field(
+        None,
+        validate_default=True,
+        description="a file, a folder, or `{hub: NAME, config: ..., split: ...}`; may be left out where "
+        "`teacher.networks` label the texts of `unlabeled`",
+    )
     validation: SplitSource = Field(TENTH, description=SPLIT)
     test: SplitSource = Field(TENTH, description=SPLIT)
+
+    @field_validator("train")
+    @classmethod
+    def _has_texts(cls, train: Source | None, others: ValidationInfo) -> Source | None:
+        if train is None and not others.data.get("unlabeled"):
+            raise ValueError("is required (or give data.unlabeled, whose texts teacher.networks label)")
+        return train
 
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -141,7 +154,9 @@ Label = Annotated[str, BeforeValidator(_label)]
 class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
-    column: Word | None = Field(None, description="column of the labels")
+    column: Word | None = Field(
+        None, description="column of the labels; a head of `labels` alone is labelled in no file"
+    )
     columns: tuple[Word, ...] | None = Field(
         None, min_length=1, description="0/1 columns, one a label, of a multi_label head"
     )
@@ -193,13 +208,18 @@ class HeadRecipe(Part):
 
     @model_validator(mode="after")
     def _one_source(self) -> HeadRecipe:
-        if (self.column is None) == (self.columns is None):
-            raise ValueError("give either `column` or `columns`")
+        if (self.column is None) == (self.columns is None) and (self.column is not None or not self.labels):
+            raise ValueError("give either `column` or `columns`, or `labels` alone")
         if self.columns is not None and self.kind != "multi_label":
             raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")
         if not self.separator:
             raise ValueError("`separator` must not be empty")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The labels that the recipe lists, by `labels` or `columns`."""
+        return self.labels or self.columns
 
 
 class Augment(Part):

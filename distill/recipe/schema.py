@@ -276,6 +276,31 @@ class Recipe(Job):
         return self
 
     @model_validator(mode="after")
+    def _has_labels(self) -> Recipe:
+        for name, head in self.heads.items():
+            if not (self.teacher.networks or head.column is not None or head.columns):
+                raise ValueError(
+                    f"heads.{name}: `labels` alone are for a teacher of networks (give `column` or `columns`)"
+                )
+        if self.data.train is not None:
+            return self
+        if not self.teacher.networks:
+            raise ValueError(
+                "data.train: is required, as a teacher is fine-tuned on labelled texts (give them, or "
+                "networks of earlier runs in teacher.networks, which label the texts of data.unlabeled)"
+            )
+        if not self.distillation.soft_weight:
+            raise ValueError("distillation.soft_weight: 0 learns from labels alone, which data.train lacks")
+        for name, head in self.heads.items():
+            if not head.names:
+                raise ValueError(f"heads.{name}.labels: is required without data.train (list the labels)")
+            if head.min_texts:
+                raise ValueError(
+                    f"heads.{name}.min_texts: counts labels of data.train, which is missing (leave it out)"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _can_match(self) -> Recipe:
         if self.match.hidden and "encoder" not in self.student.train:
             raise ValueError("match: the student's encoder is frozen (add encoder to student.train)")

@@ -66,23 +66,33 @@ def model_card(
     heads_labelled = ", ".join(
         f"{markdown(name)}: {counts['train']:,} labelled" for name, counts in labelled.items()
     )
-    sources = [recipe.data.train, *recipe.data.unlabeled]
+    texts = f"{rows['train']:,} for training ({heads_labelled}), {rows['unlabeled']:,} unlabelled"
+    if recipe.data.train is None:
+        texts = f"{rows['train']:,} for training, none labelled"
+    train = [] if recipe.data.train is None else [recipe.data.train]
+    sources = [*train, *recipe.data.unlabeled]
     names = ", ".join(code(source.hub if isinstance(source, Hub) else source) for source in sources)
     lines += [
         *("", USAGE, f"Texts are truncated to {max_length} tokens.", ""),
         *("## Training", "", f"- Teacher: {teacher}", f"- Data: {names}"),
-        f"- Texts: {rows['train']:,} for training ({heads_labelled}), {rows['unlabeled']:,} unlabelled",
+        f"- Texts: {texts}",
         f"- Licence of the data: {markdown(recipe.data.licence or 'not specified')}",
         *("", "## Results", "", "Metrics on the labelled test texts of each head:", ""),
     ]
     for name, quality in checked["quality"].items():
-        metrics = list(quality["test"]["student"])
-        lines += [
-            f"| {markdown(name)}, {labelled_texts(quality)} texts | {' | '.join(map(markdown, metrics))} |",
-            f"|---|{'---|' * len(metrics)}",
-        ]
-        for form, values in quality["test"].items():
-            lines.append(f"| {markdown(form)} | {' | '.join(format_metric(values[m]) for m in metrics)} |")
+        if quality["labelled"]:
+            metrics = list(quality["test"]["student"])
+            title = f"{markdown(name)}, {labelled_texts(quality)} texts"
+            lines += [
+                f"| {title} | {' | '.join(map(markdown, metrics))} |",
+                f"|---|{'---|' * len(metrics)}",
+            ]
+            for form, values in quality["test"].items():
+                lines.append(
+                    f"| {markdown(form)} | {' | '.join(format_metric(values[m]) for m in metrics)} |"
+                )
+        else:
+            lines.append(f"{markdown(name)}: no test text is labelled.")
         if quality["agreement"] is not None:
             agreement = f"{quality['agreement']:.1%} of {quality['texts']:,} texts"
             lines += ["", f"Agreement with the teacher: {agreement}."]

@@ -105,9 +105,11 @@ def summary(report: Mapping[str, Any]) -> str:
     forms = ("teacher", "student", "fp32", "int8")
     rows: list[tuple[str, ...]] = [("head", "metric", "texts", *forms)]
     for name, head in report["heads"].items():
-        metric = next(iter(head["test"]["student"]))
+        metric, texts = next(iter(head["test"]["student"])), labelled_texts(head)
         values = [head["test"].get(form, {}).get(metric) for form in forms]
-        rows.append((one_line(name), one_line(metric), labelled_texts(head), *map(format_metric, values)))
+        if not head["labelled"] and head["agreement"] is not None:
+            metric, texts, values = "agreement", f"{head['texts']:,}", [None, head["agreement"], None, None]
+        rows.append((one_line(name), one_line(metric), texts, *map(format_metric, values)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -184,10 +186,12 @@ def _head(name: str, head: Mapping[str, Any]) -> Iterable[str]:
         yield "The teacher does not know this head.</p>"
     else:
         yield f"The student agrees with the teacher on {head['agreement']:.1%} of all "
-        yield f"{head['texts']:,} test texts; "
-        yield f"retention {format_metric(head['retention'])}.</p>"
+        yield f"{head['texts']:,} test texts"
+        yield "" if head["retention"] is None else f"; retention {format_metric(head['retention'])}"
+        yield ".</p>"
     values = ((form, *(format_metric(row[m]) for m in metrics)) for form, row in head["test"].items())
-    yield _table(("", *metrics), values)
+    if head["labelled"]:
+        yield _table(("", *metrics), values)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

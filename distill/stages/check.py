@@ -174,8 +174,7 @@ def _against_teacher(
             metrics.decisions(head, logits[side], fitted[side].thresholds, fitted[side].temperature)
             for side in ("teacher", "student")
         ]
-        same = np.equal(*decisions)
-        agreement = float((same if same.ndim == 1 else same.all(-1)).mean())
+        agreement = metrics.agreement(*decisions)
         teacher, student = (test[side][head.first_metric] for side in ("teacher", "student"))
         retention = student / teacher if teacher else None
     return {

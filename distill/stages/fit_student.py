@@ -21,6 +21,7 @@ from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, initial_student, prune_vocabulary
 from distill.stages.train import (
     chosen,
+    compared,
     distilled,
     feature_matching,
     in_training,
@@ -56,6 +57,7 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     device = run.accelerator.device
     matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
     training = in_training(network, distilled(run, artifacts.labels(run, "train"), encode, folder), settings)
+    validation, settings = compared(run, validation, settings)
     settings = with_defaults(
         settings,
         epochs=defaults.student_epochs(int(training.texts.lengths.sum())),

@@ -49,7 +49,7 @@ def prepare_texts(run: Run[Pretraining], folder: Path) -> dict[str, Any]:
     dropped, leaked = RowIssues(), RowIssues()
     try:
         texts = unlabelled(run.recipe.data, {}, dropped, leaked)
-        total = write_texts(folder / "texts", ({"text": text} for text in texts))
+        total = write_texts(folder / "texts", ({"text": one.text} for one in texts))
     finally:
         dropped.log("dropped")
         write_json(run.folder / "data_report.json", {"dropped": dropped.kinds})

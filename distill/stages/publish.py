@@ -30,6 +30,8 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     layout = {h.name: run.recipe.heads[h.name].model_dump(mode="json") for h in manifest.heads}
     rare = artifacts.rare_labels(run)
     for head in manifest.heads:
+        if layout[head.name]["column"] is None and layout[head.name]["columns"] is None:
+            layout[head.name]["column"] = head.name
         if layout[head.name]["columns"] is None:
             layout[head.name]["labels"] = [*head.labels, *rare.get(head.name, ())]
     details = {

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from distill.data.tokens import chunks
+from distill.evaluation import metrics
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.models.base import Array, TextClassifier, TextEncoder
 from distill.models.packing import reserved_positions
@@ -62,6 +63,28 @@ def in_training(network: TextClassifier, examples: Examples, settings: Training)
     """The examples as the network reads them in training."""
     texts = network.training_texts(examples.texts, examples.hard, examples.soft, settings.negatives)
     return replace(examples, texts=texts)
+
+
+def compared(run: Run[Any], validation: Examples, settings: T) -> tuple[Examples, T]:
+    """What epochs of a student are compared on.
+
+    A head without labels in validation has its teacher's logits there instead, and the agreement with them as
+    its metric.
+    """
+    teacher = artifacts.teacher_logits(run, "validation")
+    unlabelled = {
+        head.name: teacher[head.name]
+        for head in artifacts.heads(run)
+        if head.name in teacher and not metrics.labelled(validation.hard[head.name], head).any()
+    }
+    name = (settings.metric or "").partition(".")[0]
+    if name in unlabelled:
+        run.info(
+            f"student.metric: head {name!r} has no labels in validation, so epochs are compared by its "
+            "agreement with the teacher"
+        )
+        settings = settings.model_copy(update={"metric": f"{name}.agreement"})
+    return replace(validation, hard={**validation.hard, **unlabelled}), settings
 
 
 def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, folder: Path) -> Examples:

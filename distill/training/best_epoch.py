@@ -50,12 +50,12 @@ def end_epoch(state: TrainingState, metrics: Mapping[str, float], metric: str, t
 
 
 def _score(metrics: Mapping[str, float], metric: str) -> list[float]:
-    """The metric and, for ties or NaN, the negative log loss; larger is better.
+    """The metric and, for ties or NaN, the negative log loss or cross-entropy; larger is better.
 
     A metric that the texts cannot move, such as F1 without a positive text, thus does not keep the first
     epoch.
     """
     sign = -1 if metric.endswith((".log_loss", ".ece")) else 1
-    losses = [value for name, value in metrics.items() if name.endswith(".log_loss")]
+    losses = [value for name, value in metrics.items() if name.endswith((".log_loss", ".cross_entropy"))]
     scores = [sign * metrics[metric], -sum(value for value in losses if not math.isnan(value))]
     return [-math.inf if math.isnan(score) else score for score in scores]

@@ -80,7 +80,7 @@ def test_every_count_is_of_labelled_texts(half) -> None:
     [row] = [line.split() for line in table if line.startswith("rating")]
     assert row[:5] == ["rating", "accuracy", "30", "of", "60"]
     [row] = [line.split() for line in table if line.startswith("mood")]
-    assert row == ["mood", "accuracy", "0", "of", "60", "-", "-", "-", "-"]
+    assert row == ["mood", "agreement", "60", "-", f"{heads['mood']['agreement']:.4f}", "-", "-"]
     card = (run / "bundle" / "README.md").read_text("utf-8")
     assert "| rating, 30 of 60 texts | accuracy |" in card
     assert "(rating: 200 labelled, flags: 400 labelled, mood: 400 labelled)" in card
@@ -89,6 +89,20 @@ def test_every_count_is_of_labelled_texts(half) -> None:
     ).read_text("utf-8")
     for path in run.rglob("*.json"):
         strict(path.read_text("utf-8"))
+
+
+def test_a_student_is_compared_with_its_teacher_where_validation_has_no_labels(half) -> None:
+    stages = half / "run" / "stages"
+    of_student, of_teacher = (
+        strict((stages / name / "stage.json").read_text("utf-8"))["metrics"]["validation"]
+        for name in ("fit_student", "fit_teacher")
+    )
+    assert of_teacher["mood.accuracy"] is None and of_teacher["mean"] == of_teacher["flags.micro_f1"]
+    compared = [of_student[name] for name in ("rating.agreement", "flags.micro_f1", "mood.agreement")]
+    assert of_student["mean"] == pytest.approx(sum(compared) / 3)
+    assert "mood.accuracy" not in of_student
+    fitted = strict((stages / "calibrate" / "calibration.json").read_text("utf-8"))["student"]
+    assert fitted["mood"]["temperature"] == 1 != fitted["flags"]["temperature"]
 
 
 def test_heads_without_labels_in_a_split_are_said(half) -> None:

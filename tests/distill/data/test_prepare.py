@@ -25,10 +25,12 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root, self.folder, self.runs = root, root / "out0", 0
         self.report: dict[str, Any] = {}
+        self.sources: dict[str, Any] = {"train": "train.csv", "test": "test.csv"}
+        self.teacher: dict[str, Any] = {}
 
     def recipe(self, heads: dict[str, Any], **data: Any) -> Recipe:
-        data = {"root": str(self.root), "train": "train.csv", "test": "test.csv", **data}
-        return parse_recipe({"name": "room", "data": data, "heads": heads})
+        data = {"root": str(self.root), **self.sources, **data}
+        return parse_recipe({"name": "room", "data": data, "heads": heads, "teacher": self.teacher})
 
     def prepare(self, heads: dict[str, Any], **data: Any) -> dict[str, Any]:
         self.runs += 1
@@ -489,3 +491,84 @@ def test_unlabelled_texts_stream(room: Workspace) -> None:
         tracemalloc.stop()
     assert counts["rows"]["unlabeled"] == 100_000
     assert peak < 45e6  # a chunk of 10,000 texts and the digests of those seen
+
+
+# texts without labels
+
+NETWORKS = {"networks": ["runs/old/stages/fit_teacher"]}
+LISTED = {"label": {"column": "label", "labels": ["a", "b", "c"]}, "mood": {"labels": ["bad", "good"]}}
+
+
+@pytest.fixture
+def unlabelled_room(room: Workspace) -> Workspace:
+    """A room whose recipes have networks as the teacher, and 50 texts, of which one occurs twice."""
+    room.write("texts.txt", *(f"text {i}" for i in range(50)), "text 7", "test.csv 1", "")
+    room.teacher = NETWORKS
+    room.sources = {"unlabeled": ["texts.txt"]}
+    return room
+
+
+def test_unlabelled_texts_are_the_training_texts(unlabelled_room: Workspace) -> None:
+    counts = unlabelled_room.prepare(LISTED)
+    assert counts["rows"] == {"train": 41, "validation": 5, "test": 5, "unlabeled": 0}
+    assert counts["heads"] == {"label": 3, "mood": 2}
+    assert load_heads(unlabelled_room.folder)[0].labels == ("a", "b", "c")
+    assert {*unlabelled_room.cells("train", "label")} == {UNLABELLED}
+    every = [text for split in SPLITS for text in unlabelled_room.texts(split)]
+    assert len(every) == len({*every}) == 51
+
+
+def test_labelled_test_texts_beside_unlabelled_ones(unlabelled_room: Workspace) -> None:
+    counts = unlabelled_room.prepare(LISTED, test="test.csv")
+    assert counts["labelled"]["label"] == {"train": 0, "validation": 0, "test": 4}
+    assert unlabelled_room.cells("test", "label") == [0, 1, 0, 1] and counts["leaked"] == 1
+    assert "test.csv 1" not in unlabelled_room.texts("train")
+    # what no head's list has is invalid, as in any recipe
+    unlabelled_room.csv("test.csv", "a b a z")
+    assert "label not in the recipe's list (1)" in unlabelled_room.error(LISTED, test="test.csv")
+
+
+def test_a_column_that_no_labelled_source_has_is_an_error(unlabelled_room: Workspace) -> None:
+    both = {"test": "test.csv", "validation": "validation.csv"}
+    unlabelled_room.csv("test.csv", "a b", header="text,mood")
+    unlabelled_room.prepare(LISTED, **both)
+    unlabelled_room.csv("validation.csv", "a b", header="text,mood")
+    assert "validation.csv: no column 'label'" in unlabelled_room.error(LISTED, **both)
+    unlabelled_room.prepare({"label": {"labels": ["a", "b"]}}, **both)
+
+
+def test_new_labels_beside_labelled_training_texts(unlabelled_room: Workspace) -> None:
+    """The networks know labels that train lacks, and heads that no file labels."""
+    counts = unlabelled_room.prepare(LISTED, train="train.csv", test="test.csv")
+    assert counts["labelled"]["label"]["train"] > 30 and counts["labelled"]["mood"]["train"] == 0
+    assert counts["heads"] == {"label": 3, "mood": 2} and counts["rows"]["unlabeled"] == 50
+    unlabelled_room.teacher = {}
+    assert "labels with fewer than 2 texts in train: 'c' (0)" in unlabelled_room.error(
+        {"label": LISTED["label"]}, train="train.csv", test="test.csv"
+    )
+
+
+def test_too_few_texts_or_labels(unlabelled_room: Workspace) -> None:
+    one = {"label": {"labels": ["a"]}}
+    assert unlabelled_room.error(one) == "head 'label': one label, 'a', expected two or more (list them)"
+    twice = {"label": {"labels": ["a", "a "]}}
+    assert "label 'a' is listed twice" in unlabelled_room.error(twice)
+    unlabelled_room.write("texts.txt", "one", "two", "three")
+    assert "data.test: no rows are left" in unlabelled_room.error(LISTED)
+    unlabelled_room.write("texts.csv", "text,id", ",1", ",2")
+    error = unlabelled_room.error(LISTED, unlabeled=["texts.csv"])
+    assert error.startswith("data.unlabeled: 2 of 2 rows are invalid, mostly empty text")
+    assert "no texts" in unlabelled_room.error(LISTED, unlabeled=["texts.csv"], max_bad_rows=1)
+
+
+def test_no_labels_under_a_teacher_that_needs_them(room: Workspace) -> None:
+    room.csv("train.csv", " ".join(["", ""] * 20))
+    assert "data.train: no text is labelled for any head" in room.error(LABEL)
+    assert "head 'label': no text of train is labelled" in room.error({"label": LISTED["label"]})
+
+
+def test_other_unlabelled_training_texts_are_other_data(unlabelled_room: Workspace) -> None:
+    before = contents(unlabelled_room.recipe(LISTED).data)[0]
+    assert contents(unlabelled_room.recipe(LISTED).data)[0] == before
+    unlabelled_room.write("texts.txt", "another text")
+    assert contents(unlabelled_room.recipe(LISTED).data)[0] != before

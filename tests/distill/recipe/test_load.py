@@ -221,7 +221,10 @@ def test_an_override_of_an_empty_section(tmp_path: Path) -> None:
         ("seed=[", "--set 'seed=[': is not YAML: "),
         ("student.epohs=3", "student.epohs: unknown key (did you mean 'epochs'?)"),
         ("student.epochs=many", "student.epochs: "),
-        ("heads.itent.weight=2", "heads.itent: give either `column` or `columns` (did you mean 'intent'?)"),
+        (
+            "heads.itent.weight=2",
+            "heads.itent: give either `column` or `columns`, or `labels` alone (did you mean 'intent'?)",
+        ),
     ],
 )
 def test_invalid_overrides(tmp_path: Path, override: str, expected: str) -> None:

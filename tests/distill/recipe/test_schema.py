@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_what_is_required() -> None:
         parse_recipe({"data": {}}, where="a.yaml")
     assert str(caught.value).splitlines() == [
         "a.yaml: name: is required",
-        "a.yaml: data.train: is required",
+        "a.yaml: data.train: is required (or give data.unlabeled, whose texts teacher.networks label)",
         "a.yaml: heads: is required",
     ]
 
@@ -236,6 +237,35 @@ def test_names_that_no_head_may_have(name: str) -> None:
 def test_names_that_a_head_may_have(name: str) -> None:
     assert list(made(heads={name: {"column": "c"}}).heads) == [name]
     assert faults(heads={name: {"column": "c", "knd": 1}})[0].startswith(f"recipe: heads.{name}.knd: unknown")
+
+
+ALONE = {
+    "data": {"unlabeled": ["texts.txt"]},
+    "heads": {"intent": {"labels": ["a", "b"]}, "flags": {"columns": ["x", "y"]}},
+    "teacher": {"networks": ["runs/old/stages/fit_teacher"]},
+}
+
+
+def test_texts_without_labels_need_networks_and_lists_of_labels() -> None:
+    recipe = made(**ALONE)
+    assert recipe.data.train is None and recipe.heads["intent"].column is None
+    for changes, expected in (
+        (
+            {"teacher": {}, "heads": {"intent": {"column": "i", "labels": ["a", "b"]}}},
+            "data.train: is required, as a",
+        ),
+        ({"teacher": {}}, "heads.intent: `labels` alone are for a teacher of networks"),
+        (
+            {"data": {}},
+            "data.train: is required (or give data.unlabeled, whose texts teacher.networks label)",
+        ),
+        ({"data": {"unlabeled": []}}, "data.train: is required (or give data.unlabeled"),
+        ({"heads__intent": {"column": "intent"}}, "heads.intent.labels: is required without data.train"),
+        ({"heads__intent__min_texts": 2}, "heads.intent.min_texts: counts labels of data.train"),
+        ({"distillation__soft_weight": 0}, "distillation.soft_weight: 0 learns from labels alone"),
+    ):
+        (line,) = faults(**deepcopy(ALONE) | changes)
+        assert line.startswith(f"recipe: {expected}") and "\n" not in line
 
 
 def test_what_may_be_trained_and_picked() -> None:
