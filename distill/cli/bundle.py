@@ -51,6 +51,12 @@ def _classifier(options: argparse.Namespace) -> Classifier:
 def predict(options: argparse.Namespace) -> None:
     """Print one JSON object per text."""
     classifier = _classifier(options)
+    if options.labels is not None:
+        with _usage_errors():
+            names = options.heads or [None]
+            if len(names) > 1:
+                raise ValueError(f"labels: are of one head, expected --heads to name one, got {len(names)}")
+            classifier = classifier.with_labels(_labels(options.labels), names[0])
     texts, done = _texts(classifier, options.text, options.text_column), 0
     while chunk := list(itertools.islice(texts, CHUNK)):
         with _usage_errors(f"after {done} texts: " if done else ""):
@@ -58,6 +64,21 @@ def predict(options: argparse.Namespace) -> None:
         for text, answer in zip(chunk, answers, strict=True):
             print_line(json.dumps({"text": text, **answer}, ensure_ascii=False))
         done += len(chunk)
+
+
+def _labels(given: str) -> list[str] | dict[str, str | None]:
+    """Labels separated by commas, or those in a .json file: a list, or an object of descriptions."""
+    if not given.endswith(".json"):
+        return given.split(",")
+    try:
+        labels = json.loads(Path(given).read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"--labels: {given}: cannot be read: {error.strerror} (name a file)") from None
+    except ValueError as error:
+        raise UsageError(f"--labels: {given}: must be JSON in UTF-8: {error}") from None
+    if not isinstance(labels, (list, dict)):
+        raise UsageError(f"--labels: {given}: must be a list of labels or an object of descriptions")
+    return labels
 
 
 def _texts(classifier: Classifier, texts: list[str], columns: list[str] | None) -> Iterator[str]:
@@ -255,6 +276,8 @@ def add_bundle_commands(add: Add) -> None:
     column: dict[str, Any] = {"metavar": "NAME", "action": "append"}
     about = f"classify the rows of a file: {again}"
     parsers["predict"].add_argument("--text-column", help=about, **column)
+    about = "labels to choose from, for a packed bundle: separated by commas, or a .json file"
+    parsers["predict"].add_argument("--labels", metavar="LABEL,LABEL", help=about)
     parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
     about = f"{again} (those of the bundle's recipe)"
