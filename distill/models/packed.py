@@ -8,15 +8,17 @@ cross-encoder). Since no token of the text attends to a label, the text is read 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.heads import NOT_SCORED, Head, width
-from distill.models.base import Array, Batch, EncodedTexts, TextClassifier
+from distill.models.attention import Attention, packed_attention, shared_attention, shares_text
+from distill.models.base import Array, Batch, EncodedTexts, TextClassifier, on_device
 from distill.models.packing import (
     HYPOTHESIS_TOKENS,
     LABEL_TOKENS,
@@ -24,14 +26,15 @@ from distill.models.packing import (
     PackedTextEncoder,
     PackedTexts,
     SampledTexts,
+    rows_of_labels,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+ALIKE_TEXTS = 16  # of a label
 ENCODERS = ("bert", "distilbert")
-MASKED = -1e9  # attention score of a token that is not attended to
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+SCALE = 10.0  # of the cosine in a logit, before training
 
 
 class PackedClassifier(TextClassifier):
@@ -58,20 +61,15 @@ class PackedClassifier(TextClassifier):
         self.heads = tuple(heads)
         self.dropout = nn.Dropout(dropout)
         hidden = int(self.config.hidden_size)
-        self.scorers = nn.ModuleDict({f"score_{head.name}": nn.Linear(hidden, 1) for head in heads})
-        for scorer in self._scorers():
-            nn.init.normal_(scorer.weight, std=0.02)
-            nn.init.zeros_(scorer.bias)
+        self.scorers = nn.ModuleDict({f"score_{head.name}": Scorer(hidden) for head in heads})
 
     def forward(self, batch: Batch) -> Tensor:
         """The logits `[texts, sum of labels]` in the order of heads; NOT_SCORED where a label is absent."""
-        states = self.label_states(batch)
-        columns = batch["label_columns"].expand(len(states), -1)
-        weight = torch.cat([scorer.weight for scorer in self._scorers()])
-        bias = torch.cat([scorer.bias for scorer in self._scorers()])
-        of_heads = nn.functional.linear(self.dropout(states), weight, bias)
+        text, labels = (self.dropout(states) for states in self.read(batch))
+        columns = batch["label_columns"].expand(len(labels), -1)
+        of_heads = torch.stack([scorer(text, labels) for scorer in self._scorers()], 2)
         logits = of_heads.gather(2, self._head_of(columns).unsqueeze(2)).squeeze(2)
-        texts = len(states) // self.hypotheses
+        texts = len(labels) // self.hypotheses
         total = width(self.heads)
         table = logits.new_full((texts, total + 1), NOT_SCORED)  # the last column is that of padding
         columns = columns.where(columns >= 0, total)
@@ -81,8 +79,8 @@ class PackedClassifier(TextClassifier):
             table = table.scatter(1, part, values)
         return table[:, :total]
 
-    def label_states(self, batch: Batch, *, shared: bool | None = None) -> Tensor:
-        """The last hidden state of each label's [CLS], `[texts, labels, width]`.
+    def read(self, batch: Batch, *, shared: bool | None = None) -> tuple[Tensor, Tensor]:
+        """The text's mean last hidden state `[texts, width]`, each label's [CLS] `[texts, labels, width]`.
 
         Args:
             batch: As in the class.
@@ -96,8 +94,10 @@ class PackedClassifier(TextClassifier):
         *layers, final = _layers(self.encoder)
         for layer in layers:
             states = layer(states, states, attention)
-        queries = states.gather(1, first.unsqueeze(2).expand(-1, -1, states.shape[2]))
-        return final(queries, states, last)
+        starts = states.gather(1, first.unsqueeze(2).expand(-1, -1, states.shape[2]))
+        states = final(torch.cat([states[:, :length], starts], 1), states, last)
+        mask = batch["attention_mask"].unsqueeze(2).to(states.dtype)
+        return (states[:, :length] * mask).sum(1) / mask.sum(1), states[:, length:]
 
     def _embedded(self, batch: Batch) -> Tensor:
         """The embeddings of the tokens of text and labels, `[texts, length + label tokens, width]`."""
@@ -118,11 +118,11 @@ class PackedClassifier(TextClassifier):
         return cast(Tensor, tables.dropout(tables.LayerNorm(states)))
 
     def _attention(self, batch: Batch, shared: bool | None) -> tuple[Attention, Attention]:
-        """The attention of all layers but the last, and that of the last, whose queries are [CLS] tokens."""
+        """The attention of all layers but the last, and of the last, which labels leave as their [CLS]."""
         if shared is None:
             shared = shares_text(batch)
         heads = int(self.config.num_attention_heads)
-        return _shared_attention(batch, heads) if shared else _packed_attention(batch, heads)
+        return shared_attention(batch, heads) if shared else packed_attention(batch, heads)
 
     def _head_of(self, columns: Tensor) -> Tensor:
         """The number of the head that a column belongs to."""
@@ -144,7 +144,29 @@ class PackedClassifier(TextClassifier):
     ) -> SampledTexts:
         """The texts with their own labels and a sample of others, which is drawn for each batch."""
         assert isinstance(texts, PackedTexts)
-        return SampledTexts(texts, hard, soft, negatives)
+        return SampledTexts(texts, hard, soft, negatives, self._alike(texts, hard))
+
+    @torch.no_grad()
+    def _alike(self, texts: PackedTexts, hard: Mapping[str, Array]) -> dict[str, Array]:
+        """How alike the texts of two labels are to the encoder, by head, `[labels, labels]`, from -1 to 1.
+
+        It is the cosine of the mean embeddings of up to 16 texts a label; 0 where a label has none.
+        """
+        training = self.encoder.training
+        self.encoder.eval()
+        found = {}
+        for head in self.heads:
+            means = np.zeros((len(head.labels), int(self.config.hidden_size)), np.float32)
+            for number, rows in enumerate(rows_of_labels(head, hard[head.name])):
+                if len(rows):
+                    batch = on_device(texts.texts.batch(rows[:ALIKE_TEXTS]), self.encoder.device)
+                    states, mask = self.encoder(**batch)[0], batch["attention_mask"].unsqueeze(2)
+                    embedded = (states * mask).sum(1) / mask.sum(1)
+                    means[number] = nn.functional.normalize(embedded, dim=1).mean(0).float().cpu().numpy()
+            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+            found[head.name] = means @ means.T
+        self.encoder.train(training)
+        return found
 
     @property
     def label_length(self) -> int:
@@ -191,8 +213,29 @@ class PackedClassifier(TextClassifier):
         """The weight and bias that score the labels of a head."""
         return self.scorers[f"score_{head.name}"].parameters()
 
-    def _scorers(self) -> list[nn.Linear]:
-        return [cast(nn.Linear, self.scorers[f"score_{head.name}"]) for head in self.heads]
+    def _scorers(self) -> list[nn.Module]:
+        return [self.scorers[f"score_{head.name}"] for head in self.heads]
+
+
+class Scorer(nn.Module):
+    """The logit of a label: a scaled cosine of its [CLS] and the text's mean state, plus a linear map.
+
+    The cosine lets an encoder of sentences begin with what it knows of labels that training never shows.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden, 1)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
+
+    def forward(self, text: Tensor, labels: Tensor) -> Tensor:
+        """The logits `[texts, labels]` of states `[texts, width]` and `[texts, labels, width]`."""
+        text, labels = text.float(), labels.float()
+        cosine = nn.functional.cosine_similarity(labels, text.unsqueeze(1), dim=2)
+        logits: Tensor = cosine * self.log_scale.exp() + self.linear(labels).squeeze(2)
+        return logits
 
 
 class _Layer(NamedTuple):
@@ -262,97 +305,3 @@ def check_encoder(config: Any) -> None:
             f"network: packed needs an encoder of type {' or '.join(ENCODERS)}, got {config.model_type} "
             "(name another encoder, or use network: heads)"
         )
-
-
-def shares_text(batch: Batch) -> bool:
-    """Whether sharing the text's keys and values is faster for a batch than one row with a block mask.
-
-    One row costs the square of its length in attention; shared rows cost gathering the labels' tokens.
-    """
-    _, labels, longest = batch["label_places"].shape
-    text, tokens = batch["input_ids"].shape[1], batch["label_ids"].shape[1]
-    row = (text + tokens) ** 2
-    shared = text**2 + labels * longest * (text + longest)
-    return row > 2 * shared
-
-
-def _packed_attention(batch: Batch, heads: int) -> tuple[Attention, Attention]:
-    """Text and labels as one row: `allow[i, j] = (s_i >= 0) & ((s_j = 0) | (s_i = s_j)) | (i = j)`.
-
-    The segment s of a token is 0 in the text, the number of its label from 1, and -1 in padding.
-    """
-    mask, labels = batch["attention_mask"], batch["label_segments"]
-    text = mask - 1
-    labels = (labels + 1).where(labels >= 0, -1).expand(len(mask), -1)
-    segments = torch.cat([text, labels], 1)
-    to, of = segments[:, None, :], segments[:, :, None]
-    allow = (of >= 0) & ((to == 0) | (of == to))
-    allow = allow | torch.eye(allow.shape[1], dtype=torch.bool, device=allow.device)
-    bias = torch.zeros(allow.shape, device=allow.device).masked_fill(~allow, MASKED)
-    first = mask.shape[1] + batch["label_places"][..., 0].clamp(min=0).expand(len(mask), -1)
-    of_labels = bias.gather(1, first[:, :, None].expand(-1, -1, bias.shape[2]))
-
-    def attention(bias: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (_split_heads(part, heads) for part in (query, key, value))
-        return _join_heads((q @ k.transpose(-1, -2) + bias[:, None].to(q.dtype)).softmax(-1).to(v.dtype) @ v)
-
-    return partial(attention, bias), partial(attention, of_labels)
-
-
-def _shared_attention(batch: Batch, heads: int) -> tuple[Attention, Attention]:
-    """Labels as rows `[texts, labels, longest label]` that share the keys and values of their text."""
-    places, mask = batch["label_places"], batch["attention_mask"]
-    _, labels, longest = places.shape
-    length = mask.shape[1]
-    own = torch.zeros(places.shape, device=mask.device).masked_fill(places < 0, MASKED)[:, None, :, None]
-    text = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, MASKED)[:, None, None]
-    there = places.clamp(min=0).flatten(1)
-    # where the rows hold each token, to put the rows back in the order of tokens
-    segments, starts = batch["label_segments"], places[..., 0]
-    number = torch.arange(segments.shape[1], device=mask.device)
-    segment = segments.clamp(min=0)
-    back = (segment * longest + number - starts.gather(1, segment)).clamp(0, labels * longest - 1)
-
-    def of_labels(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The context of `[texts, labels x n]` queries, n of each label."""
-        q, k, v = (_split_heads(part, heads) for part in (query, key[:, :length], value[:, :length]))
-        k_own, v_own = (
-            _rows(_split_heads(_take(part[:, length:], there), heads), labels) for part in (key, value)
-        )
-        scores = _rows(q @ k.transpose(-1, -2) + text.to(q.dtype), labels)
-        mine = _rows(q, labels) @ k_own.transpose(-1, -2) + own.to(q.dtype)
-        shares = torch.cat([scores, mine], -1).softmax(-1).to(v.dtype)
-        context = shares[..., :length].flatten(2, 3) @ v
-        context = context + (shares[..., length:] @ v_own).flatten(2, 3)
-        return _join_heads(context)
-
-    def every(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (_split_heads(part[:, :length], heads) for part in (query, key, value))
-        context = _join_heads((q @ k.transpose(-1, -2) + text.to(q.dtype)).softmax(-1).to(v.dtype) @ v)
-        label = of_labels(_take(query[:, length:], there), key, value)
-        return torch.cat([context, _take(label, back)], 1)
-
-    return every, of_labels
-
-
-def _take(states: Tensor, places: Tensor) -> Tensor:
-    """The states `[texts, n, width]` at places `[rows, m]` of their second axis, for one row or each text."""
-    if len(places) == 1:
-        return states.index_select(1, places[0])
-    return states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
-
-
-def _split_heads(states: Tensor, heads: int) -> Tensor:
-    """`[texts, tokens, width]` as `[texts, heads, tokens, width / heads]`."""
-    texts, tokens, width = states.shape
-    return states.view(texts, tokens, heads, width // heads).transpose(1, 2)
-
-
-def _rows(states: Tensor, labels: int) -> Tensor:
-    """`[texts, heads, labels x n, ...]` as `[texts, heads, labels, n, ...]`."""
-    texts, heads, tokens, width = states.shape
-    return states.reshape(texts, heads, labels, tokens // labels, width)
-
-
-def _join_heads(states: Tensor) -> Tensor:
-    return states.transpose(1, 2).flatten(2)

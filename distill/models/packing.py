@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,18 @@ import numpy as np
 import torch
 
 from distill.data.tokens import TextTokenizer, Tokens
-from distill.heads import UNLABELLED, Head, columns, width
+from distill.heads import UNLABELLED, Head, columns
 from distill.models.base import Array
 from export.text import label_text
 
 LABEL_TOKENS = 64  # of a label with its description, [CLS] included
 HYPOTHESIS_TOKENS = 32
 NAME_ALONE = 0.5  # share of the described labels that training reads without their description
+EXAMPLES = 0.3  # share of the labels in training in whose place another text of the label stands
+EXAMPLE_TOKENS = 12  # of such a text, [CLS] included
+EXAMPLES_A_LABEL = 64  # texts of a label that may stand in its place
+TEMPERATURE = 0.2  # of the likeness of labels where others are drawn; less draws only the most alike
+CERTAIN = 100.0  # above every sum of likeness and noise
 
 
 class LabelError(Exception):
@@ -91,22 +98,20 @@ class LabelTokens:
         ]
 
     def arrays(
-        self, of_heads: Mapping[str, Array], alone: Callable[[tuple[int, ...]], Array] | None = None
+        self, of_heads: Mapping[str, Array], texts_of: Callable[[Array], Array] | None = None
     ) -> dict[str, Array]:
         """The arrays of labels that `PackedClassifier` reads.
 
         Args:
             of_heads: The columns of the labels of each head, -1 for none, `[rows, labels]`.
-            alone: Draws a number from 0 to 1 for each label of a shape; below NAME_ALONE, its description is
-                left out.
+            texts_of: Gives the number of the text that each label is read as, by its column; by default
+                those of `described`.
         """
         parts = [np.concatenate([of_heads[head.name] for head in group], 1) for group in self.groups]
         labels = max(part.shape[1] for part in parts)
         wide = [np.pad(part, ((0, 0), (0, labels - part.shape[1])), constant_values=-1) for part in parts]
         every = np.concatenate(wide)
-        texts = self.described[every]
-        if alone is not None:
-            texts = np.where(alone(every.shape) < NAME_ALONE, self.named[every], texts)
+        texts = self.described[every] if texts_of is None else texts_of(every)
         lengths = np.where(every >= 0, np.diff(self.offsets)[texts], 0)
         starts = np.cumsum(lengths, 1) - lengths
         inside = np.arange(int(lengths.max())) < lengths[..., None]
@@ -123,6 +128,16 @@ class LabelTokens:
             "label_places": places,
             "label_columns": every.astype(np.int64),
         }
+
+    def with_texts(self, texts: Tokens, rows: Array) -> LabelTokens:
+        """The same with the beginnings of texts, of at most 12 tokens, as further texts of labels."""
+        lengths = np.minimum(texts.lengths[rows] - 1, EXAMPLE_TOKENS)  # without [SEP]
+        inside = np.arange(EXAMPLE_TOKENS) < lengths[:, None]
+        places = np.minimum(texts.offsets[rows][:, None] + np.arange(EXAMPLE_TOKENS), len(texts.ids) - 1)
+        other = copy.copy(self)
+        other.ids = np.concatenate([self.ids, texts.ids[places][inside].astype(np.int64)])
+        other.offsets = np.concatenate([self.offsets, self.offsets[-1] + np.cumsum(lengths)])
+        return other
 
     def with_hypotheses(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The `input_ids` and `attention_mask` of texts, once for each hypothesis, which follows the text."""
@@ -186,11 +201,18 @@ class PackedTexts:
 class SampledTexts(PackedTexts):
     """Texts with their own labels and a sample of others, which is drawn again for each batch.
 
-    The draw depends on torch's generator, which the training loop seeds by step.
+    Labels whose texts are alike are drawn more often, as they are what must be told apart. In place of some
+    labels stands another text of the label, so that the network learns to compare rather than to know
+    names. The draw depends on torch's generator, which the training loop seeds by step.
     """
 
     def __init__(
-        self, texts: PackedTexts, hard: Mapping[str, Array], soft: Mapping[str, Array], negatives: int
+        self,
+        texts: PackedTexts,
+        hard: Mapping[str, Array],
+        soft: Mapping[str, Array],
+        negatives: int,
+        alike: Mapping[str, Array],
     ) -> None:
         """Take encoded texts and their labels.
 
@@ -200,32 +222,82 @@ class SampledTexts(PackedTexts):
             soft: The teacher's logits of each head that it knows, `[texts, labels]`. The teacher's best
                 labels are half of the sample.
             negatives: The number of labels of each head that are drawn for a text besides its own.
+            alike: How alike the texts of two labels of a head are, `[labels, labels]`, from -1 to 1.
         """
         super().__init__(texts.texts, texts.labels)
-        self.hard, self.soft, self.negatives = hard, soft, negatives
+        self.hard, self.soft, self.negatives, self.alike = hard, soft, negatives, alike
         drawn = sum(min(len(head.labels), negatives + 1) for head in self.labels.heads)
         self.lengths = self._lengths(round(drawn * len(self.labels.ids) / len(np.diff(self.labels.offsets))))
+        self._names = len(self.labels.offsets) - 1
+        rows = [some for head in self.labels.heads for some in rows_of_labels(head, hard[head.name])]
+        self._examples, numbers = np.unique(
+            np.concatenate([np.empty(0, np.int64), *rows]), return_inverse=True
+        )
+        self.labels = self.labels.with_texts(self.texts, self._examples)
+        # of each column, the numbers of the texts of labels that are its examples, -1 for none
+        self._table = np.full((len(rows), EXAMPLES_A_LABEL), -1)
+        for row, some in zip(self._table, np.split(numbers, np.cumsum([*map(len, rows)])[:-1]), strict=True):
+            if len(some):
+                row[:] = np.resize(some, EXAMPLES_A_LABEL)
 
     def batch(self, rows: Array) -> dict[str, Array]:
         """The arrays that `PackedClassifier` reads, with the labels that are drawn."""
-        drawn = self.labels.arrays(dict(self._drawn(rows)), alone=lambda shape: torch.rand(shape).numpy())
-        return self.labels.with_hypotheses(self.texts.batch(rows)) | drawn
+        arrays = self.labels.arrays(dict(self._drawn(rows)), partial(self._texts_of, rows))
+        return self.labels.with_hypotheses(self.texts.batch(rows)) | arrays
+
+    def _texts_of(self, rows: Array, every: Array) -> Array:
+        """The numbers of the texts of the labels in these columns `[hypotheses x rows, labels]`."""
+        names = np.where(
+            _uniform(every.shape) < NAME_ALONE, self.labels.named[every], self.labels.described[every]
+        )
+        place = (_uniform(every.shape) * EXAMPLES_A_LABEL).astype(np.int64)
+        example = self._table[every, place]
+        of_text = self._examples[example] if len(self._examples) else example
+        own = of_text == np.tile(rows, len(every) // len(rows))[:, None]
+        chosen = (_uniform(every.shape) < EXAMPLES) & (example >= 0) & ~own
+        return np.where(chosen, self._names + example, names)
 
     def _drawn(self, rows: Array) -> Iterator[tuple[str, Array]]:
-        """Each head and the columns `[rows, labels]` that are drawn of it, -1 for none."""
-        random = torch.rand(len(rows), width(self.labels.heads)).numpy()
+        """Each head and the columns `[rows, labels]` that are drawn of it, -1 for none.
+
+        The labels with the largest sums of a weight and Gumbel noise are a draw without replacement.
+        """
         for head, part in columns(self.labels.heads):
-            rank, count = random[:, part], np.full(len(rows), self.negatives + 1)
-            if head.name in self.soft:
-                best = np.argsort(-np.asarray(self.soft[head.name][rows]), 1)[:, : (self.negatives + 1) // 2]
-                np.put_along_axis(rank, best, 1 + np.take_along_axis(rank, best, 1), 1)
-            own = self.hard[head.name][rows]
+            own, alike = self.hard[head.name][rows], self.alike[head.name] / TEMPERATURE
+            rank = -np.log(-np.log(_uniform((len(rows), len(head.labels))).clip(1e-9, 1 - 1e-7)))
+            count = np.full(len(rows), self.negatives + 1)
             if head.kind == "single_label":
                 known = np.flatnonzero(own != UNLABELLED)
-                rank[known, own[known]] = 2
+                rank[known] += alike[own[known]]
+                rank[known, own[known]] = np.inf
             else:
-                rank[own == 1] = 2
-                count = self.negatives + np.maximum(1, (own == 1).sum(1))
+                positive = own == 1
+                rank += positive @ alike / np.maximum(1, positive.sum(1, keepdims=True))
+                rank[positive] = np.inf
+                count = self.negatives + np.maximum(1, positive.sum(1))
+            if head.name in self.soft:
+                best = np.argsort(-np.asarray(self.soft[head.name][rows]), 1)[:, : (self.negatives + 1) // 2]
+                np.put_along_axis(rank, best, np.take_along_axis(rank, best, 1) + CERTAIN, 1)
             most = min(len(head.labels), int(count.max()))
             order = np.argsort(-rank, 1)[:, :most]
             yield head.name, np.where(np.arange(most) < count[:, None], part.start + order, -1)
+
+
+def rows_of_labels(head: Head, labels: Array) -> list[Array]:
+    """The rows of at most 64 texts of each label of a head, evenly spread.
+
+    Args:
+        head: The head.
+        labels: Class indices `[texts]`, or 0/1 `[texts, labels]`.
+    """
+    found = []
+    for number in range(len(head.labels)):
+        rows = np.flatnonzero(labels == number if head.kind == "single_label" else labels[:, number] == 1)
+        found.append(rows[:: max(1, -(-len(rows) // EXAMPLES_A_LABEL))])
+    return found
+
+
+def _uniform(shape: Sequence[int]) -> Array:
+    """Numbers from 0 to 1 of torch's generator."""
+    drawn: Array = torch.rand(*shape).numpy()
+    return drawn
