@@ -6,7 +6,7 @@ costs about as much as its arithmetic. Other encoders are traced (`export.graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from export.runtime.session import ALL_LOGITS, IDS, MASK, REQUIRED_INPUTS
 OPSET = 17  # the first with LayerNormalization
 PRODUCER = "tinyheads"
 MASKED = 1e9  # subtracted from the attention scores of padding
+DISTILBERT_EPSILON = 1e-12  # of its layer norms, which is no setting of its configuration
+PARTS = "query", "key", "value"
 FEW = 4  # up to this number, attention heads are computed one by one
 
 
@@ -34,6 +36,26 @@ def is_plain_bert(network: Any) -> bool:
     )
 
 
+_DISTILBERT_NAMES = {  # part of a name in a DistilBERT's weights, and in a BERT's
+    "encoder.transformer.layer": "encoder.encoder.layer",
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+
+
+def _bert_name(name: str) -> str:
+    if name.startswith("encoder."):
+        for part, of_bert in _DISTILBERT_NAMES.items():
+            name = name.replace(part, of_bert)
+    return name
+
+
 def bert_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.ModelProto:
     """The graph of a network whose encoder is a BertModel without a pooler.
 
@@ -46,13 +68,10 @@ def bert_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.Mod
         outputs: Output name of each head, in order.
         positions: Maximum number of tokens of a text; later position embeddings are dropped.
     """
-    state = {name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()}
-    graph = _BertBuilder(state, network.config)
+    graph = BertBuilder(network)
     states = graph.encoder(positions)
     pooled = graph.first(states) if network.pooling == "cls" else graph.mean(states)
-    names = [f"linear.logits_{head.name}" for head in network.heads]
-    weight = np.concatenate([state[f"{name}.weight"] for name in names])
-    bias = np.concatenate([state[f"{name}.bias"] for name in names])
+    weight, bias = graph.stacked([f"linear.logits_{head.name}" for head in network.heads])
     widths = [len(head.labels) for head in network.heads]
     shapes = dict(zip(outputs, widths, strict=True))
     if len(outputs) == 1:
@@ -62,29 +81,61 @@ def bert_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.Mod
         sizes = graph.constant(np.array(widths, np.int64), "widths")
         graph.node_with_outputs("Split", ALL_LOGITS, sizes, outputs=outputs, name="heads", axis=1)
         shapes[ALL_LOGITS] = sum(widths)
-    info, tokens = helper.make_tensor_value_info, ["batch_size", "sequence_length"]
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "classifier",
-            [info(name, TensorProto.INT64, tokens) for name in REQUIRED_INPUTS],
-            [info(name, TensorProto.FLOAT, ["batch_size", width]) for name, width in shapes.items()],
-            graph.initializers(),
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=8,
-        producer_name=PRODUCER,
+    return graph.model(
+        {name: ["batch_size", "sequence_length"] for name in REQUIRED_INPUTS},
+        {name: ["batch_size", width] for name, width in shapes.items()},
     )
-    onnx.checker.check_model(model)
-    return model
 
 
-class _BertBuilder(GraphBuilder):
-    """Adds the layers of a BERT encoder; methods return the name of the tensor that they add."""
+class BertBuilder(GraphBuilder):
+    """Adds the layers of a BERT or DistilBERT encoder; methods return the name of the tensor that they add.
 
-    def __init__(self, state: dict[str, NDArray[Any]], config: Any) -> None:
+    Attributes:
+        state: The weights of the network by name; those of a DistilBERT have BERT's names.
+        config: The configuration of the encoder.
+        count: Number of attention heads.
+        width: Width of the hidden states.
+        size: Width of an attention head.
+    """
+
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.state, self.config = state, config
+        weights = network.state_dict().items()
+        self.state = {_bert_name(name): value.detach().float().cpu().numpy() for name, value in weights}
+        self.config = network.config
+        self.count, self.width = int(self.config.num_attention_heads), int(self.config.hidden_size)
+        self.size = self.width // self.count
+
+    def model(
+        self, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, Sequence[str | int]]
+    ) -> onnx.ModelProto:
+        """The checked model, given the shape of each input (int64) and output (float32)."""
+        kinds = (inputs, TensorProto.INT64), (outputs, TensorProto.FLOAT)
+        ends = [
+            [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
+            for shapes, kind in kinds
+        ]
+        model = helper.make_model(
+            helper.make_graph(self.nodes, "classifier", *ends, self.initializers()),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=8,
+            producer_name=PRODUCER,
+        )
+        onnx.checker.check_model(model)
+        return model
+
+    def stacked(
+        self, names: Sequence[str], scales: Sequence[float] = ()
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weight and bias of linear layers concatenated as one, each multiplied by its scale."""
+        factors = [np.float32(scale) for scale in scales or [1] * len(names)]
+        weight, bias = (
+            np.concatenate(
+                [self.state[f"{name}.{x}"] * scale for name, scale in zip(names, factors, strict=True)]
+            )
+            for x in ("weight", "bias")
+        )
+        return weight, bias
 
     def number(self, value: float, name: str) -> str:
         """A float32 scalar."""
@@ -101,40 +152,63 @@ class _BertBuilder(GraphBuilder):
         """The linear layer whose weights have this name in the state dict."""
         return self.product(inputs, self.state[f"{name}.weight"], self.state[f"{name}.bias"], name)
 
+    def projection(self, states: str, name: str, parts: Sequence[str] = PARTS) -> str:
+        """Query, key and value of a layer, or some of them, as one product; queries are scaled."""
+        weight, bias = self.stacked(
+            [f"{name}.attention.self.{part}" for part in parts],
+            [self.size**-0.5 if part == "query" else 1 for part in parts],
+        )
+        return self.product(states, weight, bias, ".".join([name, *parts]))
+
     def norm(self, inputs: str, name: str) -> str:
         """The layer norm whose weights have this name in the state dict."""
         weight, bias = (self.constant(self.state[f"{name}.{x}"], f"{name}.{x}") for x in ("weight", "bias"))
-        epsilon = float(self.config.layer_norm_eps)
+        epsilon = float(getattr(self.config, "layer_norm_eps", DISTILBERT_EPSILON))
         return self.node("LayerNormalization", inputs, weight, bias, name=name, axis=-1, epsilon=epsilon)
+
+    def tables(self, positions: int) -> tuple[str, str]:
+        """The word embeddings, and the embeddings of positions, which include those of token type 0."""
+        tables = "encoder.embeddings"
+        table = self.state[f"{tables}.position_embeddings.weight"][:positions]
+        types = self.state.get(f"{tables}.token_type_embeddings.weight")
+        if types is not None:
+            table = table + types[0]
+        words = self.constant(self.state[f"{tables}.word_embeddings.weight"], "words")
+        return words, self.constant(table, "positions")
 
     def encoder(self, positions: int) -> str:
         """The last hidden states, `[batch, length, width]`."""
-        tables = "encoder.embeddings"
-        words = self.constant(self.state[f"{tables}.word_embeddings.weight"], "words")
-        table = self.state[f"{tables}.position_embeddings.weight"][:positions]
-        table = table + self.state[f"{tables}.token_type_embeddings.weight"][0]  # all tokens have type 0
+        words, table = self.tables(positions)
         zero, length = self.integers(0), self.node("Shape", IDS, name="length", start=1, end=2)
-        place = self.node("Slice", self.constant(table, "positions"), zero, length, zero, name="place")
+        place = self.node("Slice", table, zero, length, zero, name="place")
         states = self.node("Add", self.node("Gather", words, IDS, name="word"), place, name="embedded")
-        states = self.norm(states, f"{tables}.LayerNorm")
+        states = self.norm(states, "encoder.embeddings.LayerNorm")
         self.mask = self.node("Cast", MASK, name="inside", to=TensorProto.FLOAT)
-        few = self.config.num_attention_heads <= FEW
-        padding = self.node(
-            "Sub", self.mask, self.constant(np.ones(1, np.float32), "float_one"), name="outside"
-        )
-        padding = self.node(
-            "Mul", padding, self.constant(np.full(1, MASKED, np.float32), "far"), name="outside.far"
-        )
-        bias = self.node(
-            "Unsqueeze", padding, self.integers(*([1] if few else [1, 2])), name="attention.bias"
-        )
-        for number in range(self.config.num_hidden_layers):
-            states = self.layer(states, bias, f"encoder.encoder.layer.{number}")
+        bias = self.padding(self.mask, [1] if self.few else [1, 2], "attention.bias")
+        for layer in self.layers:
+            context = self.attention(self.projection(states, layer), bias, f"{layer}.attention.self")
+            states = self.layer(states, context, layer)
         return states
 
-    def layer(self, states: str, bias: str, name: str) -> str:
-        """A transformer layer: attention and feed-forward part, each with its residual and layer norm."""
-        context = self.attention(states, bias, f"{name}.attention.self")
+    @property
+    def layers(self) -> list[str]:
+        """The name of each layer, in order."""
+        return [f"encoder.encoder.layer.{number}" for number in range(self.config.num_hidden_layers)]
+
+    @property
+    def few(self) -> bool:
+        """Whether attention heads are computed one by one."""
+        return self.count <= FEW
+
+    def padding(self, mask: str, axes: Sequence[int], name: str) -> str:
+        """What is added to attention scores, 0 where a float mask is 1, with axes of size 1 inserted."""
+        one, far = (self.constant(np.full(1, x, np.float32), f"float_{x:g}") for x in (1, MASKED))
+        outside = self.node("Sub", mask, one, name=f"{name}.outside")
+        bias = self.node("Mul", outside, far, name=f"{name}.far")
+        return self.node("Unsqueeze", bias, self.integers(*axes), name=name) if axes else bias
+
+    def layer(self, states: str, context: str, name: str) -> str:
+        """The layer of this name after its attention: both parts with their residual and layer norm."""
         output = f"{name}.attention.output"
         states = self.node("Add", self.linear(context, f"{output}.dense"), states, name=f"{output}.sum")
         states = self.norm(states, f"{output}.LayerNorm")
@@ -144,30 +218,24 @@ class _BertBuilder(GraphBuilder):
         )
         return self.norm(states, f"{name}.output.LayerNorm")
 
-    def attention(self, states: str, bias: str, name: str) -> str:
-        """Self-attention with one product for all queries, keys and values, the heads concatenated.
+    def attention(self, projected: str, bias: str, name: str) -> str:
+        """Self-attention of queries, keys and values concatenated; its heads are concatenated, too.
 
         A few heads are computed one by one, which needs no reshaping. Many are computed together, since each
         node costs more than a transposition.
         """
-        count, width = self.config.num_attention_heads, self.config.hidden_size
-        scales = {"query": (width // count) ** -0.5, "key": 1.0, "value": 1.0}
-        weight, row = (
-            np.concatenate([self.state[f"{name}.{part}.{x}"] * np.float32(s) for part, s in scales.items()])
-            for x in ("weight", "bias")
-        )
-        projected = self.product(states, weight, row, f"{name}.product")
-        if count <= FEW:
-            parts = self.split(projected, 3 * count, width // count, name)
+        count = self.count
+        if self.few:
+            parts = self.split(projected, 3 * count, self.size, name)
             heads = [self.head(parts[i::count], bias, [0, 2, 1], f"{name}.{i}") for i in range(count)]
             return heads[0] if count == 1 else self.node("Concat", *heads, name=f"{name}.together", axis=2)
-        shape, turned = self.integers(0, 0, count, width // count), []
-        for part in self.split(projected, 3, width, name):
+        shape, turned = self.integers(0, 0, count, self.size), []
+        for part in self.split(projected, 3, self.width, name):
             part = self.node("Reshape", part, shape, name=f"{part}.apart")
             turned.append(self.node("Transpose", part, name=f"{part}.turned", perm=[0, 2, 1, 3]))
         context = self.head(turned, bias, [0, 1, 3, 2], name)
         context = self.node("Transpose", context, name=f"{name}.turned", perm=[0, 2, 1, 3])
-        return self.node("Reshape", context, self.integers(0, 0, width), name=f"{name}.together")
+        return self.node("Reshape", context, self.integers(0, 0, self.width), name=f"{name}.together")
 
     def split(self, states: str, count: int, width: int, name: str) -> Sequence[str]:
         """The last axis split into `count` parts of `width`."""

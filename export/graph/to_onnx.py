@@ -1,7 +1,8 @@
 """Exports a classifier to ONNX: dynamic batch and length, one output per head.
 
-BERT encoders are built by `export.graph.bert`; other encoders are traced by optimum-onnx. This is the only
-module that imports optimum (optimum-onnx 0.1.0 needs transformers < 4.58).
+BERT encoders are built by `export.graph.bert`, packed networks by `export.graph.packed`; other encoders are
+traced by optimum-onnx. This is the only module that imports optimum (optimum-onnx 0.1.0 needs
+transformers < 4.58).
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import onnx
 from torch import Tensor, nn
 
 from export.graph.bert import OPSET, PRODUCER, bert_graph, is_plain_bert
+from export.graph.packed import packed_graph
 from export.runtime.session import REQUIRED_INPUTS
 
 
 class ExportableNetwork(Protocol):
     """A network that `to_onnx` can export: a module in eval mode, on the CPU."""
 
+    family: ClassVar[str]
     config: Any  # a transformers config
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
@@ -52,18 +55,22 @@ class _HeadOutputs(nn.Module):
 def to_onnx(network: ExportableNetwork, outputs: Sequence[str], path: Path, *, positions: int = 512) -> None:
     """Write a network to an ONNX file with float32 weights.
 
-    The inputs are REQUIRED_INPUTS, int64 `[batch, length]`; the outputs are float32 `[batch, labels]`.
+    The inputs are REQUIRED_INPUTS, int64 `[batch, length]`, and labels if the network is packed
+    (`export.graph.packed.packed_graph`). The outputs are float32 `[batch, labels]`.
 
     Args:
         network: The network to export.
         outputs: Output name of each head, in order.
         path: File to write.
-        positions: Maximum number of tokens of a text; the graph may reject longer texts.
+        positions: Maximum number of tokens of a text (packed: with a label); the graph may reject longer
+            texts.
 
     Raises:
         ValueError: The numbers of outputs and heads differ.
     """
-    if is_plain_bert(network):
+    if network.family == "packed":
+        onnx.save(packed_graph(network, outputs, positions), path)
+    elif is_plain_bert(network):
         onnx.save(bert_graph(network, outputs, positions), path)
     else:
         _trace(network, outputs, path)
