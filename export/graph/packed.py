@@ -36,14 +36,12 @@ def packed_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.M
         positions: Maximum number of tokens of a text and one label; later position embeddings are dropped.
     """
     graph = _PackedBuilder(network)
-    states = graph.label_states(positions)
-    scorers = [f"scorers.score_{head.name}" for head, _ in zip(network.heads, outputs, strict=True)]
-    scores = [graph.product(states, *graph.stacked(scorers), "scores")]
+    scores = [graph.scores(*graph.read(positions), [head.name for head in network.heads])]
     if len(outputs) > 1:
         parts, sizes = [f"scores.{output}" for output in outputs], graph.integers(*[1] * len(outputs))
-        scores = [*graph.node_with_outputs("Split", *scores, sizes, outputs=parts, name="heads", axis=1)]
-    for score, output in zip(scores, outputs, strict=True):
-        graph.node("Reshape", score, graph.answers, name=output)
+        scores = [*graph.node_with_outputs("Split", *scores, sizes, outputs=parts, name="heads", axis=2)]
+    for score, _, output in zip(scores, network.heads, outputs, strict=True):
+        graph.node("Squeeze", score, graph.integers(2), name=output)
     texts, labels = ["batch_size", "sequence_length"], ["labels", "label_length"]
     return graph.model(
         {IDS: texts, MASK: texts, LABEL_IDS: labels, LABEL_MASK: labels},
@@ -56,9 +54,7 @@ class _PackedBuilder(BertBuilder):
 
     Attributes:
         length, longest: The tokens of the longest text and of the longest label, as vectors of one number.
-        answers: The shape `[batch, labels]`.
-        by_head, labels_by_head: The shapes of tokens and of labels apart by attention head:
-            `[batch, tokens, any, width of a head]` and `[batch, labels, any, width of a head]`.
+        by_head: The shape of tokens apart by attention head, `[batch, tokens, any, width of a head]`.
         there: The number of each token of each label among the tokens, `[labels, longest]`.
         back: The number of each token of the labels among the padded labels, `[label tokens]`.
         every: The same for all tokens, 0 for those of the text, `[tokens]`.
@@ -70,8 +66,11 @@ class _PackedBuilder(BertBuilder):
         super().__init__(network)
         self._vectors: dict[str, str] = {}
 
-    def label_states(self, positions: int) -> str:
-        """The last hidden state of the first token of each label, `[batch x labels, width]`."""
+    def read(self, positions: int) -> tuple[str, str]:
+        """The mean last hidden state of each text `[batch, width]`, that of each label's first token.
+
+        The latter is `[batch, labels, width]`.
+        """
         ids, places = self._tokens()
         words, table = self.tables(positions)
         states = self.node(
@@ -90,10 +89,59 @@ class _PackedBuilder(BertBuilder):
         keys = self.projection(states, last, PARTS[1:])
         states = self.node("Reshape", states, self._vector("tokens.deep", shape, self.width), name="deep")
         first = self.node("Gather", self.there, self.constant(np.int64(0), "first"), name="firsts", axis=1)
-        self.bias = self.node("Gather", self.bias, first, name="firsts.bias", axis=2)
-        states = self._flat(self.node("Gather", states, first, name="firsts.deep", axis=1), "firsts")
+        self.bias = self._leaving(self.bias, first, 2)
+        states = self._leaving(states, first, 1)
+        shape = self.node("Shape", states, name="leaving")
+        states = self._flat(states, "leaving")
         query = self.projection(states, last, PARTS[:1])
-        return self.layer(states, self._last_context(query, keys, last), last)
+        query = self.node(
+            "Reshape",
+            query,
+            self._vector(
+                "leaving.by_head",
+                self.node("Slice", shape, self.integers(0), self.integers(2), name="leaving.tokens"),
+                -1,
+                self.size,
+            ),
+            name="query.by_head",
+        )
+        states = self.layer(states, self._last_context(query, keys, last), last)
+        states = self.node("Reshape", states, shape, name="left")
+        count = self.node("Shape", LABEL_IDS, name="labels.count", end=1)
+        text, labels = self.node_with_outputs(
+            "Split",
+            states,
+            self._vector("left.sizes", self.length, count),
+            outputs=["left.text", "left.labels"],
+            name="left.split",
+            axis=1,
+        )
+        return self.mean(text), labels
+
+    def scores(self, text: str, labels: str, heads: Sequence[str]) -> str:
+        """The scores `[batch, labels, heads]` of the mean of texts and the states of labels.
+
+        A head adds a linear map of the label to its multiple of the cosine of both.
+        """
+        scorers = [f"scorers.score_{head}" for head in heads]
+        scores = self.product(labels, *self.stacked([f"{name}.linear" for name in scorers]), "linear")
+        units = []
+        for states in (text, labels):
+            norm = self.node("ReduceL2", states, name=f"{states}.norm", axes=[-1], keepdims=1)
+            norm = self.node("Clip", norm, self.number(1e-8, "tiny"), name=f"{states}.norm.some")
+            units.append(self.node("Div", states, norm, name=f"{states}.unit"))
+        text = self.node("Unsqueeze", units[0], self.integers(2), name="text.column")
+        cosine = self.node("MatMul", units[1], text, name="cosine")
+        scales = self.constant(np.exp([self.state[f"{name}.log_scale"] for name in scorers]), "scales")
+        return self.node("Add", self.node("Mul", cosine, scales, name="cosine.scaled"), scores, name="scores")
+
+    def _leaving(self, states: str, first: str, axis: int) -> str:
+        """The tokens of the text and the first of each label: what the last layer computes."""
+        labels = self.node("Gather", states, first, name=f"{states}.firsts", axis=axis)
+        text = self.node(
+            "Slice", states, self.integers(0), self.length, self.integers(axis), name=f"{states}.text"
+        )
+        return self.node("Concat", text, labels, name=f"{states}.leaving", axis=axis)
 
     def _tokens(self) -> tuple[str, str]:
         """The ids and positions of all tokens, `[batch, tokens]`; those of a label follow the text's."""
@@ -101,12 +149,6 @@ class _PackedBuilder(BertBuilder):
         labels = self.node("Shape", LABEL_IDS, name="labels")
         self.length = self.node("Shape", IDS, name="length", start=1, end=2)
         self.longest = self.node("Shape", LABEL_IDS, name="longest", start=1, end=2)
-        self.answers = self._vector(
-            "answers",
-            self.node("Shape", IDS, name="batch", end=1),
-            self.node("Shape", LABEL_IDS, name="labels.count", end=1),
-        )
-        self.labels_by_head = self._vector("labels.by_head", self.answers, -1, self.size)
         inside = self.node("Reshape", LABEL_MASK, all_of, name="labels.inside")
         back = self.node("NonZero", inside, name="labels.found")
         self.back = self.node("Reshape", back, all_of, name="labels.back")
@@ -135,8 +177,8 @@ class _PackedBuilder(BertBuilder):
 
     def _attention_bias(self) -> str:
         """The attention bias of all tokens."""
-        text = self.node("Cast", MASK, name="text.inside", to=TensorProto.FLOAT)
-        text = self.padding(text, [1, 2], "text.bias")
+        self.mask = self.node("Cast", MASK, name="text.inside", to=TensorProto.FLOAT)
+        text = self.padding(self.mask, [1, 2], "text.bias")
         after = self._vector("after.row", *[0] * 7, self.longest)
         own = self.node("Cast", LABEL_MASK, name="own.inside", to=TensorProto.FLOAT)
         own = self.node("Gather", self.padding(own, [], "own.bias"), self.label, name="own.rows")
@@ -167,21 +209,28 @@ class _PackedBuilder(BertBuilder):
         return self.node("Add", context, self._flat(own, f"{name}.own"), name=f"{name}.context")
 
     def _last_context(self, query: str, keys: str, name: str) -> str:
-        """The context of the first token of each label, `[batch x labels, width]`.
+        """The context of the text's tokens and of the first of each label, `[any, width]`.
 
         A label has one query, so keys and values need not be transposed for a product of matrices.
         """
-        query = self.node("Reshape", query, self.labels_by_head, name=f"{name}.query.by_head")
         key, value = self._heads(keys, 2, name)
-        own = self.node("Unsqueeze", query, self.integers(2), name=f"{name}.query.row")
+        end, one = self.integers(np.iinfo(np.int64).max), self.integers(1)
+        own = self.node("Slice", query, self.length, end, one, name=f"{name}.query.labels")
+        own = self.node("Unsqueeze", own, self.integers(2), name=f"{name}.query.row")
         own = self.node("Mul", own, self._of_labels(key), name=f"{name}.own.products")
         own = self.node("ReduceSum", own, self.integers(4), name=f"{name}.own", keepdims=0)
-        context, shares = self._of_text(query, key, value, self._turned(own, 0, 3, 1, 2), name)
+        front = self._vector("before.queries", 0, 0, self.length, 0, 0, 0, 0, 0)
+        own = self.node("Pad", self._turned(own, 0, 3, 1, 2), front, name=f"{name}.own.wide")
+        context, shares = self._of_text(query, key, value, own, name)
+        shares = self.node("Slice", shares, self.length, end, self.integers(2), name=f"{name}.shares.labels")
         shares = self.node(
             "Unsqueeze", self._turned(shares, 0, 2, 3, 1), self.integers(4), name=f"{name}.own.shares"
         )
         own = self.node("Mul", shares, self._of_labels(value), name=f"{name}.own.parts")
         own = self.node("ReduceSum", own, self.integers(2), name=f"{name}.own.context", keepdims=0)
+        own = self.node("Reshape", own, self.integers(0, 0, self.width), name=f"{name}.own.joined")
+        front = self._vector("before.tokens", 0, self.length, 0, 0, 0, 0)
+        own = self.node("Pad", own, front, name=f"{name}.own.after")
         return self.node("Add", context, self._flat(own, f"{name}.own"), name=f"{name}.context")
 
     def _of_text(self, query: str, key: str, value: str, own: str, name: str) -> tuple[str, str]:
