@@ -305,3 +305,10 @@ def check_encoder(config: Any) -> None:
             f"network: packed needs an encoder of type {' or '.join(ENCODERS)}, got {config.model_type} "
             "(name another encoder, or use network: heads)"
         )
+    activation = getattr(config, "hidden_act", None) or getattr(config, "activation", None)
+    positions = getattr(config, "position_embedding_type", None) or "absolute"
+    if activation != "gelu" or positions != "absolute":
+        raise ValueError(
+            f"network: packed needs an encoder with gelu and absolute positions, got {activation} and "
+            f"{positions} (name another encoder, or use network: heads)"
+        )
