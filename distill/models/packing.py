@@ -75,6 +75,7 @@ class LabelTokens:
             return ids
 
         rows: list[list[int]] = []
+        seen: dict[tuple[str | int, ...], str] = {}
         named: list[int] = []
         described: list[int] = []
         for head in heads:
@@ -85,6 +86,11 @@ class LabelTokens:
                 named.append(len(rows))
                 rows += [tokens(head, "label", text, label, [int(tokenizer.cls_token_id)]) for text in texts]
                 described.append(len(rows) - 1)
+                if (other := seen.setdefault((head.name, *rows[-1]), name)) != name:
+                    raise LabelError(
+                        f"heads.{head.name}: labels {name!r:.60} and {other!r:.60} are the same tokens to the "
+                        "network (rename one, or describe it in `descriptions`)"
+                    )
         self.ids = np.fromiter((i for row in rows for i in row), np.int64)
         self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         self.named, self.described = np.array(named), np.array(described)

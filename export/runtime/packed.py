@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import NamedTuple
 
 import numpy as np
@@ -137,8 +138,12 @@ class PackedSession(Session):
         starts = columns(heads)
         for head in heads:
             entries = found.setdefault(head.hypothesis, [])
+            seen: dict[tuple[int, ...], str] = {}
             for number, label in enumerate(head.labels, starts[head.name].start):
                 ids = self._labels.label(label_text(label, head.descriptions.get(label)))
+                if (other := seen.setdefault(ids, label)) != label:
+                    problem = f"{short(label)} and {short(other)} are the same tokens to the network"
+                    raise ValueError(f"labels: {problem} (remove one, or describe it in words it knows)")
                 entries.append((head.output, number, ids))
         return [
             _Group(

@@ -11,7 +11,7 @@ from typing import Any
 
 from export.bundle.atomic import resolve
 from export.bundle.files import read_bundle
-from export.bundle.manifest import unknown
+from export.bundle.manifest import PACKED, unknown
 from export.targets.writer import TargetError, write_export
 
 # functions (bundle, manifest, variant, folder) -> details; loaded on use, since their dependencies differ
@@ -58,6 +58,10 @@ def export_bundle(
         raise TargetError(f"--transformers-js: needs --target transformers-js, got {target!r}")
     given, source = Path(bundle).absolute(), resolve(bundle)
     manifest = read_bundle(source)
+    if manifest.kind == PACKED:
+        raise TargetError(
+            f"{bundle}: its labels are input, which no target supports (distil a student of heads from it)"
+        )
     chosen = manifest.default_variant if variant is None else variant
     if chosen not in manifest.variants:
         raise TargetError(f"{bundle}: {unknown('variant', chosen, sorted(manifest.variants))}")
