@@ -88,8 +88,8 @@ class LabelTokens:
                 described.append(len(rows) - 1)
                 if (other := seen.setdefault((head.name, *rows[-1]), name)) != name:
                     raise LabelError(
-                        f"heads.{head.name}: labels {name!r:.60} and {other!r:.60} are the same tokens to the "
-                        "network (rename one, or describe it in `descriptions`)"
+                        f"heads.{head.name}: labels {name!r:.60} and {other!r:.60} are the same tokens to "
+                        "the network (rename one, or describe it in `descriptions`)"
                     )
         self.ids = np.fromiter((i for row in rows for i in row), np.int64)
         self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
