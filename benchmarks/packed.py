@@ -16,6 +16,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -235,8 +236,8 @@ def inference(classifier: Classifier, texts: Sequence[str], labels: Sequence[str
         return process_time() - start
 
     sizes = {
-        name: best(lambda n, views=views: timed(views, n))
-        for name, views in (("packed", [view]), ("one", few))
+        "packed": best(partial(timed, [view])),
+        "one": best(partial(timed, few)),
     }
     ratios, packed, separate = [], [], []
     for _ in range(5):
@@ -369,9 +370,8 @@ def clinc150(data: Path, out: Path) -> None:
         seconds = perf_counter() - start
         hits = float(np.mean([x == row["intent"] for x, row in zip(found, test, strict=True)]))
         show("clinc150, 150 labels", variant=name, accuracy=hits, texts_a_second=len(test) / seconds)
-        inference(
-            classifier, [row["text"] for row in test], classifier.labels("intent"), "clinc150, inference"
-        )
+        labels = classifier.manifest.heads[0].labels
+        inference(classifier, [row["text"] for row in test], labels, "clinc150, inference")
 
 
 def accuracies(
