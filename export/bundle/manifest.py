@@ -211,10 +211,9 @@ class Manifest:
                 f"{where}: must be JSON of UTF-8 and finite numbers: {error} {AGAIN}"
             ) from error
         require(data["digest"] == digest, where, f"changed, its digest differs {AGAIN}")
-        _check_types(rest, _FIELDS, where)
-        own = {key: rest.pop(key) for key in _FIELDS} | {
-            key: rest.pop(key) for key in _DEFAULTS.keys() & rest.keys()
-        }
+        given = _DEFAULTS.keys() & rest.keys()
+        _check_types(rest, _FIELDS | {key: type(_DEFAULTS[key]) for key in given}, where)
+        own = {key: rest.pop(key) for key in (*_FIELDS, *given)}
         del rest["format_version"]
         own["heads"] = heads = tuple(Head.from_json(head, where) for head in own["heads"])
         for unique in ("name", "output"):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from export.bundle.files import opened_bundle
 from export.bundle.manifest import INTEGER, PACKED, STRING, TOKENIZER, Head, Manifest, unknown
 from export.runtime.cpus import available_cores
-from export.runtime.packed import Labels, PackedSession, check_labels, open_session
+from export.runtime.packed import Labels, PackedSession, check_hypothesis, check_labels, open_session
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
 from export.runtime.tokenizer import CachedTokenizer
@@ -65,7 +65,7 @@ class Classifier:
                 contents[tokenizer],
                 self.threads,
             )
-        self._labels: Labels | None = None
+        self._given: Head | None = None
         self._views: dict[Labels, Classifier] = {}
         self._set_heads(self.manifest.heads)
 
@@ -140,7 +140,7 @@ class Classifier:
 
         Raises:
             ValueError: The bundle has fixed labels or several heads, the head is unknown, there are no
-                labels, or one is empty, repeated or too long.
+                labels, one is empty, repeated or too long, or the hypothesis is no text or too long.
         """
         if self.manifest.kind != PACKED:
             raise ValueError(
@@ -149,22 +149,21 @@ class Classifier:
         if head is None and len(self.heads) > 1:
             raise ValueError(f"labels: are of one head, expected heads to name one of {[*self.heads]}")
         name = self._head(self.heads[0] if head is None else head).name
-        given = Labels(check_labels(labels), name, hypothesis)
+        given = Labels(check_labels(labels), name, check_hypothesis(hypothesis))
         if (view := self._views.get(given)) is None:
+            view = self._view(given.replacing(self._heads[name]))
             if len(self._views) >= _VIEWS:
                 self._views.clear()
-            view = self._views[given] = self._view(given)
+            self._views[given] = view
         return view
 
-    def _view(self, given: Labels) -> Classifier:
-        other = given.replacing(self._heads[given.head])
+    def _view(self, head: Head) -> Classifier:
         assert isinstance(self._session, PackedSession)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view._session, view._labels = self._session.with_heads([other]), given
-        view.manifest = replace(self.manifest, heads=(other,))
-        view._views = {}
-        view._set_heads((other,))
+        view._session, view._given, view._views = self._session.with_heads([head]), head, {}
+        view.manifest = replace(self.manifest, heads=(head,))
+        view._set_heads((head,))
         return view
 
     # fmt: off
@@ -204,8 +203,8 @@ class Classifier:
             ValueError: A text, head, label or option is invalid.
         """
         if labels is not None:
-            head = self._choose(heads)[0].name if heads is not None and len(heads) == 1 else None
-            view: Any = self.with_labels(labels, head)
+            names = [head.name for head in self._choose(heads)]
+            view: Any = self.with_labels(labels, names[0] if len(names) == 1 else None)
             answers: Any = view(texts, top_k=top_k, scores=scores, batch_size=batch_size)
             return answers  # type: ignore[no-any-return]
         checked, chosen = _check_texts(texts), self._choose(heads)
@@ -313,7 +312,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
         # sessions cannot be copied, so a copy loads the bundle again
-        return _loaded, (type(self), self._folder, self.variant, self.threads, self._labels)
+        return _loaded, (type(self), self._folder, self.variant, self.threads, self._given)
 
     def _single(self, results: dict[str, Any], head: str | None) -> Any:
         """The result of the head that was asked for or is the only one; otherwise all results."""
@@ -349,7 +348,7 @@ class Classifier:
 
 
 def _loaded(
-    kind: type[Classifier], folder: Path, variant: str, threads: int, given: Labels | None
+    kind: type[Classifier], folder: Path, variant: str, threads: int, given: Head | None
 ) -> Classifier:
     classifier = kind(folder, variant, threads)
     return classifier if given is None else classifier._view(given)

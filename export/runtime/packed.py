@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import RunOptions, SessionOptions
 
-from export.bundle.manifest import PACKED, STRING, TOKENIZER, BundleError, Head, Manifest
+from export.bundle.manifest import PACKED, STRING, BundleError, Head, Manifest
 from export.runtime.postprocess import columns
 from export.runtime.probabilities import Floats
 from export.runtime.session import REQUIRED_INPUTS, Ids, Session, open_graph
 from export.runtime.tokenizer import LabelTokenizer
-from export.text import label_text
+from export.text import label_text, strip_text
 
 LABEL_IDS, LABEL_MASK = LABEL_INPUTS = ("label_ids", "label_mask")
 BLOCK = 256  # labels that are read together
 TOKENS = 4096  # of the texts and labels that are read together
-MAX_CHARACTERS = 4000  # of a label with its description, or of a hypothesis
+MIN_TEXT = 8  # tokens that a hypothesis leaves to a text
 _AGAIN = "(export it again)"
 
 
@@ -32,11 +32,13 @@ class _Block(NamedTuple):
 
     Attributes:
         feed: `label_ids` and `label_mask`, int64 `[labels, longest label]`.
+        tokens: The number of tokens of the labels.
         outputs: The outputs of the graph that give the logits.
         parts: For each output, its labels in the block and in the logits of all heads.
     """
 
     feed: dict[str, NDArray[np.int64]]
+    tokens: int
     outputs: list[str]
     parts: list[tuple[slice, slice]]
 
@@ -45,7 +47,6 @@ class _Group(NamedTuple):
     """The heads of one hypothesis."""
 
     hypothesis: tuple[int, ...]
-    tokens: int
     blocks: list[_Block]
 
 
@@ -73,11 +74,7 @@ class PackedSession(Session):
         threads: int,
         labels: LabelTokenizer,
     ) -> None:
-        self._labels, self._pad = labels, manifest.pad_token_id
-        try:
-            self._groups = self._grouped(manifest.heads)
-        except ValueError as error:
-            raise BundleError(f"{where.parent.parent}: {error}") from None
+        self._labels = labels
         super().__init__(graph, where, manifest, max_id, threads)
 
     def with_heads(self, heads: Sequence[Head]) -> PackedSession:
@@ -88,6 +85,10 @@ class PackedSession(Session):
         """
         other = copy.copy(self)
         other._groups, other._width = self._grouped(heads), sum(len(head.labels) for head in heads)
+        longest = max(len(group.hypothesis) for group in other._groups)
+        if longest > self._room - self._least:
+            most = self._room - self._least
+            raise ValueError(f"hypothesis: has {longest} tokens, expected at most {most} (shorten it)")
         return other
 
     def run(self, ids: Ids) -> Floats:
@@ -98,19 +99,33 @@ class PackedSession(Session):
         """
         logits = np.empty((len(ids), self._width), np.float32)
         for group in self._groups:
-            rows = [[*row, *group.hypothesis] for row in ids] if group.hypothesis else ids
-            size = max(1, TOKENS // (max(map(len, rows)) + group.tokens))
-            for first in range(0, len(rows), size):
-                some = slice(first, first + size)
-                for block in group.blocks:
+            rows = self._with_hypothesis(ids, group.hypothesis)
+            longest = max(map(len, rows))
+            for block in group.blocks:
+                size = max(1, TOKENS // (longest + block.tokens))
+                for first in range(0, len(rows), size):
+                    some = slice(first, first + size)
                     found = self._compute(block.outputs, rows[some], **block.feed)
                     for (of_block, of_heads), scores in zip(block.parts, found, strict=True):
                         logits[some, of_heads] = scores[:, of_block]
         return logits
 
+    def _with_hypothesis(self, ids: Ids, hypothesis: tuple[int, ...]) -> Ids:
+        """Texts followed by a hypothesis. One longer than those of the bundle takes the place of tokens."""
+        most = self._room - len(hypothesis)
+        ids = [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in ids]
+        return [[*row, *hypothesis] for row in ids] if hypothesis else ids
+
     def _open(
         self, graph: bytes, manifest: Manifest, max_id: int, options: SessionOptions, trial: RunOptions
     ) -> None:
+        try:
+            self._groups = self._grouped(manifest.heads)
+        except ValueError as error:
+            raise BundleError(f"{self._where}: {error} {_AGAIN}") from None
+        # the positions of the graph without those of a label, and those that a hypothesis leaves to a text
+        self._room = manifest.max_length + max(len(group.hypothesis) for group in self._groups)
+        self._least = min(MIN_TEXT, manifest.max_length)
         self._session = open_graph(graph, self._where, options)
         self._inputs = [node.name for node in self._session.get_inputs()]
         expected = {*REQUIRED_INPUTS, *LABEL_INPUTS}
@@ -123,8 +138,7 @@ class PackedSession(Session):
         if wrong := [name for name in heads if types.get(name) != "tensor(float)"]:
             raise BundleError(f"{self._where}: no float32 outputs {wrong}, got {types} {_AGAIN}")
         trial.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        longest = max(len(group.hypothesis) for group in self._groups) + manifest.max_length
-        text = [self._pad] * (longest - 1) + [max_id]
+        text = [self._pad] * (self._room - 1) + [max_id]
         for texts, labels in (([text], [manifest.label_length, 1]), ([text[-1:], text[-2:]], [1])):
             mask = np.arange(max(labels)) < np.array(labels)[:, None]
             feed = {LABEL_IDS: np.where(mask, max_id, self._pad), LABEL_MASK: mask.astype(np.int64)}
@@ -148,7 +162,6 @@ class PackedSession(Session):
         return [
             _Group(
                 self._labels.hypothesis(hypothesis),
-                sum(len(ids) for _, _, ids in entries[:BLOCK]),
                 [
                     _block(entries[first : first + BLOCK], self._pad)
                     for first in range(0, len(entries), BLOCK)
@@ -176,7 +189,7 @@ def open_session(
     """
     if manifest.kind != PACKED:
         return Session(graph, where, manifest, max_id, threads)
-    labels = LabelTokenizer(tokenizer, manifest.label_length, Path(TOKENIZER))
+    labels = LabelTokenizer(tokenizer, manifest.label_length, where)
     return PackedSession(graph, where, manifest, max_id, threads, labels)
 
 
@@ -192,7 +205,8 @@ def _block(entries: Sequence[tuple[str, int, tuple[int, ...]]], pad: int) -> _Bl
         first, count = outputs.index(output), outputs.count(output)
         column = entries[first][1]
         parts.append((slice(first, first + count), slice(column, column + count)))
-    return _Block({LABEL_IDS: tokens, LABEL_MASK: mask.astype(np.int64)}, names, parts)
+    feed = {LABEL_IDS: tokens, LABEL_MASK: mask.astype(np.int64)}
+    return _Block(feed, int(lengths.sum()), names, parts)
 
 
 class Labels(NamedTuple):
@@ -227,27 +241,40 @@ def check_labels(labels: object) -> tuple[tuple[str, str | None], ...]:
         ValueError: There are none, one is no text or empty, or two are read alike.
     """
     if isinstance(labels, (str, bytes, Set)) or not isinstance(labels, Iterable):
-        raise ValueError(f"labels: must be a list of labels or a dict of descriptions, got {labels!r}")
+        raise ValueError(f"labels: must be a list of labels or a dict of descriptions, got {short(labels)}")
+    if getattr(labels, "ndim", 1) != 1:  # a data frame would give the names of its columns
+        kind = f"{type(labels).__name__} of shape {labels.shape}"  # type: ignore[attr-defined]
+        raise ValueError(f"labels: must be a list of labels, got {kind} (choose one column)")
     pairs = [*labels.items()] if isinstance(labels, Mapping) else [(label, None) for label in labels]
     if not pairs:
         raise ValueError("labels: must name at least one label, got none")
     seen: dict[str, str] = {}
     for position, (label, description) in enumerate(pairs):
         where = f"labels: position {position}"
-        for what, text in (("label", label), ("description", description)):
-            if not isinstance(text, str) and not (text is None and what == "description"):
-                raise ValueError(f"{where}: {what} must be str, got {type(text).__name__} {text!r:.60}")
-            if text is not None and len(text) > MAX_CHARACTERS:
-                size = f"{len(text)} characters, expected at most {MAX_CHARACTERS}"
-                raise ValueError(f"{where}: {what} has {size} (shorten it)")
-            try:
-                (text or "").encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"{where}: {what} has half a surrogate pair (remove it)") from None
-        read = label_text(label, description)
-        if not label.strip():
+        _check_text(f"{where}: label", label)
+        if description is not None:
+            _check_text(f"{where}: description", description)
+        if not strip_text(label):
             raise ValueError(f"{where}: is empty, expected the name of a label (remove it)")
+        read = label_text(label, description)
         if read in seen:
-            raise ValueError(f"{where}: {label!r:.60} is read as {seen[read]!r:.60} before it (remove one)")
+            raise ValueError(f"{where}: {short(label)} is read as {short(seen[read])} before it (remove one)")
         seen[read] = label
     return tuple(pairs)
+
+
+def check_hypothesis(hypothesis: str | None) -> str | None:
+    """The hypothesis. Raises ValueError unless it is None or a str that UTF-8 can encode."""
+    if hypothesis is not None:
+        _check_text("hypothesis:", hypothesis)
+    return hypothesis
+
+
+def _check_text(where: str, text: object) -> None:
+    """Raise ValueError unless the text is a str that UTF-8 can encode."""
+    if not isinstance(text, str):
+        raise ValueError(f"{where} must be str, got {type(text).__name__} {short(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} has half a surrogate pair (remove it)") from None

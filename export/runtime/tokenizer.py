@@ -27,6 +27,7 @@ from export.bundle.manifest import MAX_TOKENS, BundleError
 from export.text import strip_text
 
 MAX_WORD = 1000  # characters of a word that WordPiece splits, in time that grows with their square
+MAX_LABEL = 4000  # characters of a label with its description, or of a hypothesis
 MAX_GROWTH = 1000  # characters that a normalizer may make of one
 _PROBES = (
     "",
@@ -151,19 +152,22 @@ class LabelTokenizer:
         """The token ids of a label.
 
         Raises:
-            ValueError: It has too many tokens.
+            ValueError: It has too many tokens or characters.
         """
-        return self._limited("labels", text, (*self._first, *self._ids(text)))
+        return self._limited("labels", text, (*self._first, *self._ids("labels", text)))
 
     def hypothesis(self, text: str) -> tuple[int, ...]:
         """The token ids of a hypothesis.
 
         Raises:
-            ValueError: It has too many tokens.
+            ValueError: It has too many tokens or characters.
         """
-        return self._limited("hypothesis", text, self._ids(text))
+        return self._limited("hypothesis", text, self._ids("hypothesis", text))
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def _ids(self, where: str, text: str) -> tuple[int, ...]:
+        if len(text) > MAX_LABEL:
+            size = f"has {len(text)} characters, expected at most {MAX_LABEL}"
+            raise ValueError(f"{where}: {short(text)} {size} (shorten it)")
         if (ids := self._cache.get(text)) is None:
             try:
                 ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
