@@ -7,7 +7,7 @@ exported, so that an encoder that a later stage could not use is an error at onc
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,46 +42,52 @@ TEXTS = [" ".join([SHORT] * times) for times in (1, 4, MAX_TOKENS // 4)]
 TOLERANCE = 1e-4  # share of the largest value
 
 
-def probe(recipe: Job, teacher: Path | None = None, *, export: bool = True) -> None:
+def probe(
+    recipe: Job, teacher: Path | None = None, heads: Sequence[Head] = (), *, export: bool = True
+) -> None:
     """Try teacher and student on a few texts; log what the user should know of the initialisation.
 
     Args:
         recipe: A distillation or a pretraining.
         teacher: The folder of the teacher, if it is trained.
+        heads: The heads of the data, if they are known; by default those that the recipe describes.
         export: Whether the student's ONNX graph is tried too; that of a plain BERT always can be made.
 
     Raises:
         EncoderError: An encoder cannot be loaded, or a stage could not use it.
         RecipeError: The recipe's student cannot be made from its teacher.
+        LabelError: A packed network cannot read a label or a hypothesis.
     """
+    if isinstance(recipe, Recipe):
+        heads = heads or _heads(recipe)
     name = next(iter(getattr(recipe.teacher, "networks", ())), recipe.teacher.encoder)
     with _one_line(name):
-        network, tokenizer = _teacher(recipe, teacher)
+        network, tokenizer = _teacher(recipe, teacher, heads)
         settings = recipe if isinstance(recipe, Pretraining) else recipe.teacher
         tokens = network.usable_length(getattr(settings, "max_length", None) or MAX_TOKENS)
         _check(name, network, tokenizer, tokens)
     if isinstance(recipe, Pretraining):
         with _one_line("student"):
             encoder = new_student(recipe, network, tokenizer, tokens)
-            _student(recipe, "student", encoder, tokenizer, (network, tokenizer), tokens)
+            _student(recipe, "student", encoder, tokenizer, (network, tokenizer), network.heads, tokens)
         return
     assert isinstance(recipe, Recipe)
     name = recipe.student.encoder or "student"
     with _one_line(name):
         tokens = recipe.export.max_length or tokens
-        positions = tokens + label_positions(recipe.student, network.heads)
+        positions = tokens + label_positions(recipe.student, heads)
         initial = initial_student(recipe, lambda: (network, tokenizer), positions)
         own = initial.tokenizer
         if isinstance(size := recipe.student.vocabulary, int):
             own, _ = prune(initial, np.zeros(initial.encoder.config.vocab_size, np.int64), size)
-        student = _student(recipe, name, initial.encoder, own, (network, tokenizer), tokens)
+        student = _student(recipe, name, initial.encoder, own, (network, tokenizer), heads, tokens)
         if export:
             _check_export(name, student, own, tokens)
     if initial.note:
         LOG.info(initial.note)
 
 
-def _teacher(recipe: Job, folder: Path | None) -> Loaded:
+def _teacher(recipe: Job, folder: Path | None, heads: Sequence[Head]) -> Loaded:
     """The teacher before its training, or a trained one from its folder."""
     settings = recipe.teacher
     if networks := getattr(settings, "networks", ()):
@@ -90,12 +96,22 @@ def _teacher(recipe: Job, folder: Path | None) -> Loaded:
         return load_classifier(folder)
     encoder, tokenizer = load_encoder(settings.encoder, sha256=settings.sha256, layers=settings.layers)
     if isinstance(recipe, Recipe):
-        heads = [
-            Head(name, "single_label", ("no", "yes"), hypothesis=head.hypothesis)
-            for name, head in recipe.heads.items()
-        ]
         return new_network(recipe.teacher, encoder, heads), tokenizer
     return embedding_network(encoder, settings.pooling), tokenizer
+
+
+def _heads(recipe: Recipe) -> list[Head]:
+    """The heads with the labels that the recipe lists, or one, as any vocabulary can read one."""
+    return [
+        Head(
+            name,
+            head.kind,
+            head.names or ("yes",),
+            hypothesis=head.hypothesis,
+            descriptions=head.descriptions if head.names else {},
+        )
+        for name, head in recipe.heads.items()
+    ]
 
 
 def _student(
@@ -104,10 +120,11 @@ def _student(
     encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     teacher: Loaded,
+    heads: Sequence[Head],
     tokens: int,
 ) -> TextClassifier:
     """The student before its training, checked."""
-    student = new_network(recipe.student, encoder, teacher[0].heads)
+    student = new_network(recipe.student, encoder, heads)
     tokens = student.usable_length(tokens)
     matching = feature_matching(recipe.match, lambda: teacher, student, tokenizer, tokens)
     if matching is not None:

@@ -17,4 +17,5 @@ def strip_text(text: str) -> str:
 def label_text(label: str, description: str | None = None) -> str:
     """A label as a packed network reads it: underscores are spaces, a description follows after a colon."""
     name = " ".join(label.replace("_", " ").split()) or label
-    return f"{name}: {description}" if description else name
+    meaning = " ".join((description or "").split())
+    return f"{name}: {meaning}" if meaning else name

@@ -69,12 +69,12 @@ def predict(options: argparse.Namespace) -> None:
 def _labels(given: str) -> list[str] | dict[str, str | None]:
     """Labels separated by commas, or those in a .json file: a list, or an object of descriptions."""
     if not given.endswith(".json"):
-        return given.split(",")
+        return [label.strip() for label in given.split(",")]
     try:
-        labels = json.loads(Path(given).read_text("utf-8"))
+        labels = json.loads(Path(given).read_text("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--labels: {given}: cannot be read: {error.strerror} (name a file)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--labels: {given}: must be JSON in UTF-8: {error}") from None
     if not isinstance(labels, (list, dict)):
         raise UsageError(f"--labels: {given}: must be a list of labels or an object of descriptions")

@@ -106,6 +106,7 @@ def _check(options: argparse.Namespace) -> Result:
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    from distill.data.dataset import load_heads
     from distill.data.prepare import prepare
     from distill.models.checkpoints import encoder_identities
     from distill.probe import probe
@@ -115,7 +116,8 @@ def _check(options: argparse.Namespace) -> Result:
         folder = Path(scratch) / "prepared"
         folder.mkdir()
         counts = prepare(recipe, folder, Path(scratch) / "data_report.json")
-    probe(recipe)
+        heads = load_heads(folder)
+    probe(recipe, heads=heads)
     rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
     lines = [f"{options.recipe}: valid; texts: {rows} (next: distill run {options.recipe})"]
     for head, labelled in counts["labelled"].items():

@@ -197,7 +197,9 @@ class HeadRecipe(Part):
         if not isinstance(labels, Mapping):
             return data
         given = {label: text for label, text in labels.items() if text is not None}
-        return {**data, "labels": [*labels], "descriptions": {**given, **data.get("descriptions", {})}}
+        others = data.get("descriptions", {})
+        described = {**given, **others} if isinstance(others, Mapping) else others
+        return {**data, "labels": [*labels], "descriptions": described}
 
     @model_validator(mode="after")
     def _described_labels_exist(self) -> HeadRecipe:

@@ -22,6 +22,18 @@ classifier("...")
 """
 
 
+PACKED_USAGE = """\
+Labels are input: the classifier scores those above, or others that are given with a call.
+
+```python
+from tinyheads import Classifier
+
+classifier = Classifier.load("bundle/")
+classifier("...", heads=["HEAD"], labels=["LABEL", "LABEL"])
+```
+"""
+
+
 def format_metric(value: float | None) -> str:
     """A metric with four decimals; `-` if it is undefined."""
     return "-" if value is None else f"{value:.4f}"
@@ -71,9 +83,12 @@ def model_card(
         texts = f"{rows['train']:,} for training, none labelled"
     train = [] if recipe.data.train is None else [recipe.data.train]
     sources = [*train, *recipe.data.unlabeled]
+    usage = USAGE
+    if recipe.student.network == "packed":
+        usage = PACKED_USAGE.replace("HEAD", heads[0].name)
     names = ", ".join(code(source.hub if isinstance(source, Hub) else source) for source in sources)
     lines += [
-        *("", USAGE, f"Texts are truncated to {max_length} tokens.", ""),
+        *("", usage, f"Texts are truncated to {max_length} tokens.", ""),
         *("## Training", "", f"- Teacher: {teacher}", f"- Data: {names}"),
         f"- Texts: {texts}",
         f"- Licence of the data: {markdown(recipe.data.licence or 'not specified')}",

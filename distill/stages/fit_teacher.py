@@ -15,6 +15,7 @@ from distill.evaluation.metrics import without_nan
 from distill.models.base import TextClassifier
 from distill.models.families import new_network
 from distill.models.network_teacher import NetworkTeacher, adopt, member_folders
+from distill.models.packing import HYPOTHESIS_TOKENS, LABEL_TOKENS, LabelTokens
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
@@ -50,9 +51,13 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     length = _length(run, [network], tokenizer)
     encode = network.text_encoder(tokenizer, length["max_length"])
     unknown = _unknown_tokens(run, TextTokenizer(tokenizer, length["max_length"]))
+    of_student = tokenizer
     if start := checkpoint(run.recipe):  # of another language: refused before the teacher is trained
-        students = TextTokenizer(load_tokenizer(start), length["max_length"])
+        of_student = load_tokenizer(start)
+        students = TextTokenizer(of_student, length["max_length"])
         check_coverage(run, students, f"checkpoint: {start}", unknown["unknown_tokens"])
+    if run.recipe.student.network == "packed":  # labels that it cannot read: refused now, too
+        LabelTokens(of_student, heads, LABEL_TOKENS, HYPOTHESIS_TOKENS)
     examples, validation = (labelled(run, split, encode) for split in ("train", "validation"))
     training = in_training(network, examples, settings)
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
