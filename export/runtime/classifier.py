@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from export.bundle.files import opened_bundle
-from export.bundle.manifest import INTEGER, PACKED, STRING, TOKENIZER, Head, Manifest, unknown
+from export.bundle.manifest import INTEGER, STRING, TOKENIZER, Head, Manifest, unknown
 from export.runtime.cpus import available_cores
-from export.runtime.packed import Labels, PackedSession, check_hypothesis, check_labels, open_session
+from export.runtime.packed import Labels, PackedSession, open_session
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats, probabilities
 from export.runtime.tokenizer import CachedTokenizer
@@ -142,16 +142,9 @@ class Classifier:
             ValueError: The bundle has fixed labels or several heads, the head is unknown, there are no
                 labels, one is empty, repeated or too long, or the hypothesis is no text or too long.
         """
-        if self.manifest.kind != PACKED:
-            raise ValueError(
-                "labels: are fixed in this bundle, expected a packed one (train network: packed)"
-            )
-        if head is None and len(self.heads) > 1:
-            raise ValueError(f"labels: are of one head, expected heads to name one of {[*self.heads]}")
-        name = self._head(self.heads[0] if head is None else head).name
-        given = Labels(check_labels(labels), name, check_hypothesis(hypothesis))
+        given = Labels.of(self.manifest, labels, head, hypothesis)
         if (view := self._views.get(given)) is None:
-            view = self._view(given.replacing(self._heads[name]))
+            view = self._view(given.replacing(self._heads[given.head]))
             if len(self._views) >= _VIEWS:
                 self._views.clear()
             self._views[given] = view
@@ -293,6 +286,11 @@ class Classifier:
     def tokens(self, texts: str | Iterable[str]) -> list[int]:
         """The number of tokens of each text after truncation, special tokens included."""
         return [len(ids) for ids in self._token_ids(_check_texts(texts))]
+
+    @property
+    def label_tokens(self) -> int:
+        """The number of tokens that are read with each text: labels and hypotheses. 0 for fixed labels."""
+        return self._session.label_tokens
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         heads = self.__dict__.get("heads", ())  # copy and pickle look up attributes before __init__

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import RunOptions, SessionOptions
 
-from export.bundle.manifest import PACKED, STRING, BundleError, Head, Manifest
+from export.bundle.manifest import PACKED, STRING, BundleError, Head, Manifest, unknown
 from export.runtime.postprocess import columns
 from export.runtime.probabilities import Floats
 from export.runtime.session import REQUIRED_INPUTS, Ids, Session, open_graph
@@ -90,6 +90,11 @@ class PackedSession(Session):
             most = self._room - self._least
             raise ValueError(f"hypothesis: has {longest} tokens, expected at most {most} (shorten it)")
         return other
+
+    @property
+    def label_tokens(self) -> int:
+        """The number of tokens that are read with each text: those of labels and hypotheses."""
+        return sum(len(g.hypothesis) + sum(block.tokens for block in g.blocks) for g in self._groups)
 
     def run(self, ids: Ids) -> Floats:
         """The logits of one batch, padded to its longest text.
@@ -215,6 +220,24 @@ class Labels(NamedTuple):
     labels: tuple[tuple[str, str | None], ...]
     head: str
     hypothesis: str | None
+
+    @classmethod
+    def of(cls, manifest: Manifest, labels: object, head: str | None, hypothesis: str | None) -> Labels:
+        """The labels of a call. By default, they are those of the only head.
+
+        Raises:
+            ValueError: The bundle has fixed labels or several heads, the head is unknown, or `check_labels`.
+        """
+        if manifest.kind != PACKED:
+            raise ValueError(
+                "labels: are fixed in this bundle, expected a packed one (train network: packed)"
+            )
+        names = [head.name for head in manifest.heads]
+        if head is None and len(names) > 1:
+            raise ValueError(f"labels: are of one head, expected heads to name one of {names}")
+        if head is not None and head not in names:
+            raise ValueError(unknown("head", head, names))
+        return cls(check_labels(labels), head or names[0], check_hypothesis(hypothesis))
 
     def replacing(self, head: Head) -> Head:
         """The head with these labels. Labels that it knows keep their descriptions and thresholds."""

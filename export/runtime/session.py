@@ -93,6 +93,11 @@ class Session:
             if not np.array_equal(joined, np.concatenate(parts[len(heads) :], axis=1)):
                 raise BundleError(f"{self._where}: {ALL_LOGITS} must be the heads concatenated {_AGAIN}")
 
+    @property
+    def label_tokens(self) -> int:
+        """The number of tokens that are read with each text."""
+        return 0
+
     def run(self, ids: Ids) -> Floats:
         """The logits of one batch, padded to its longest text.
 

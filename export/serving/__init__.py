@@ -1,4 +1,4 @@
-"""HTTP server for bundles: `/predict`, the open inference protocol v2 and Prometheus metrics.
+"""HTTP server for bundles: `/predict`, typed questions, open inference protocol v2, Prometheus metrics.
 
 Requires the `serve` extra. `export.serving.server.serve` starts it.
 """

@@ -19,12 +19,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from export.serving.errors import RequestError, unavailable
 from export.serving.model_registry import Model, ModelRegistry
 from export.serving.openapi import DOCS_HEADERS, docs_page, openapi_document
 from export.serving.predict_api import parse_predict
-from export.serving.request import BodyReader, check_name, check_size
+from export.serving.request import BodyReader, RequestError, check_name, check_size, unavailable
 from export.serving.settings import VERSION, Settings
+from export.serving.systemone_api import parse_systemone, scoring_head, systemone_response
 from export.serving.telemetry import Log, RequestRecord
 from export.serving.v2_api import model_metadata, parse_infer
 
@@ -55,6 +55,7 @@ def create_app(registry: ModelRegistry, settings: Settings, log: Log) -> Starlet
     page = HTMLResponse(docs_page(document), headers=DOCS_HEADERS)
     routes = [
         Route("/predict", endpoints.predict, methods=["POST"]),
+        Route("/v1/systemone", endpoints.systemone, methods=["POST"]),
         Route("/v2/models/{model:model_name}/infer", endpoints.infer, methods=["POST"]),
         Route("/v2/models/{model:model_name}/ready", endpoints.ready),
         Route("/v2/models/{model:model_name}", endpoints.metadata),
@@ -90,12 +91,31 @@ class _Endpoints:
         model = self._registry.model(body.model)
         for head in body.heads or []:
             check_name("heads", "head", head, model.heads)
-        if body.scores or body.top_k is not None:
+        given = None
+        if body.labels is not None:
+            given = model.labels(body.labels, body.heads[0] if body.heads and len(body.heads) == 1 else None)
+            check_size(len(body.texts), len(given.labels))
+        elif body.scores or body.top_k is not None:
             check_size(len(body.texts), model.scores(body.heads, body.top_k))
         _record(request, model, body.texts)
-        results = await model.classify(body.texts)
-        predictions = model.predictions(results, body.heads, body.top_k, body.scores)
+        results = await model.classify(body.texts, given and [given] * len(body.texts))
+        predictions = model.predictions(results, body.heads, body.top_k, body.scores, given)
         return _JSON(predictions[0] if body.single else predictions)
+
+    async def systemone(self, request: Request) -> Response:
+        body = parse_systemone(await self._json(request), self._settings)
+        model = self._registry.model(body.model)
+        head = scoring_head(model.manifest)
+        where = [f"{question.where}: " for question in body.questions]
+        given = [
+            model.labels(question.labels, head.name, question.hypothesis, place)
+            for question, place in zip(body.questions, where, strict=True)
+        ]
+        _record(request, model, [body.text])
+        results = await model.classify([body.text] * len(given), given, where)
+        logits = [result.logits / head.temperature for result in results]
+        tokens = sum(result.tokens for result in results)
+        return _JSON(systemone_response(model.name, body.questions, logits, tokens))
 
     async def infer(self, request: Request) -> Response:
         data = await self._json(request)

@@ -14,7 +14,7 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from export.serving.errors import RequestError, unavailable
+from export.serving.request import RequestError, unavailable
 from export.serving.settings import Settings
 from export.serving.telemetry import Log
 

@@ -22,48 +22,55 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from starlette.applications import Starlette
 
-from export.bundle.manifest import MANIFEST, BundleError
+from export.bundle.manifest import MANIFEST, PACKED, BundleError, Head
 from export.runtime.classifier import Classifier
+from export.runtime.packed import Labels
 from export.runtime.postprocess import Answers, columns
 from export.runtime.probabilities import Floats
 from export.runtime.session import LOAD_SECONDS
 from export.serving import telemetry
 from export.serving.batcher import Batcher, InvalidTextError, QueueFullError
-from export.serving.errors import ServingError, unavailable, unprocessable
-from export.serving.request import check_name
-from export.serving.settings import Settings
+from export.serving.request import check_name, unavailable, unprocessable
+from export.serving.settings import ServingError, Settings
 from export.serving.v2_api import output_tensors
+from export.text import label_text
 
 Signature = tuple[tuple[str, int, int, int], ...]  # path, inode, bytes and modification time of each file
 
 T = TypeVar("T")
 _MAX_LOAD_S = LOAD_SECONDS + 30.0  # for the other files and the queue of the disk
+_TOKEN = 4  # characters
 _SESSION_BATCH = 16  # texts per run of the session, sorted by length: larger runs pad more
 
 
 class Result(NamedTuple):
-    """The logits of all heads [labels] for one text, and what `Classifier.__call__` returns for it."""
+    """The logits of all heads [labels] for one text, and what `Classifier.__call__` returns for it.
+
+    `tokens` is the number of tokens that were read, counted only where labels are given.
+    """
 
     logits: Floats
     prediction: dict[str, Any]
+    tokens: int = 0
 
 
 class Model:
     """A loaded bundle and its batcher."""
 
     def __init__(self, classifier: Classifier, settings: Settings) -> None:
-        manifest = classifier.manifest
+        self.manifest = manifest = classifier.manifest
         self.name, self.variant = manifest.name, classifier.variant
         self.version: str = manifest.to_json()["digest"][:12]
         self.outputs = output_tensors(manifest.heads)
         self.heads = {head.name: head for head in manifest.heads}
         self._columns, self._timeout_s = columns(manifest.heads), settings.timeout_s
-        self.batcher = Batcher(
+        self.batcher: Batcher[Labels, Result] = Batcher(
             partial(_classify, classifier, Answers(manifest.heads)),
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             queue_size=settings.queue,
             on_batch=partial(_count_batch, self.name),
+            characters=self._label_characters,
         )
 
     def responds(self) -> bool:
@@ -75,24 +82,55 @@ class Model:
         heads = [*self.heads]
         return {"model": self.name, "version": self.version, "variant": self.variant, "heads": heads}
 
-    async def classify(self, texts: Sequence[str]) -> list[Result]:
-        """The results of the texts, in order.
+    def labels(
+        self, labels: object, head: str | None, hypothesis: str | None = None, where: str = ""
+    ) -> Labels:
+        """The labels of a request. A message begins with `where`.
 
         Raises:
-            RequestError: 503 if the queue is full, 422 if the classifier rejects a text.
+            RequestError: 422 if the bundle has fixed labels or several heads, or a label is invalid.
         """
         try:
-            return await self.batcher.submit(texts)
+            return Labels.of(self.manifest, labels, head, hypothesis)
+        except ValueError as error:
+            raise unprocessable(f"{where}{error}", "labels") from None
+
+    def head(self, given: Labels) -> Head:
+        """The head that scores the labels of a request."""
+        return given.replacing(self.heads[given.head])
+
+    async def classify(
+        self, texts: Sequence[str], given: Sequence[Labels] | None = None, where: Sequence[str] = ()
+    ) -> list[Result]:
+        """The results of the texts, in order.
+
+        Args:
+            texts: the texts of a request.
+            given: the labels of each text. Default: those of the bundle.
+            where: what a message about each text begins with.
+
+        Raises:
+            RequestError: 503 if the queue is full, 422 if the classifier rejects a text or a label.
+        """
+        try:
+            return await self.batcher.submit(texts, given)
         except QueueFullError:
             raise unavailable("queue: is full (retry later)", "queue") from None
         except InvalidTextError as error:
-            raise unprocessable(str(error), "text") from None
+            raise unprocessable(f"{where[error.position] if where else ''}{error}", "text") from None
 
     def predictions(
-        self, results: Sequence[Result], heads: Sequence[str] | None, top_k: int | None, scores: bool
+        self,
+        results: Sequence[Result],
+        heads: Sequence[str] | None,
+        top_k: int | None,
+        scores: bool,
+        given: Labels | None = None,
     ) -> list[dict[str, Any]]:
         """What `Classifier.__call__` returns for the texts of these results with these options."""
         if results and (scores or top_k is not None):
+            if given is not None:
+                return Answers([self.head(given)])(np.stack([one.logits for one in results]), top_k, scores)
             answers = Answers([self.heads[name] for name in heads or self.heads])
             logits = [self._logits(results, head.name) for head in answers.heads]
             return answers(np.hstack(logits), top_k, scores)
@@ -120,6 +158,14 @@ class Model:
         predictions = [result.prediction for result in results]
         selected = [self.outputs[name] for name in self._selected(outputs)]
         return [output.tensor(self._logits(results, output.head.name), predictions) for output in selected]
+
+    def _label_characters(self, given: Labels | None) -> int:
+        """The characters of the labels that are read with each text; each label has one token more."""
+        if self.manifest.kind != PACKED:
+            return 0
+        heads = self.manifest.heads if given is None else [self.head(given)]
+        labels = (label_text(label, head.descriptions.get(label)) for head in heads for label in head.labels)
+        return sum(len(label) + _TOKEN for label in labels) + sum(len(head.hypothesis) for head in heads)
 
     def _logits(self, results: Sequence[Result], head: str) -> Floats:
         """The logits of one head, [texts, labels]."""
@@ -292,10 +338,17 @@ async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
         done.cancel()
 
 
-def _classify(classifier: Classifier, answers: Answers, texts: list[str]) -> list[Result]:
+def _classify(
+    classifier: Classifier, answers: Answers, texts: list[str], given: Labels | None
+) -> list[Result]:
+    tokens = [0] * len(texts)
+    if given is not None:
+        classifier = classifier.with_labels(dict(given.labels), given.head, hypothesis=given.hypothesis)
+        answers = Answers(classifier.manifest.heads)
+        tokens = [count + classifier.label_tokens for count in classifier.tokens(texts)]
     heads = classifier.logits(texts, batch_size=_SESSION_BATCH)
     logits = np.hstack([*heads.values()])
-    return [*map(Result, logits, answers(logits, None, False))]
+    return [*map(Result, logits, answers(logits, None, False), tokens)]
 
 
 def _count_batch(model: str, texts: int, seconds: float) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 
+from export.serving.predict_api import MAX_LABELS
 from export.serving.settings import VERSION, Settings
+from export.serving.systemone_api import CHOICE, LEVELS, MAX_OPTIONS, MAX_QUESTIONS, NOUL, SCORE
 from export.serving.v2_api import INPUT
 
 Json = dict[str, Any]
@@ -36,6 +38,13 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
         "heads": {"type": ["array", "null"], "items": string, "minItems": 1},
         "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": 2**64 - 1},
         "scores": flag,
+        "labels": {
+            "type": ["array", "object", "null"],
+            "items": string,
+            "additionalProperties": {"type": ["string", "null"]},
+            **dict.fromkeys(("minItems", "minProperties"), 1),
+            **dict.fromkeys(("maxItems", "maxProperties"), MAX_LABELS),
+        },
         "model": {"enum": [*models] if len(models) > 1 else [*models, None]},
     }
     required = ["model"] if len(models) > 1 else []
@@ -61,6 +70,9 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
     operations = {
         "/predict": _post(
             "Classify texts", {"oneOf": [one, many]}, {"oneOf": [prediction, _array(prediction)]}
+        ),
+        "/v1/systemone": _post(
+            "Answer typed questions about a state", *_systemone(options["model"], required, settings)
         ),
         "/v2/models/{model}/infer": _post("Classify an input tensor", infer_request, infer_response),
         "/v2/models/{model}": _get("Inputs, outputs and labels of a model", metadata, "404"),
@@ -88,6 +100,61 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
         },
         "components": {"schemas": {"Error": _object(error=string)}},
     }
+
+
+def _systemone(model: Json, required: Sequence[str], settings: Settings) -> tuple[Json, Json]:
+    """The schemas of a request of typed questions and of its response."""
+    number: Json = {"type": "number"}
+    content: Json = {"type": ["string", "object", "array"]}
+    optional = {"type": [*content["type"], "null"]}
+    options = {"type": "object", "additionalProperties": optional}
+    outcomes: Json = {"type": ["object", "null"], "additionalProperties": False}
+    criteria: dict[str, Json] = {
+        CHOICE: {**options, "minProperties": 1, "maxProperties": MAX_OPTIONS},
+        NOUL: {**outcomes, "properties": dict.fromkeys(("true", "false"), optional)},
+        SCORE: {**_array(content), "minItems": LEVELS[0], "maxItems": LEVELS[1]},
+    }
+    questions = [
+        {
+            **_object(
+                ["type"] if kind == NOUL else ["type", "criteria"],
+                type={"const": kind},
+                instructions=optional,
+                criteria=schema,
+            ),
+            "additionalProperties": False,
+        }
+        for kind, schema in criteria.items()
+    ]
+    most = min(MAX_QUESTIONS, settings.queue)
+    request = _object(
+        [*required, "state", "questions"],
+        model=model,
+        state=content | {"maxLength": settings.max_text},
+        questions={
+            "type": "object",
+            "propertyNames": {"minLength": 1},
+            "additionalProperties": {"oneOf": questions},
+            "minProperties": 1,
+            "maxProperties": most,
+        },
+    )
+    shares: Json = {"type": "object", "additionalProperties": number}
+    legend = {"type": "object", "additionalProperties": content}
+    given: Json = {"probabilities": shares, "confidence": number}
+    answers = [
+        _object(type={"const": CHOICE}, choice={"type": "string"}, **given),
+        _object(type={"const": NOUL}, noul=number),
+        _object(type={"const": SCORE}, score=number, legend=legend, **given),
+    ]
+    diagnostics = _object(label_mass=number, argmax_is_label={"type": "boolean"})
+    response = _object(
+        model={"type": "string"},
+        answers={"type": "object", "additionalProperties": {"oneOf": answers}},
+        usage=_object(input_tokens={"type": "integer"}, output_tokens={"type": "integer"}),
+        diagnostics={"type": "object", "additionalProperties": diagnostics},
+    )
+    return {**request, "additionalProperties": False}, response
 
 
 _STYLE = """

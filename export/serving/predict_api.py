@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from export.serving.errors import unprocessable
-from export.serving.request import as_json, check_name, check_texts
+from export.serving.request import as_json, check_labels, check_name, check_texts, unprocessable
 from export.serving.settings import Settings
 
-_KEYS = ("text", "texts", "heads", "top_k", "scores", "model")
+MAX_LABELS = 1000  # of a request
+_KEYS = ("text", "texts", "heads", "top_k", "scores", "labels", "model")
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The body of a `/predict` request. Names of heads and models are not checked yet."""
+    """The body of a `/predict` request. Names of heads and models, and labels, are not checked yet."""
 
     texts: list[str]
     single: bool
     heads: list[str] | None
     top_k: int | None
     scores: bool
+    labels: dict[str, Any] | list[str] | None
     model: str | None
 
 
@@ -49,4 +50,7 @@ def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
         raise unprocessable(f"scores: must be true or false, got {as_json(scores)}")
     if model is not None and not isinstance(model, str):
         raise unprocessable(f"model: must be a string, got {as_json(model)}")
-    return PredictRequest(texts, single, heads, top_k, scores, model)
+    labels = data.get("labels")
+    if labels is not None:
+        labels = check_labels("labels", labels, MAX_LABELS, settings)
+    return PredictRequest(texts, single, heads, top_k, scores, labels, model)

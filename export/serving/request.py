@@ -1,16 +1,16 @@
-"""Request bodies: reading within limits, and the checks that `/predict` and v2 share."""
+"""Request bodies: reading within limits, the checks that all paths share, and why a request is rejected."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from difflib import get_close_matches
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from export.serving.errors import RequestError, unavailable, unprocessable
 from export.serving.settings import Settings
 
 _MAX_INCOMPLETE = 64  # bodies of the largest size
@@ -18,10 +18,49 @@ _MAX_SHOWN = 40  # characters of a value in a message
 _MAX_VALUES = 500_000  # of a response; about 30 MB and half a second
 
 
+class RequestError(HTTPException):
+    """A rejected request. The response body is `{"error": detail}`.
+
+    Args:
+        status_code: HTTP status of the response.
+        detail: `where: what is wrong, what was expected (what to do)`.
+        reason: one word for metrics and the log. It never contains request data.
+        headers: additional response headers.
+    """
+
+    def __init__(
+        self, status_code: int, detail: str, reason: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status_code, detail, headers)
+        self.reason = reason
+
+
+def unprocessable(detail: str, reason: str = "request") -> RequestError:
+    """Status 422: the body is JSON with an invalid value."""
+    return RequestError(422, detail, reason)
+
+
+def unavailable(detail: str, reason: str) -> RequestError:
+    """Status 503 with `Retry-After`: the server is overloaded or stopping."""
+    return RequestError(503, detail, reason, {"retry-after": "1"})
+
+
 def as_json(value: object) -> str:
     """A value of a request as the client wrote it, in JSON, without the end of a long one."""
-    text = orjson.dumps(value).decode()
+    text = to_json(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def to_json(value: object) -> str:
+    """A value of a request in JSON, without spaces, its keys in their order.
+
+    Raises:
+        RequestError: 422 for a value that is nested too deeply.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # orjson reads deeper JSON than it writes
+        raise unprocessable("body: is nested too deeply, expected at most 250 levels") from None
 
 
 class BodyReader:
@@ -95,10 +134,41 @@ def check_texts(texts: object, settings: Settings, where: str) -> list[str]:
         place = where if where == "text" else f"{where}: position {position}"
         if not isinstance(text, str):
             raise unprocessable(f"{place}: must be a string, got {as_json(text)}")
-        if len(text) > settings.max_text:
-            problem = f"has {len(text)} characters, at most {settings.max_text} are allowed"
-            raise unprocessable(f"{place}: {problem} (shorten the text)", "text")
+        check_length(place, len(text), settings)
     return texts
+
+
+def check_length(where: str, characters: int, settings: Settings) -> None:
+    """Reject a text, or labels, of too many characters.
+
+    Raises:
+        RequestError: 422.
+    """
+    if characters > settings.max_text:
+        problem = f"has {characters} characters, at most {settings.max_text} are allowed"
+        raise unprocessable(f"{where}: {problem} (shorten the text)", "text")
+
+
+def check_labels(where: str, labels: object, most: int, settings: Settings) -> dict[str, Any] | list[str]:
+    """The argument, if it is an object of descriptions or a list of strings within the limits.
+
+    Raises:
+        RequestError: 422.
+    """
+    if isinstance(labels, dict):
+        texts = [*labels, *(text for text in labels.values() if text is not None)]
+    elif isinstance(labels, list):
+        texts = labels
+    else:
+        expected = "must be a list of strings, or an object of descriptions"
+        raise unprocessable(f"{where}: {expected}, got {as_json(labels)}", "labels")
+    for text in texts:
+        if not isinstance(text, str):
+            raise unprocessable(f"{where}: each must be a string, got {as_json(text)}", "labels")
+    if len(labels) > most:
+        raise unprocessable(f"{where}: at most {most} are allowed, got {len(labels)}", "labels")
+    check_length(where, sum(map(len, texts)), settings)
+    return labels
 
 
 def check_size(texts: int, values: int) -> None:

@@ -22,9 +22,8 @@ import uvicorn
 
 from export.serving.app import create_app
 from export.serving.connection import Connection
-from export.serving.errors import ServingError
 from export.serving.model_registry import ModelRegistry
-from export.serving.settings import Settings
+from export.serving.settings import ServingError, Settings
 from export.serving.telemetry import Log
 
 _BACKLOG = 2048

@@ -1,17 +1,26 @@
-"""Options of `distill serve`, their defaults and their valid ranges."""
+"""Options of `distill serve`, their defaults and their valid ranges; why a server cannot start."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-
-from export.serving.errors import ServingError
+from typing import ClassVar
 
 try:
     VERSION = version("tinyheads")
 except PackageNotFoundError:  # a source checkout that is not installed
     VERSION = "unknown"
+
+
+class ServingError(Exception):
+    """The server cannot start.
+
+    Attributes:
+        exit_code: exit status of the command line.
+    """
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from typing import Any
 
 from export.bundle.manifest import SINGLE_LABEL, Head
 from export.runtime.probabilities import Floats, probabilities
-from export.serving.errors import unprocessable
-from export.serving.request import as_json, check_name, check_texts
+from export.serving.request import as_json, check_name, check_texts, unprocessable
 from export.serving.settings import Settings
 
 INPUT = "text"

@@ -10,12 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.bundle.files import write_bundle
+from export.bundle.manifest import FP32, PACKED, TOKENIZER, Head, Manifest
+from export.runtime.classifier import Classifier
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 60
@@ -127,6 +134,72 @@ def serve() -> Iterator[Callable[..., Running]]:
         running.process.kill()
         running.process.wait(PATIENCE)
         running.pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def packed_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    manifest: Manifest,
+    contents: dict[str, bytes],
+    weights: dict[str, np.ndarray],
+) -> Path:
+    """A packed bundle of two heads; a label's logit is the product of its mean embedding and the text's."""
+    make, nodes = helper.make_node, []
+    for ids, mask, mean in (("input_ids", "attention_mask", "text"), ("label_ids", "label_mask", "label")):
+        nodes += [
+            make("Gather", ["table", ids], [f"{mean}.embedded"]),
+            make("Cast", [mask], [f"{mean}.floats"], to=TensorProto.FLOAT),
+            make("Unsqueeze", [f"{mean}.floats", "last"], [f"{mean}.mask"]),
+            make("Mul", [f"{mean}.embedded", f"{mean}.mask"], [f"{mean}.masked"]),
+            make("ReduceSum", [f"{mean}.masked", "middle"], [f"{mean}.sum"], keepdims=0),
+            make("ReduceSum", [f"{mean}.mask", "middle"], [f"{mean}.count"], keepdims=0),
+            make("Div", [f"{mean}.sum", f"{mean}.count"], [mean]),
+        ]
+    nodes += [
+        make("Transpose", ["label"], ["labels"], perm=[1, 0]),
+        make("MatMul", ["text", "labels"], ["logits_intent"]),
+        make("Neg", ["logits_intent"], ["logits_flags"]),
+    ]
+    constants = {"table": weights["table"], "last": np.array([2]), "middle": np.array([1])}
+    shapes = {"input_ids": ["b", "t"], "attention_mask": ["b", "t"]}
+    shapes |= {"label_ids": ["l", "n"], "label_mask": ["l", "n"]}
+    graph = helper.make_graph(
+        nodes,
+        "packed",
+        [helper.make_tensor_value_info(x, TensorProto.INT64, shape) for x, shape in shapes.items()],
+        [
+            helper.make_tensor_value_info(x, TensorProto.FLOAT, ["b", "l"])
+            for x in ("logits_intent", "logits_flags")
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    own = replace(
+        manifest,
+        name="packed",
+        heads=(
+            Head("flags", "multi_label", ("now", "please"), "logits_flags", 0.8, (0.2, 0.9)),
+            Head("intent", "single_label", ("parcel", "cancel", "thanks"), "logits_intent", 0.5),
+        ),
+        max_length=24,
+        variants={"fp32": FP32},
+        kind=PACKED,
+        label_length=8,
+    )
+    folder = tmp_path_factory.mktemp("packed") / "bundle"
+    write_bundle(folder, own, {TOKENIZER: contents[TOKENIZER], FP32: model.SerializeToString()})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed(packed_bundle: Path) -> Classifier:
+    return Classifier.load(packed_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def packed_server(serve: Callable[..., Running], packed_bundle: Path) -> Running:
+    """A server of the packed bundle, with the limits of `server`."""
+    return serve(packed_bundle, "--max-body", 100_000, "--max-text", 5_000, "--queue", 200)
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,11 @@ class Gate:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier, self.open, self.entered = classifier, Event(), Event()
         self.calls: list[list[str]] = []
+        self.groups: list[str | None] = []
 
-    def __call__(self, texts):
+    def __call__(self, texts, group):
         self.calls.append(list(texts))
+        self.groups.append(group)
         self.entered.set()
         self.open.wait(60)
         return list(np.hstack([*self.classifier.logits(texts).values()]))
@@ -130,6 +132,43 @@ def test_a_long_text_shares_its_call_with_few(gate):
         await batcher.submit([*["now"] * 20, quarter, *["now"] * 20, double, "now"])
 
     assert run(gate, use) == [20, 4, 17, 1, 1]
+
+
+def test_only_texts_of_one_group_share_a_call(gate, right):
+    async def use(batcher):
+        tasks = [await first(batcher, gate)]
+        asked = [(["where", "is"], "a"), (["now"], "a"), (["thanks"], "b"), (["my", "order"], None)]
+        tasks += [asyncio.create_task(batcher.submit(texts, [group] * len(texts))) for texts, group in asked]
+        tasks.append(asyncio.create_task(batcher.submit(["please", "cancel", "the"], ["a", "b", "b"])))
+        await asyncio.sleep(0)
+        gate.open.set()
+        results = await asyncio.gather(*tasks)
+        assert all(right(rows, *texts) for rows, (texts, _) in zip(results[1:], asked, strict=False))
+        assert right(results[-1], "please", "cancel", "the")
+
+    assert run(gate, use) == [1, 3, 1, 2, 1, 2]
+    assert gate.groups == [None, "a", "b", None, "a", "b"]
+
+
+def test_the_labels_of_a_group_count_as_characters(gate):
+    characters = {None: 0, "few": 4, "many": MAX_PADDED_CHARACTERS // 4, "most": 2 * MAX_PADDED_CHARACTERS}
+
+    async def use(batcher):
+        gate.open.set()
+        for group in characters:
+            await batcher.submit(["now"] * 7, [group] * 7)
+
+    assert run(gate, use, characters=characters.__getitem__) == [7, 7, 3, 3, 1, *[1] * 7]
+
+
+def test_an_error_names_the_text_of_its_request(gate):
+    async def use(batcher):
+        gate.open.set()
+        with pytest.raises(InvalidTextError) as caught:
+            await batcher.submit(["now", "half \ud800", "is"], ["a", "b", "b"])
+        assert caught.value.position == 1
+
+    run(gate, use)
 
 
 def test_a_full_queue_rejects_a_whole_request_and_accepts_the_next_that_fits(gate):

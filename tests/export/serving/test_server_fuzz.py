@@ -25,6 +25,18 @@ import pytest
 PREDICT = b"POST /predict HTTP/1.1\r\nhost: a\r\n"
 BODY = b'{"texts": ["thanks", "where is my parcel"], "heads": null, "top_k": 2, "scores": false}'
 TENSOR = b'{"id": "1", "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}'
+QUESTIONS = (
+    b'{"state": {"a": ["b"]}, "questions": {"c": {"type": "choice", "instructions": "now", "criteria": '
+    b'{"order": null, "parcel": "my"}}, "d": {"type": "noul", "criteria": {"true": "a", "false": null}}, '
+    b'"e": {"type": "score", "criteria": ["thanks", "cancel", {"a": 1}]}}}'
+)
+LABELS = b'{"text": "thanks", "heads": ["intent"], "labels": {"order": null, "parcel": "my"}, "top_k": 2}'
+BODIES = (
+    ("/predict", BODY),
+    ("/v2/models/tiny/infer", TENSOR),
+    ("/predict", LABELS),
+    ("/v1/systemone", QUESTIONS),
+)
 SEEDS = [
     PREDICT + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY),
     PREDICT + b"transfer-encoding: chunked\r\n\r\n%x;a=b\r\n%b\r\n0\r\na: b\r\n\r\n" % (len(BODY), BODY),
@@ -95,7 +107,7 @@ def damaged(draw: random.Random) -> bytes:
         return bytes(data)
     requests = []
     for _ in range(draw.choice((1, 1, 2, 5))):
-        path, text = draw.choice((("/predict", BODY), ("/v2/models/tiny/infer", TENSOR)))
+        path, text = draw.choice(BODIES)
         body = bytearray(text)
         change(body, draw)
         requests.append(
@@ -153,12 +165,12 @@ def fuzz(port: int, seconds: float, seed: int) -> Counter[int | str]:
     return counts
 
 
-@pytest.fixture
-def attacked(serve, bundle):
-    return serve(bundle, "--timeout-s", 1, "--drain-s", 0)
+@pytest.fixture(params=["bundle", "packed_bundle"])
+def attacked(serve, request):
+    return serve(request.getfixturevalue(request.param), "--timeout-s", 1, "--drain-s", 0)
 
 
-def test_damaged_requests_are_answered_or_refused(attacked, seconds: float = 4.0):
+def test_damaged_requests_are_answered_or_refused(attacked, seconds: float = 2.0):
     fuzz(attacked.port, seconds / 4, seed=1_000_000)
     before = attacked.metric("process_resident_memory_bytes")
     counts = fuzz(attacked.port, seconds, seed=0)

@@ -24,10 +24,9 @@ from distill.cli.main import main
 from export.bundle.files import write_bundle
 from export.bundle.manifest import FP32, MANIFEST
 from export.runtime.classifier import Classifier
-from export.serving.errors import ServingError
 from export.serving.model_registry import ModelRegistry
 from export.serving.server import Server, _bind
-from export.serving.settings import Settings
+from export.serving.settings import ServingError, Settings
 from export.serving.telemetry import Log
 
 HOUR = 3_600_000
