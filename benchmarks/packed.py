@@ -143,7 +143,7 @@ def bundle(network: Any, tokenizer: Any, folder: Path, length: int = 128) -> Pat
     outputs = [f"logits_{head.name}" for head in network.heads]
     room = network.label_length + network.hypothesis_length
     to_onnx(network.eval(), outputs, work / "model.onnx", positions=length + room)
-    quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
+    quantize_int8(work / "model.onnx", work / "model_quantized.onnx", per_token=True)
     tokenizer.save_pretrained(work)
     heads = tuple(
         manifests.Head(head.name, head.kind, head.labels, output)

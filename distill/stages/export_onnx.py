@@ -36,7 +36,8 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     to_onnx(network, outputs, work / "model.onnx", positions=tokens + room)
     variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
-        quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
+        # the answers of a packed network must not depend on the labels beside
+        quantize_int8(work / "model.onnx", work / "model_quantized.onnx", per_token=packed is not None)
         variants["int8"] = manifests.INT8
     fitted = artifacts.calibrations(run, "student")
     manifest = manifests.Manifest(
