@@ -5,7 +5,7 @@
 DATA holds the folders agnews and clinc150 with train.csv, validation.csv and test.csv. The runs are made in
 OUT and skipped where they are done; measurements need an idle machine. Each part prints JSON lines.
 
-Parts: `runs` (two teachers, a packed student, a student of 40 labels), `invariance`, `agnews`, `clinc150`,
+Parts: `runs` (two teachers, a packed student, a student of 40 labels; `run_seen` and the like one of them), `invariance`, `agnews`, `clinc150`,
 `unseen`, `student`, `forty`; by default all. One label a pass is the same network with the same weights,
 given each label alone. Both sides use their best batch size, and times are those of the processor.
 """
@@ -64,7 +64,10 @@ def main() -> None:
         "forty": forty,
     }
     for part in sys.argv[3:] or parts:
-        parts[part](data, out)
+        if part.startswith("run_"):
+            runs(data, out, [part.removeprefix("run_")])
+        else:
+            parts[part](data, out)
 
 
 def show(what: str, **values: Any) -> None:
@@ -90,48 +93,49 @@ def intents(data: Path) -> tuple[list[str], list[str], list[str]]:
     return seen, hidden, hidden[:10] + seen[:30]
 
 
-def runs(data: Path, out: Path) -> None:
+def runs(data: Path, out: Path, names: Sequence[str] = ("seen", "all", "student", "forty")) -> None:
     """Train what the other parts measure."""
     clinc, place = data / "clinc150", out / "data"
     place.mkdir(parents=True, exist_ok=True)
     train, validation, test = (rows(clinc / f"{name}.csv") for name in ("train", "validation", "test"))
     seen, _, few = intents(data)
-
-    def write(name: str, chosen: Iterable[dict[str, str]], columns: Sequence[str]) -> None:
-        with (place / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(chosen)
-
     columns = ("text", "intent", "domain")
-    write("seen_train.csv", (row for row in train if row["intent"] in seen), columns)
-    write("seen_validation.csv", [row for row in validation if row["intent"] in seen][::5], columns)
-    write("seen_test.csv", (row for row in test if row["intent"] in seen), columns)
-    write("seen_test_part.csv", [row for row in test if row["intent"] in seen][::4], columns)
-    write("all_validation.csv", validation[::6], columns)
-    write("forty_texts.csv", (row for row in train if row["intent"] in few), ("text",))
-    write("forty_test.csv", (row for row in test if row["intent"] in few), columns)
-    teacher = {"encoder": ENCODER, "network": "packed", "epochs": 3}
-    head = {"column": "intent"}
-    names = {"train": "seen_train.csv", "validation": "seen_validation.csv", "test": "seen_test.csv"}
-    root = str(place)
-    splits = {"train": str(clinc / "train.csv"), "test": str(clinc / "test.csv")}
-    recipes: dict[str, dict[str, Any]] = {
-        "seen": {"data": {"root": root, **names}, "teacher": teacher},
-        "all": {"data": {"root": root, **splits, "validation": "all_validation.csv"}, "teacher": teacher},
+    files = {
+        "seen_train.csv": [row for row in train if row["intent"] in seen],
+        "seen_half.csv": [row for row in train if row["intent"] in seen][::2],
+        "seen_validation.csv": [row for row in validation if row["intent"] in seen][::5],
+        "seen_test.csv": [row for row in test if row["intent"] in seen],
+        "seen_test_part.csv": [row for row in test if row["intent"] in seen][::8],
+        "all_validation.csv": validation[::6],
+        "forty_texts.csv": [row for row in train if row["intent"] in few],
+        "forty_test.csv": [row for row in test if row["intent"] in few],
     }
-    for name, recipe in recipes.items():
-        recipe |= {"name": name, "heads": {"intent": head}}
-        tinyheads.run(recipe, out=out / f"run_{name}", last="fit_teacher")
+    for name, chosen in files.items():
+        if not (place / name).exists():
+            with (place / name).open("w", newline="", encoding="utf-8") as file:
+                of_texts = ("text",) if name == "forty_texts.csv" else columns
+                writer = csv.DictWriter(file, of_texts, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(chosen)
+    encoder = {"encoder": ENCODER, "network": "packed", "epochs": 3}
     taught = {"networks": [str(out / "run_seen/stages/fit_teacher")]}
     shape = {"network": "packed", "layers": 2, "hidden": 384, "attention_heads": 12, "start": "teacher"}
-    part = {**names, "test": "seen_test_part.csv"}
-    packed = {"name": "student", "data": {"root": root, **part}, "heads": {"intent": head}}
-    tinyheads.run(packed | {"teacher": taught, "student": shape}, out=out / "run_student")
-    listed = {"intent": {**head, "labels": few}}
-    texts = {"root": root, "unlabeled": ["forty_texts.csv"], "test": "forty_test.csv"}
-    fixed = {"name": "forty", "data": texts, "heads": listed, "teacher": taught}
-    tinyheads.run(fixed, out=out / "run_forty")
+    split = {"train": "seen_train.csv", "validation": "seen_validation.csv", "test": "seen_test.csv"}
+    half = {**split, "train": "seen_half.csv", "test": "seen_test_part.csv"}
+    whole = {"train": str(clinc / "train.csv"), "test": str(clinc / "test.csv")}
+    listed = {"intent": {"column": "intent", "labels": few}}
+    texts = {"unlabeled": ["forty_texts.csv"], "test": "forty_test.csv"}
+    recipes: dict[str, dict[str, Any]] = {
+        "seen": {"data": split, "teacher": encoder},
+        "all": {"data": {**whole, "validation": "all_validation.csv"}, "teacher": encoder},
+        "student": {"data": half, "teacher": taught, "student": shape},
+        "forty": {"data": texts, "teacher": taught, "heads": listed, "augment": {"copies": 4}},
+    }
+    for name in names:
+        recipe = {"name": name, "heads": {"intent": {"column": "intent"}}, **recipes[name]}
+        recipe["data"]["root"] = str(place)
+        last = "fit_teacher" if name in ("seen", "all") else None
+        tinyheads.run(recipe, out=out / f"run_{name}", last=last)
 
 
 def bundle(network: Any, tokenizer: Any, folder: Path, length: int = 128) -> Path:
