@@ -5,8 +5,8 @@
 DATA holds the folders agnews and clinc150 with train.csv, validation.csv and test.csv. The runs are made in
 OUT and skipped where they are done; measurements need an idle machine. Each part prints JSON lines.
 
-Parts: `runs` (two teachers, a packed student, a student of 40 labels; `run_seen` and the like one of them), `invariance`, `agnews`, `clinc150`,
-`unseen`, `student`, `forty`; by default all. One label a pass is the same network with the same weights,
+Parts: `runs` (`run_seen` and `run_all`, teachers; `run_student`, a packed student; `run_forty`, a student of
+40 labels), `invariance`, `agnews`, `clinc150`, `unseen`, `student`, `forty`; by default all. One label a pass is the same network with the same weights,
 given each label alone. Both sides use their best batch size, and times are those of the processor.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
