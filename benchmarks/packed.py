@@ -6,8 +6,9 @@ DATA holds the folders agnews and clinc150 with train.csv, validation.csv and te
 OUT and skipped where they are done; measurements need an idle machine. Each part prints JSON lines.
 
 Parts: `runs` (`run_seen` and `run_all`, teachers; `run_student`, a packed student; `run_forty`, a student of
-40 labels), `invariance`, `agnews`, `clinc150`, `unseen`, `student`, `forty`; by default all. One label a pass is the same network with the same weights,
-given each label alone. Both sides use their best batch size, and times are those of the processor.
+40 labels), `invariance`, `agnews`, `clinc150`, `unseen`, `student`, `forty`; by default all. One label a pass
+is the same network with the same weights, given each label alone. Both sides use their best batch size, and
+times are those of the processor.
 """
 
 from __future__ import annotations
