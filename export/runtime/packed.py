@@ -100,7 +100,7 @@ class PackedSession(Session):
         """The logits of one batch, padded to its longest text.
 
         Raises:
-            BundleError: onnxruntime cannot compute them, or they are not finite.
+            BundleError: onnxruntime cannot compute them, or they are not finite or of another shape.
         """
         logits = np.empty((len(ids), self._width), np.float32)
         for group in self._groups:
@@ -110,10 +110,25 @@ class PackedSession(Session):
                 size = max(1, TOKENS // (longest + block.tokens))
                 for first in range(0, len(rows), size):
                     some = slice(first, first + size)
-                    found = self._compute(block.outputs, rows[some], **block.feed)
+                    found = self._scores(block.outputs, rows[some], block.feed)
                     for (of_block, of_heads), scores in zip(block.parts, found, strict=True):
                         logits[some, of_heads] = scores[:, of_block]
         return logits
+
+    def _scores(
+        self,
+        outputs: list[str],
+        texts: Ids,
+        labels: dict[str, NDArray[np.int64]],
+        options: RunOptions | None = None,
+    ) -> list[Floats]:
+        """The logits `[texts, labels]` of each output."""
+        found = self._compute(outputs, texts, options, **labels)
+        expected = len(texts), len(labels[LABEL_IDS])
+        if wrong := {part.shape for part in found} - {expected}:
+            problem = f"logits must have shape {expected}, got {short(sorted(wrong))}"
+            raise BundleError(f"{self._where}: {problem} {_AGAIN}")
+        return found
 
     def _with_hypothesis(self, ids: Ids, hypothesis: tuple[int, ...]) -> Ids:
         """Texts followed by a hypothesis. One longer than those of the bundle takes the place of tokens."""
@@ -136,21 +151,20 @@ class PackedSession(Session):
         expected = {*REQUIRED_INPUTS, *LABEL_INPUTS}
         if {*self._inputs} != expected:
             raise BundleError(
-                f"{self._where}: inputs must be {sorted(expected)}, got {self._inputs} {_AGAIN}"
+                f"{self._where}: inputs must be {sorted(expected)}, got {short(self._inputs)} {_AGAIN}"
             )
         heads = [head.output for head in manifest.heads]
         types = {node.name: node.type for node in self._session.get_outputs()}
         if wrong := [name for name in heads if types.get(name) != "tensor(float)"]:
-            raise BundleError(f"{self._where}: no float32 outputs {wrong}, got {types} {_AGAIN}")
+            raise BundleError(
+                f"{self._where}: no float32 outputs {short(wrong)}, got {short(types)} {_AGAIN}"
+            )
         trial.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         text = [self._pad] * (self._room - 1) + [max_id]
         for texts, labels in (([text], [manifest.label_length, 1]), ([text[-1:], text[-2:]], [1])):
             mask = np.arange(max(labels)) < np.array(labels)[:, None]
             feed = {LABEL_IDS: np.where(mask, max_id, self._pad), LABEL_MASK: mask.astype(np.int64)}
-            shapes = {part.shape for part in self._compute(heads, texts, trial, **feed)}
-            if shapes != {(len(texts), len(labels))}:
-                problem = f"logits must have shape {(len(texts), len(labels))}, got {shapes}"
-                raise BundleError(f"{self._where}: {problem} {_AGAIN}")
+            self._scores(heads, texts, feed, trial)
 
     def _grouped(self, heads: Sequence[Head]) -> list[_Group]:
         found: dict[str, list[tuple[str, int, tuple[int, ...]]]] = {}

@@ -1,4 +1,4 @@
-"""Valid files to damage: a bundle of each kind of tokenizer, recipes, and labelled texts in every format."""
+"""Valid files to damage: bundles of each kind and tokenizer, recipes, and labelled texts in every format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnx.parser import parse_model
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from export.bundle.files import write_bundle
-from export.bundle.manifest import FP32, MANIFEST, TOKENIZER, Head, Manifest
+from export.bundle.manifest import FP32, MANIFEST, PACKED, TOKENIZER, Head, Manifest
 
 WORDS = [
     "where",
@@ -61,6 +61,27 @@ tiny (int64[batch, length] input_ids, int64[batch, length] attention_mask)
     scaled = Mul (real, scale)
     logits = Clip (scaled, low, high)
     logits_intent, logits_flags = Split <axis = 1> (logits, split)
+}
+"""
+PACKED_GRAPH = """
+<ir_version: 8, opset_import: ["" : 17]>
+packed (int64[batch, length] input_ids, int64[batch, length] attention_mask,
+        int64[labels, longest] label_ids, int64[labels, longest] label_mask)
+    => (float[batch, labels] logits_intent, float[batch, labels] logits_flags) {
+    words = Gather (table, input_ids)
+    floats = Cast <to = 1> (attention_mask)
+    mask = Unsqueeze (floats, last)
+    masked = Mul (words, mask)
+    text = ReduceSum <keepdims = 0> (masked, middle)
+    pieces = Gather (table, label_ids)
+    label_floats = Cast <to = 1> (label_mask)
+    label_masks = Unsqueeze (label_floats, last)
+    label_words = Mul (pieces, label_masks)
+    label = ReduceSum <keepdims = 0> (label_words, middle)
+    turned = Transpose <perm = [1, 0]> (label)
+    scores = MatMul (text, turned)
+    logits_intent = Clip (scores, low, high)
+    logits_flags = Mul (logits_intent, scale)
 }
 """
 
@@ -133,6 +154,22 @@ def graph() -> onnx.ModelProto:
     return model
 
 
+def packed_graph() -> onnx.ModelProto:
+    """A graph that scores labels by their words and those of the text."""
+    model, draw = parse_model(PACKED_GRAPH), np.random.default_rng(0)
+    constants = {
+        "table": draw.normal(size=(SIZE, 8)).astype(np.float32),
+        "last": np.array([2]),
+        "middle": np.array([1]),
+        "scale": np.float32(0.5),
+        "low": np.float32(-30),
+        "high": np.float32(30),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    onnx.checker.check_model(model)
+    return model
+
+
 def tokenizers() -> list[bytes]:
     """The tokenizer.json of a WordPiece, a byte-level BPE, a Unigram and a word-level tokenizer."""
     ids = {word: number for number, word in enumerate(SPECIAL + WORDS)}
@@ -175,7 +212,26 @@ def bundle() -> dict[str, bytes]:
     reads = {"text": ["text", "id"], "encoding": "cp1252", "heads": columns}
     details = {"recipe_sha256": "0" * 64, "quality": {"intent": {"accuracy": 0.5}}, "reads": reads}
     manifest = Manifest("tiny", heads, 12, 0, {"fp32": FP32}, "fp32", details=details)
-    files = {TOKENIZER: tokenizers()[0], FP32: graph().SerializeToString(), "config.json": b"{}"}
+    return _written(manifest, graph())
+
+
+@cache
+def packed_bundle() -> dict[str, bytes]:
+    """The files of a packed bundle, by their paths."""
+    descriptions = {"where": "is my order", "my": "a b"}
+    heads = (
+        Head(
+            "intent", "single_label", ("where", "is", "my"), "logits_intent", 1.5, descriptions=descriptions
+        ),
+        Head("flags", "multi_label", ("a", "b"), "logits_flags", 0.8, (0.6, 0.7), hypothesis="please cancel"),
+    )
+    return _written(
+        Manifest("tiny", heads, 12, 0, {"fp32": FP32}, "fp32", kind=PACKED, label_length=16), packed_graph()
+    )
+
+
+def _written(manifest: Manifest, model: onnx.ModelProto) -> dict[str, bytes]:
+    files = {TOKENIZER: tokenizers()[0], FP32: model.SerializeToString(), "config.json": b"{}"}
     with tempfile.TemporaryDirectory() as scratch:
         write_bundle(Path(scratch, "b"), manifest, files)
         return {name: Path(scratch, "b", name).read_bytes() for name in (MANIFEST, *files)}

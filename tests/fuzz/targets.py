@@ -20,7 +20,7 @@ import onnx
 from hypothesis import strategies as st
 
 from export import BundleError, Classifier
-from export.bundle.manifest import FP32, MANIFEST, TOKENIZER, _digest
+from export.bundle.manifest import FP32, MANIFEST, PACKED, TOKENIZER, _digest
 from tests.fuzz import seeds
 from tests.fuzz.mutations import (
     Draw,
@@ -81,23 +81,23 @@ def sealed(manifest: Any, files: Case, *, whole: bool = True) -> Case:
     return {**files, MANIFEST: text.encode("utf-8", "surrogatepass")}
 
 
-@cache
-def _original() -> tuple[Any, Case]:
-    files = dict(seeds.bundle())
+def _original(draw: Draw) -> tuple[Any, Case]:
+    """The manifest and the other files of a bundle: half of them are packed."""
+    files = dict(one_of(draw, [seeds.bundle, seeds.packed_bundle])())
     return parsed(files.pop(MANIFEST)), files
 
 
 @cases
 def manifests(draw: Draw) -> Case:
-    manifest, files = _original()
+    manifest, files = _original(draw)
     if draw(st.integers(0, 9)) == 0:
-        return {**files, MANIFEST: change_bytes(draw, seeds.bundle()[MANIFEST])}
+        return {**files, MANIFEST: change_bytes(draw, rendered(manifest).encode())}
     return sealed(change_tree(draw, parsed(rendered(manifest))), files, whole=False)
 
 
 @cases
 def tokenizers(draw: Draw) -> Case:
-    manifest, files = _original()
+    manifest, files = _original(draw)
     data = one_of(draw, _tokenizers())
     if draw(st.integers(0, 9)) == 0:
         data = change_bytes(draw, data)
@@ -113,7 +113,7 @@ def _tokenizers() -> list[bytes]:
 
 @cases
 def graphs(draw: Draw) -> Case:
-    manifest, files = _original()
+    manifest, files = _original(draw)
     if draw(st.integers(0, 9)) == 0:
         data = change_bytes(draw, files[FP32])
     else:
@@ -132,6 +132,8 @@ def use_bundle(folder: Path) -> None:
     answers += classifier(TEXTS, scores=True)
     answers.append(classifier("a", heads=classifier.heads[-1:], top_k=1))
     classifier.tokens(TEXTS)
+    if classifier.manifest.kind == PACKED:
+        _use_labels(classifier)
     json.dumps(answers, ensure_ascii=False, allow_nan=False).encode()
     for answer in answers:
         for found in answer.values():
@@ -139,9 +141,23 @@ def use_bundle(folder: Path) -> None:
                 assert isinstance(one["label"], str) and 0 <= one["score"] <= 1.0000001, one
 
 
+def _use_labels(classifier: Classifier) -> None:
+    """Classify texts with other labels, and with one of them alone."""
+    head = classifier.heads[0]
+    for labels in (["where", "is my order"], {"a b": "please", "thanks": None}, TEXTS):
+        try:
+            view = classifier.with_labels(labels, head, hypothesis="cancel the order now please")
+        except ValueError:
+            continue
+        beside = view.logits(TEXTS)[head]
+        alone = view.with_labels([view.labels(head)[-1]], head).logits(TEXTS)[head]
+        assert alone.shape == (len(TEXTS), 1) and beside.shape[1] == len(view.labels(head))
+
+
 @cases
 def reads(draw: Draw) -> Case:
-    manifest, files = _original()
+    files = dict(seeds.bundle())
+    manifest = parsed(files.pop(MANIFEST))
     reads = next(value for key, value in manifest if key == "reads")
     changed = change_tree(draw, parsed(rendered(reads)))
     manifest = Object([(key, changed if key == "reads" else value) for key, value in manifest])

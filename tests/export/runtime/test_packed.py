@@ -571,7 +571,29 @@ def test_a_graph_of_another_kind(one: Bundle, bundle: Path, tmp_path: Path) -> N
     write_bundle(tmp_path / "heads", replace(one.manifest, kind="heads", label_length=0), own)
     with pytest.raises(BundleError, match="inputs must be of"):
         Classifier.load(tmp_path / "heads")
-    other = replace(one.manifest.heads[0], output="nowhere")
-    write_bundle(tmp_path / "output", replace(one.manifest, heads=(other,)), own)
-    with pytest.raises(BundleError, match=r"no float32 outputs \['nowhere'\]"):
-        Classifier.load(tmp_path / "output")
+    for output in ("nowhere", "n" * 10_000):
+        other = replace(one.manifest.heads[0], output=output)
+        write_bundle(tmp_path / "output", replace(one.manifest, heads=(other,)), own)
+        with pytest.raises(BundleError, match=r"no float32 outputs \['n.*'\]") as caught:
+            Classifier.load(tmp_path / "output")
+        assert len(str(caught.value)) < 500
+
+
+def test_a_graph_that_forgets_labels(one: Bundle, tmp_path: Path) -> None:
+    """It gives logits of the right shape for one and two labels, which loading tries, and for no more."""
+    from onnx import helper, load_from_string, numpy_helper
+
+    model = load_from_string((one.folder / FP32).read_bytes())
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[0] = "all"
+    bounds = [numpy_helper.from_array(np.array([n]), f"bound.{n}") for n in (0, 1, 2)]
+    model.graph.initializer.extend(bounds)
+    cut = helper.make_node("Slice", ["all", "bound.0", "bound.2", "bound.1"], ["logits"])
+    model.graph.node.append(cut)
+    own = {name: (one.folder / name).read_bytes() for name in ("tokenizer.json",)}
+    manifest = replace(one.manifest, variants={"fp32": FP32})
+    write_bundle(tmp_path / "bundle", manifest, own | {FP32: model.SerializeToString()})
+    classifier = Classifier.load(tmp_path / "bundle")
+    assert len(classifier("where", labels=["late", "red"], top_k=3)["intent"]) == 2
+    with pytest.raises(BundleError, match=r"logits must have shape \(1, 3\), got \[\(1, 2\)\]"):
+        classifier("where")
