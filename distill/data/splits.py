@@ -206,11 +206,11 @@ def make_heads(
                 lines += _label_errors(name, head, labels, count["train"])
         if name in listed and head.kind == "single_label" and len(labels) == 1:
             lines.append(f"head {name!r}: one label, {quoted(labels[0])}, expected two or more (list them)")
-        if count["train"][None]:
+        if count["train"][None] and not head.names:
             lines += [
                 f"head {name!r}: descriptions: no text of train has label {quoted(x)}{near(x, present)}"
                 for x in head.descriptions
-                if x not in (head.labels or present)
+                if x not in present
             ]
         described = {label: text for label, text in head.descriptions.items() if label in labels}
         heads.append(Head(name, head.kind, tuple(labels), head.weight, head.hypothesis, described))

@@ -203,9 +203,9 @@ class HeadRecipe(Part):
 
     @model_validator(mode="after")
     def _described_labels_exist(self) -> HeadRecipe:
-        for label in self.descriptions:
-            if self.labels is not None and label not in self.labels:
-                raise ValueError(f"descriptions: no label {label!r}{near(label, self.labels)}")
+        for label in self.descriptions if self.names else ():
+            if label not in (known := self.labels or tuple(map(_label, self.columns or ()))):
+                raise ValueError(f"descriptions: no label {label!r}{near(label, known)}")
         return self
 
     @model_validator(mode="after")

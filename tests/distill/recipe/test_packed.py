@@ -12,6 +12,7 @@ from distill.models.network_teacher import adopt
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import dump_yaml, load_recipe, parse_recipe
 
+COLUMNS = "}\n  flags: {columns: [now, please], "
 DATED = "{2024-01-01: x, b: null}"
 TEXTS = {"late": "the box is late", "money": "refund my order"}
 
@@ -60,6 +61,12 @@ def test_descriptions(tmp_path: Path, head: str, labels: Any, descriptions: dict
         ("labels: {a: x}, descriptions: [a]", "", "heads.intent.descriptions: input should be a valid dict"),
         ("labels: {a: x}, descriptions: {b: y}", "", "heads.intent: descriptions: no label 'b'"),
         ("labels: [late], descriptions: {lat: y}", "", "no label 'lat' (did you mean 'late'?)"),
+        ("labels: [a], descriptions: {b: y}", "", "heads.intent: descriptions: no label 'b'"),
+        (
+            COLUMNS + "descriptions: {nox: y}",
+            "",
+            "heads.flags: descriptions: no label 'nox' (did you mean 'now'",
+        ),
         ("labels: {a: 3}", "", "heads.intent.descriptions.a: input should be a valid string, got 3"),
         ("labels: {a: 2024-01-01}", "", "descriptions.a: input should be a valid string, got datetime.date"),
         (f"labels: {DATED}", "", "heads.intent.labels.0: input should be a valid string, got datetime.date"),
@@ -119,6 +126,15 @@ def job(tmp_path: Path, toy_corpus: Any, tiny_encoder_folder: Any) -> Any:
         return str(path)
 
     return write
+
+
+def test_descriptions_of_columns(job: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also of a column that is 0 in every row of train."""
+    described = {"now": "x", "please": "y"}
+    path = job({"column": None, "columns": ["now", "please"], "descriptions": described})
+    rows = [f"{text} {number},{number % 2},0" for number, text in enumerate(["late", "red box"] * 20)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,now,please", *rows]), "utf-8")
+    assert main(["check", path]) == 0, capfd.readouterr()
 
 
 def test_check_of_packed_recipes(job: Any, capfd: pytest.CaptureFixture[str]) -> None:
