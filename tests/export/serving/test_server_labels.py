@@ -110,10 +110,13 @@ def test_clients_with_different_labels_get_what_the_classifier_gives_alone(packe
     ]
     plain = [{"texts": [word]} for word in words] * 4
     replies = [packed_server.predict_later(**body) for body in [*asked, *plain]]
-    answers = [ask(packed_server, word) for word in words]
+    answers = [packed_server.pool.submit(ask, packed_server, word) for word in words]
     for body, reply in zip([*asked, *plain], replies, strict=True):
         assert close_to(reply.result().json(), packed(**body)), body
-    assert [one.status for one in answers] == [200] * len(words)
+    for word, answer in zip(words, answers, strict=True):
+        expected = shares(packed, QUESTIONS["team"]["criteria"], "where is", word)
+        found = answer.result().json()["answers"]["team"]["probabilities"]
+        assert [*found.values()] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_request_of_an_invalid_label_harms_no_other(packed_server, packed, close_to):
