@@ -2,6 +2,7 @@
 
 Requests put their texts into a bounded queue. A thread takes texts from it in order of arrival, as many as
 are waiting when the previous call is done, so batches grow with the load and a single text does not wait.
+The rest of a request that does not fit into a batch goes behind the other requests.
 A batch is limited in texts and in padded characters (texts times the length of the longest one and of its
 labels), so one long text does not delay many short ones. It ends where texts with other labels begin.
 """
@@ -48,6 +49,7 @@ class _Item(Generic[G, T]):
 
     text: str
     group: G | None
+    request: object
     future: asyncio.Future[T | Exception]
     arrived: float
 
@@ -107,9 +109,9 @@ class Batcher(Generic[G, T]):
             InvalidTextError: the classifier rejected a text or its group.
             ClassifierError: the classifier failed.
         """
-        arrived = monotonic()
+        arrived, request = monotonic(), object()
         items: list[_Item[G, T]] = [
-            _Item(text, group, self._loop.create_future(), arrived)
+            _Item(text, group, request, self._loop.create_future(), arrived)
             for text, group in zip(texts, groups or [None] * len(texts), strict=True)
         ]
         with self._changed:
@@ -185,6 +187,10 @@ class Batcher(Generic[G, T]):
                     break
                 batch.append(item)
             self._queue.popleft()
+        # the texts of a request are adjacent: if the last one in the queue is of another, they move behind it
+        if batch and self._queue and self._queue[-1].request is not batch[-1].request:
+            while self._queue[0].request is batch[-1].request:
+                self._queue.rotate(-1)
 
     def _compute(self, batch: list[_Item[G, T]]) -> Sequence[T | Exception]:
         """A result or an exception for each text. If the call fails, every text is tried alone."""

@@ -150,6 +150,24 @@ def test_only_texts_of_one_group_share_a_call(gate, right):
     assert gate.groups == [None, "a", "b", None, "a", "b"]
 
 
+def test_a_large_request_does_not_delay_a_small_one(gate):
+    async def use(batcher):
+        tasks = [await first(batcher, gate)]
+        asked = (["large"] * 9, ["other"] * 5, ["small"])
+        tasks += [asyncio.create_task(batcher.submit(texts)) for texts in asked]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+
+    assert run(gate, use, max_batch=4) == [1, 4, 4, 4, 3]
+    assert [*map("".join, gate.calls[1:])] == [
+        "large" * 4,
+        "other" * 4,
+        "small" + "large" * 3,
+        "otherlargelarge",
+    ]
+
+
 def test_the_labels_of_a_group_count_as_characters(gate):
     characters = {None: 0, "few": 4, "many": MAX_PADDED_CHARACTERS // 4, "most": 2 * MAX_PADDED_CHARACTERS}
 
