@@ -129,7 +129,7 @@ def runs(data: Path, out: Path, names: Sequence[str] = ("seen", "all", "student"
     recipes: dict[str, dict[str, Any]] = {
         "seen": {"data": split, "teacher": encoder},
         "all": {"data": {**whole, "validation": "all_validation.csv"}, "teacher": encoder},
-        "student": {"data": half, "teacher": taught, "student": shape},
+        "student": {"data": half, "teacher": taught, "student": shape, "augment": {"copies": 0}},
         "forty": {"data": texts, "teacher": taught, "heads": listed, "augment": {"copies": 4}},
     }
     for name in names:
