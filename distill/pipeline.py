@@ -76,7 +76,7 @@ STAGES = (
     Stage("fit_teacher", fit_teacher, TEACHER, resumes=True),
     Stage("label", label, LABEL, resumes=True, leaves=_soft_labels),
     Stage("fit_student", fit_student, STUDENT, resumes=True),
-    Stage("calibrate", calibrate_heads, STUDENT),
+    Stage("calibrate", calibrate_heads, STUDENT, version=2),
     Stage("export", export_onnx, EXPORT),
     Stage("check", check, CHECK, version=2),
     Stage("bundle", publish, (*CHECK, "name", "licence"), leaves=lambda run: [run.folder / "bundle"]),

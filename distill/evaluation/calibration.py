@@ -30,21 +30,26 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(head: Head, logits: Array, labels: Array) -> Calibration:
+def calibrate(head: Head, logits: Array, labels: Array, teacher: Array | None = None) -> Calibration:
     """The calibration of a head on labelled texts.
 
     The temperature minimises the log loss (Guo et al. 2017, arXiv:1706.04599, section 4.2), between 0.1 and
-    10. The thresholds maximise micro F1, the first metric of multi_label heads, at that temperature.
+    10. The thresholds maximise micro F1, the first metric of multi_label heads, at that temperature. Without
+    labelled texts, the temperature minimises the cross-entropy with the teacher's probabilities, and the
+    thresholds are 0.5.
 
     Args:
         head: The head.
         logits: Logits `[texts, labels]`.
         labels: Labels as in `metrics.quality`; unlabelled texts are ignored.
+        teacher: The logits of the head's teacher; without labelled texts and without a teacher, the
+            temperature is 1.
     """
     rows = labelled(labels, head)
+    if not rows.any():
+        thresholds = (0.5,) * len(head.labels) if head.kind == "multi_label" else None
+        return Calibration(1.0 if teacher is None else _temperature_of(head, logits, teacher), thresholds)
     logits, labels = logits[rows], labels[rows]
-    if not len(labels):
-        return Calibration(1.0, (0.5,) * len(head.labels) if head.kind == "multi_label" else None)
 
     def log_loss(log_temperature: float) -> float:
         p = probabilities(logits, head, float(np.exp(log_temperature)))
@@ -59,6 +64,21 @@ def calibrate(head: Head, logits: Array, labels: Array) -> Calibration:
     if head.kind == "single_label":
         return Calibration(temperature)
     return Calibration(temperature, best_thresholds(probabilities(logits, head, temperature), labels == 1))
+
+
+def _temperature_of(head: Head, logits: Array, teacher: Array) -> float:
+    """The temperature at which probabilities are nearest to the teacher's."""
+    target = probabilities(teacher, head, 1.0)
+
+    def cross_entropy(log_temperature: float) -> float:
+        p = probabilities(logits, head, float(np.exp(log_temperature)))
+        total = target * np.log(np.maximum(p, 1e-12))
+        if head.kind == "multi_label":
+            total = total + (1 - target) * np.log(np.maximum(1 - p, 1e-12))
+        return float(-total.sum(-1).mean())
+
+    best = minimize_scalar(cross_entropy, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
+    return round(float(np.exp(best.x)), 4)
 
 
 def best_thresholds(p: Array, y: Array) -> tuple[float, ...]:

@@ -12,7 +12,10 @@ from distill.storage import write_json
 
 
 def calibrate_heads(run: Run[Any], folder: Path) -> dict[str, Any]:
-    """Fit the calibration of each head of teacher and student on validation."""
+    """Fit the calibration of each head of teacher and student on validation.
+
+    Where a head has no labelled texts there, the student takes the teacher's confidence.
+    """
     labels = artifacts.labels(run, "validation")
     logits = {
         "teacher": artifacts.teacher_logits(run, "validation"),
@@ -20,7 +23,12 @@ def calibrate_heads(run: Run[Any], folder: Path) -> dict[str, Any]:
     }
     calibrations = {
         side: {
-            head.name: calibrate(head, found[head.name], labels[head.name]).to_json()
+            head.name: calibrate(
+                head,
+                found[head.name],
+                labels[head.name],
+                logits["teacher"].get(head.name) if side == "student" else None,
+            ).to_json()
             for head in artifacts.heads(run)
             if head.name in found
         }

@@ -101,8 +101,8 @@ def test_a_student_is_compared_with_its_teacher_where_validation_has_no_labels(h
     compared = [of_student[name] for name in ("rating.agreement", "flags.micro_f1", "mood.agreement")]
     assert of_student["mean"] == pytest.approx(sum(compared) / 3)
     assert "mood.accuracy" not in of_student
-    fitted = strict((stages / "calibrate" / "calibration.json").read_text("utf-8"))["student"]
-    assert fitted["mood"]["temperature"] == 1 != fitted["flags"]["temperature"]
+    fitted = strict((stages / "calibrate" / "calibration.json").read_text("utf-8"))
+    assert fitted["teacher"]["mood"]["temperature"] == 1 != fitted["student"]["mood"]["temperature"]
 
 
 def test_heads_without_labels_in_a_split_are_said(half) -> None:

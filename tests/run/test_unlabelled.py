@@ -61,10 +61,13 @@ def test_a_run_without_a_label(alone, job, capfd):
         *("intent.agreement", "intent.cross_entropy", "flags.agreement", "flags.cross_entropy", "mean")
     }
     assert student["validation"]["mean"] > 0.9 and student["history"][0] < student["history"][-1]
-    # nothing is fitted to the teacher's answers
-    fitted = metrics(folder, "calibrate")["student"]
-    assert fitted["intent"]["temperature"] == fitted["flags"]["temperature"] == 1
-    assert fitted["flags"]["thresholds"] == [0.5, 0.5]
+    # the student takes the teacher's confidence, and no threshold is fitted to its answers
+    fitted = metrics(folder, "calibrate")
+    assert all(
+        fitted["teacher"][head]["temperature"] == 1 != fitted["student"][head]["temperature"]
+        for head in HEADS
+    )
+    assert fitted["student"]["flags"]["thresholds"] == [0.5, 0.5]
     # the reports say what there is
     assert [line.split()[:5] for line in done.stdout.splitlines()[1:3]] == [
         [name, "agreement", "30", "-", f"{metrics(folder, 'check')['quality'][name]['agreement']:.4f}"]

@@ -46,6 +46,15 @@ def test_calibration_finds_the_temperature_and_lowers_log_loss(head: Head, sharp
     assert after["log_loss"] <= min(losses) + 1e-6
 
 
+@pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
+def test_without_labels_a_student_takes_its_teachers_confidence(head: Head) -> None:
+    z, y = drawn(head, 1.0)
+    none = np.full_like(y, -100 if head.kind == "single_label" else -1)
+    assert calibrate(head, 0.25 * z, none, z).temperature == pytest.approx(0.25, rel=0.01)
+    assert calibrate(head, 0.25 * z, none).temperature == 1
+    assert calibrate(head, 0.25 * z, y, z) == calibrate(head, 0.25 * z, y)  # labels come first
+
+
 def test_the_temperature_stays_between_a_tenth_and_ten() -> None:
     z = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
     assert 0.1 <= calibrate(INTENT, z, np.arange(30) % 3).temperature < 0.11
