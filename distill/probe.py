@@ -107,8 +107,8 @@ def _heads(recipe: Recipe) -> list[Head]:
             name,
             head.kind,
             head.names or ("yes",),
-            hypothesis=head.hypothesis,
-            descriptions=head.descriptions if head.names else {},
+            hypothesis=head.hypothesis or "",
+            descriptions=head.descriptions or {} if head.names else {},
         )
         for name, head in recipe.heads.items()
     ]

@@ -209,11 +209,11 @@ def make_heads(
         if count["train"][None] and not head.names:
             lines += [
                 f"head {name!r}: descriptions: no text of train has label {quoted(x)}{near(x, present)}"
-                for x in head.descriptions
+                for x in head.descriptions or ()
                 if x not in present
             ]
-        described = {label: text for label, text in head.descriptions.items() if label in labels}
-        heads.append(Head(name, head.kind, tuple(labels), head.weight, head.hypothesis, described))
+        described = {x: text for x, text in (head.descriptions or {}).items() if x in labels}
+        heads.append(Head(name, head.kind, tuple(labels), head.weight, head.hypothesis or "", described))
     return tuple(heads), lines
 
 

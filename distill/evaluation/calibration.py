@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from distill.evaluation.metrics import labelled, probabilities, quality
+from distill.evaluation.metrics import cross_entropy, labelled, log_losses, probabilities, quality
 from distill.heads import Head, columns
 
 Array = NDArray[Any]
@@ -48,36 +48,22 @@ def calibrate(head: Head, logits: Array, labels: Array, teacher: Array | None = 
     rows = labelled(labels, head)
     if not rows.any():
         thresholds = (0.5,) * len(head.labels) if head.kind == "multi_label" else None
-        return Calibration(1.0 if teacher is None else _temperature_of(head, logits, teacher), thresholds)
+        if teacher is None:
+            return Calibration(1.0, thresholds)
+        return Calibration(_temperature(lambda t: cross_entropy(head, logits, teacher, t)), thresholds)
     logits, labels = logits[rows], labels[rows]
 
-    def log_loss(log_temperature: float) -> float:
-        p = probabilities(logits, head, float(np.exp(log_temperature)))
-        if head.kind == "single_label":
-            likelihood = p[np.arange(len(labels)), labels]
-        else:
-            likelihood = np.where(labels == 1, p, 1 - p)
-        return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
-
-    best = minimize_scalar(log_loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
-    temperature = round(float(np.exp(best.x)), 4)
+    temperature = _temperature(lambda t: float(log_losses(probabilities(logits, head, t), labels).mean()))
     if head.kind == "single_label":
         return Calibration(temperature)
     return Calibration(temperature, best_thresholds(probabilities(logits, head, temperature), labels == 1))
 
 
-def _temperature_of(head: Head, logits: Array, teacher: Array) -> float:
-    """The temperature at which probabilities are nearest to the teacher's."""
-    target = probabilities(teacher, head, 1.0)
-
-    def cross_entropy(log_temperature: float) -> float:
-        p = probabilities(logits, head, float(np.exp(log_temperature)))
-        total = target * np.log(np.maximum(p, 1e-12))
-        if head.kind == "multi_label":
-            total = total + (1 - target) * np.log(np.maximum(1 - p, 1e-12))
-        return float(-total.sum(-1).mean())
-
-    best = minimize_scalar(cross_entropy, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
+def _temperature(loss: Callable[[float], float]) -> float:
+    """The temperature from 0.1 to 10 of the least loss."""
+    best = minimize_scalar(
+        lambda log_t: loss(float(np.exp(log_t))), bounds=(np.log(0.1), np.log(10.0)), method="bounded"
+    )
     return round(float(np.exp(best.x)), 4)
 
 

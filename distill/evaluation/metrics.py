@@ -64,7 +64,7 @@ def quality(
     if labels.dtype.kind == "f":
         return {
             "agreement": agreement(*(decisions(head, x, thresholds, temperature) for x in (logits, labels))),
-            "cross_entropy": _cross_entropy(head, logits, labels),
+            "cross_entropy": cross_entropy(head, logits, labels),
         }
     rows = labelled(labels, head)
     if not rows.any():
@@ -112,9 +112,13 @@ def log_losses(p: Array, y: Array) -> Array:
     return np.asarray(-np.log(np.maximum(likelihood, 1e-12)))
 
 
-def _cross_entropy(head: Head, logits: Array, teacher: Array) -> float:
-    """The mean of -log p(a label that the teacher's probabilities draw), summed over a multi_label head."""
-    p, q = (np.clip(probabilities(x, head), 1e-12, 1) for x in (logits, teacher))
+def cross_entropy(head: Head, logits: Array, teacher: Array, temperature: float = 1.0) -> float:
+    """The mean cross-entropy of the teacher's probabilities and those of logits at a temperature.
+
+    That of a multi_label head is summed over its labels.
+    """
+    p, q = probabilities(logits, head, temperature), probabilities(teacher, head)
+    p, q = np.clip(p, 1e-12, 1), np.clip(q, 1e-12, 1)
     entropy = -q * np.log(p)
     if head.kind == "multi_label":
         entropy -= (1 - q) * np.log(np.maximum(1 - p, 1e-12))

@@ -1,4 +1,4 @@
-"""Attention of a packed network: text to text, and each label to the text and to itself, in two forms.
+"""Attention of a packed network in two forms: the text attends to itself, each label to the text and itself.
 
 Text and labels are one row with a block mask, or the labels are rows that share the keys and values of their
 text. Each function gives the attention of all layers but the last, and that of the last layer, whose queries

@@ -102,6 +102,11 @@ class TextClassifier(nn.Module, ABC):
         """The tokens that the network reads of a text: `max_length`, or its number of positions if lower."""
         return self.positions(max_length)
 
+    @property
+    def extra_positions(self) -> int:
+        """The positions that the network needs beyond those of a text."""
+        return 0
+
     def positions(self, most: int) -> int:
         """The number of positions of the encoder, at most `most`."""
         embeddings = getattr(self.encoder, "embeddings", None)

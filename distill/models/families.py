@@ -22,7 +22,7 @@ def new_network(settings: Training, encoder: PreTrainedModel, heads: Sequence[He
     Raises:
         RecipeError: The family cannot read with this encoder.
     """
-    if settings.network == "heads":
+    if settings.network != "packed":
         return MultiHeadClassifier(encoder, heads, pooling=settings.pooling, dropout=settings.dropout)
     try:
         return PackedClassifier(encoder, heads, dropout=settings.dropout)

@@ -9,7 +9,7 @@ cross-encoder). Since no token of the text attends to a label, the text is read 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -28,11 +28,12 @@ from distill.models.packing import (
     SampledTexts,
     rows_of_labels,
 )
+from students.init_from_teacher import LAYER_NAMES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-ALIKE_TEXTS = 16  # of a label
+COMPARED_TEXTS = 16  # of each label
 ENCODERS = ("bert", "distilbert")
 SCALE = 10.0  # of the cosine in a logit, before training
 
@@ -144,22 +145,24 @@ class PackedClassifier(TextClassifier):
     ) -> SampledTexts:
         """The texts with their own labels and a sample of others, which is drawn for each batch."""
         assert isinstance(texts, PackedTexts)
-        return SampledTexts(texts, hard, soft, negatives, self._alike(texts, hard))
+        examples = {head.name: rows_of_labels(head, hard[head.name]) for head in self.heads}
+        return SampledTexts(texts, hard, soft, negatives, examples, self._similarity(texts, examples))
 
     @torch.no_grad()
-    def _alike(self, texts: PackedTexts, hard: Mapping[str, Array]) -> dict[str, Array]:
-        """How alike the texts of two labels are to the encoder, by head, `[labels, labels]`, from -1 to 1.
+    def _similarity(self, texts: PackedTexts, examples: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
+        """How similar the encoder finds the texts of two labels, by head, `[labels, labels]`, from -1 to 1.
 
-        It is the cosine of the mean embeddings of up to 16 texts a label; 0 where a label has none.
+        It is the cosine of the mean embeddings of up to 16 texts of each label, and 0 for a label without
+        texts.
         """
         training = self.encoder.training
         self.encoder.eval()
         found = {}
         for head in self.heads:
             means = np.zeros((len(head.labels), int(self.config.hidden_size)), np.float32)
-            for number, rows in enumerate(rows_of_labels(head, hard[head.name])):
+            for number, rows in enumerate(examples[head.name]):
                 if len(rows):
-                    batch = on_device(texts.texts.batch(rows[:ALIKE_TEXTS]), self.encoder.device)
+                    batch = on_device(texts.texts.batch(rows[:COMPARED_TEXTS]), self.encoder.device)
                     states, mask = self.encoder(**batch)[0], batch["attention_mask"].unsqueeze(2)
                     embedded = (states * mask).sum(1) / mask.sum(1)
                     means[number] = nn.functional.normalize(embedded, dim=1).mean(0).float().cpu().numpy()
@@ -181,8 +184,12 @@ class PackedClassifier(TextClassifier):
 
     def usable_length(self, max_length: int) -> int:
         """The tokens that the network reads of a text, with room for a hypothesis and a label."""
-        room = self.label_length + self.hypothesis_length
-        return self.positions(max_length + room) - room
+        return self.positions(max_length + self.extra_positions) - self.extra_positions
+
+    @property
+    def extra_positions(self) -> int:
+        """The positions of a hypothesis and a label."""
+        return self.label_length + self.hypothesis_length
 
     def with_heads(self, heads: Sequence[Head]) -> PackedClassifier:
         """The network with other labels, with the same encoder and weights.
@@ -204,6 +211,17 @@ class PackedClassifier(TextClassifier):
                 self.scorers[f"score_{other.name}"].state_dict()
             )
         return network.train(self.training)
+
+    def bert_weights(self) -> dict[str, Tensor]:
+        """The weights by name, as in the state dict; those of a DistilBERT have BERT's names."""
+        prefix, weights = "encoder.transformer.layer.", {}
+        for name, value in self.state_dict().items():
+            if name.startswith(prefix):
+                number, _, rest = name.removeprefix(prefix).partition(".")
+                module, _, kind = rest.rpartition(".")
+                name = f"encoder.encoder.layer.{number}.{LAYER_NAMES[module]}.{kind}"
+            weights[name] = value
+        return weights
 
     def settings(self) -> dict[str, Any]:
         """The dropout of the heads."""
@@ -247,7 +265,6 @@ class _Layer(NamedTuple):
     attended: nn.Module
     attention_norm: nn.Module
     up: nn.Module
-    activation: Callable[[Tensor], Tensor]
     down: nn.Module
     norm: nn.Module
     dropout: nn.Module
@@ -258,43 +275,33 @@ class _Layer(NamedTuple):
         query = self.query(queries) * self.scale
         context = attention(query, self.key(states), self.value(states))
         middle = self.attention_norm(self.dropout(self.attended(context)) + queries)
-        return cast(Tensor, self.norm(self.dropout(self.down(self.activation(self.up(middle)))) + middle))
+        wide = nn.functional.gelu(self.up(middle))  # `check_encoder` refuses any other activation
+        return cast(Tensor, self.norm(self.dropout(self.down(wide)) + middle))
+
+
+# the linear layers and norms of a BERT layer, in the order of `_Layer`
+PARTS = (
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
+    *("attention.output.dense", "attention.output.LayerNorm"),
+    *("intermediate.dense", "output.dense", "output.LayerNorm"),
+)
 
 
 def _layers(encoder: Any) -> list[_Layer]:
+    """The layers of a BERT or DistilBERT encoder, in order."""
+    distilbert = encoder.config.model_type == "distilbert"
+    layers = (encoder.transformer if distilbert else encoder.encoder).layer
+    of_bert = {bert: name for name, bert in LAYER_NAMES.items()} if distilbert else {}
     scale = (encoder.config.hidden_size // encoder.config.num_attention_heads) ** -0.5
-    if encoder.config.model_type == "distilbert":
-        return [
-            _Layer(
-                layer.attention.q_lin,
-                layer.attention.k_lin,
-                layer.attention.v_lin,
-                layer.attention.out_lin,
-                layer.sa_layer_norm,
-                layer.ffn.lin1,
-                layer.ffn.activation,
-                layer.ffn.lin2,
-                layer.output_layer_norm,
-                layer.ffn.dropout,
-                scale,
-            )
-            for layer in encoder.transformer.layer
-        ]
     return [
-        _Layer(
-            layer.attention.self.query,
-            layer.attention.self.key,
-            layer.attention.self.value,
-            layer.attention.output.dense,
-            layer.attention.output.LayerNorm,
-            layer.intermediate.dense,
-            layer.intermediate.intermediate_act_fn,
-            layer.output.dense,
-            layer.output.LayerNorm,
-            layer.output.dropout,
-            scale,
+        _Layer._make(
+            [
+                *(layer.get_submodule(of_bert.get(part, part)) for part in PARTS),
+                (layer.ffn if distilbert else layer.output).dropout,
+                scale,
+            ]
         )
-        for layer in encoder.encoder.layer
+        for layer in layers
     ]
 
 

@@ -19,11 +19,11 @@ from export.text import label_text
 LABEL_TOKENS = 64  # of a label with its description, [CLS] included
 HYPOTHESIS_TOKENS = 32
 NAME_ALONE = 0.5  # share of the described labels that training reads without their description
-EXAMPLES = 0.3  # share of the labels in training in whose place another text of the label stands
+EXAMPLES = 0.3  # share of the labels that training replaces by another text of the label
 EXAMPLE_TOKENS = 12  # of such a text, [CLS] included
-EXAMPLES_A_LABEL = 64  # texts of a label that may stand in its place
-TEMPERATURE = 0.2  # of the likeness of labels where others are drawn; less draws only the most alike
-CERTAIN = 100.0  # above every sum of likeness and noise
+EXAMPLES_A_LABEL = 64  # texts that may replace a label
+TEMPERATURE = 0.2  # of the similarity by which labels are drawn; lower values draw only the most similar
+CERTAIN = 100.0  # above every sum of similarity and noise
 
 
 class LabelError(Exception):
@@ -110,8 +110,8 @@ class LabelTokens:
 
         Args:
             of_heads: The columns of the labels of each head, -1 for none, `[rows, labels]`.
-            texts_of: Gives the number of the text that each label is read as, by its column; by default
-                those of `described`.
+            texts_of: Maps columns to the numbers of the texts that their labels are read as; by default
+                `described`.
         """
         parts = [np.concatenate([of_heads[head.name] for head in group], 1) for group in self.groups]
         labels = max(part.shape[1] for part in parts)
@@ -207,9 +207,9 @@ class PackedTexts:
 class SampledTexts(PackedTexts):
     """Texts with their own labels and a sample of others, which is drawn again for each batch.
 
-    Labels whose texts are alike are drawn more often, as they are what must be told apart. In place of some
-    labels stands another text of the label, so that the network learns to compare rather than to know
-    names. The draw depends on torch's generator, which the training loop seeds by step.
+    Labels with similar texts are drawn more often, because they are hard to tell apart. Some labels are
+    replaced by another text of that label, so that the network learns to compare meanings and does not
+    memorise names. The draw depends on torch's generator, which the training loop seeds by step.
     """
 
     def __init__(
@@ -218,7 +218,8 @@ class SampledTexts(PackedTexts):
         hard: Mapping[str, Array],
         soft: Mapping[str, Array],
         negatives: int,
-        alike: Mapping[str, Array],
+        examples: Mapping[str, Sequence[Array]],
+        similarity: Mapping[str, Array],
     ) -> None:
         """Take encoded texts and their labels.
 
@@ -228,14 +229,15 @@ class SampledTexts(PackedTexts):
             soft: The teacher's logits of each head that it knows, `[texts, labels]`. The teacher's best
                 labels are half of the sample.
             negatives: The number of labels of each head that are drawn for a text besides its own.
-            alike: How alike the texts of two labels of a head are, `[labels, labels]`, from -1 to 1.
+            examples: The rows of some texts of each label of each head.
+            similarity: Of the texts of two labels of a head, `[labels, labels]`, from -1 to 1.
         """
         super().__init__(texts.texts, texts.labels)
-        self.hard, self.soft, self.negatives, self.alike = hard, soft, negatives, alike
+        self.hard, self.soft, self.negatives, self.similarity = hard, soft, negatives, similarity
         drawn = sum(min(len(head.labels), negatives + 1) for head in self.labels.heads)
         self.lengths = self._lengths(round(drawn * len(self.labels.ids) / len(np.diff(self.labels.offsets))))
         self._names = len(self.labels.offsets) - 1
-        rows = [some for head in self.labels.heads for some in rows_of_labels(head, hard[head.name])]
+        rows = [some for head in self.labels.heads for some in examples[head.name]]
         self._examples, numbers = np.unique(
             np.concatenate([np.empty(0, np.int64), *rows]), return_inverse=True
         )
@@ -269,16 +271,16 @@ class SampledTexts(PackedTexts):
         The labels with the largest sums of a weight and Gumbel noise are a draw without replacement.
         """
         for head, part in columns(self.labels.heads):
-            own, alike = self.hard[head.name][rows], self.alike[head.name] / TEMPERATURE
+            own, weight = self.hard[head.name][rows], self.similarity[head.name] / TEMPERATURE
             rank = -np.log(-np.log(_uniform((len(rows), len(head.labels))).clip(1e-9, 1 - 1e-7)))
             count = np.full(len(rows), self.negatives + 1)
             if head.kind == "single_label":
                 known = np.flatnonzero(own != UNLABELLED)
-                rank[known] += alike[own[known]]
+                rank[known] += weight[own[known]]
                 rank[known, own[known]] = np.inf
             else:
                 positive = own == 1
-                rank += positive @ alike / np.maximum(1, positive.sum(1, keepdims=True))
+                rank += positive @ weight / np.maximum(1, positive.sum(1, keepdims=True))
                 rank[positive] = np.inf
                 count = self.negatives + np.maximum(1, positive.sum(1))
             if head.name in self.soft:

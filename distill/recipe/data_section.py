@@ -170,11 +170,11 @@ class HeadRecipe(Part):
         min_length=1,
         description="the allowed labels in order, or `{label: description}`; default: those of train",
     )
-    descriptions: dict[Label, str] = Field(
-        {}, description="what labels mean, by label; a packed network reads them"
+    descriptions: dict[Label, str] | None = Field(
+        None, description="what labels mean, by label; a packed network reads them"
     )
-    hypothesis: str = Field(
-        "", description="what a packed network reads after each text, such as `The customer wants`"
+    hypothesis: str | None = Field(
+        None, description="what a packed network reads after each text, such as `The customer wants`"
     )
     min_texts: int | None = Field(
         None,
@@ -197,13 +197,13 @@ class HeadRecipe(Part):
         if not isinstance(labels, Mapping):
             return data
         given = {label: text for label, text in labels.items() if text is not None}
-        others = data.get("descriptions", {})
+        others = data.get("descriptions") or {}
         described = {**given, **others} if isinstance(others, Mapping) else others
-        return {**data, "labels": [*labels], "descriptions": described}
+        return {**data, "labels": [*labels], "descriptions": described or None}
 
     @model_validator(mode="after")
     def _described_labels_exist(self) -> HeadRecipe:
-        for label in self.descriptions if self.names else ():
+        for label in self.descriptions or () if self.names else ():
             if label not in (known := self.labels or tuple(map(_label, self.columns or ()))):
                 raise ValueError(f"descriptions: no label {label!r}{near(label, known)}")
         return self

@@ -19,6 +19,7 @@ STUDENT_TOKENS = 36_000_000  # that a student reads in all epochs
 PRETRAINING_TOKENS = 300_000_000  # that a pretrained student reads in all epochs
 MAX_COPIES, MAX_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
+NEGATIVES = 7  # labels besides its own that a packed network reads for a text in training
 
 
 def max_length(lengths: NDArray[np.int64]) -> int:

@@ -24,11 +24,15 @@ SHAPE = Field(None, gt=0, description="shape of the student, in place of `size`;
 class Training(Part):
     """What the training of teacher and student has in common."""
 
-    network: Literal["heads", "packed"] = Field(
-        "heads", description="heads: fixed labels; packed: labels are input (BERT and DistilBERT encoders)"
+    network: Literal["heads", "packed"] | None = Field(
+        None,
+        description="heads: fixed labels; packed: labels are input (BERT and DistilBERT encoders); default: "
+        "heads",
     )
-    negatives: int = Field(
-        7, gt=0, description="labels besides its own that a packed network reads for a text in training"
+    negatives: int | None = Field(
+        None,
+        gt=0,
+        description="labels besides its own that a packed network reads for a text in training; default: 7",
     )
     pooling: Literal["cls", "mean"] = Field("mean", description="pooling of the last hidden states")
     seed: int | None = Field(
@@ -262,7 +266,11 @@ class Recipe(Job):
 
     @model_validator(mode="after")
     def _fits_packed(self) -> Recipe:
-        packed = [side for side in ("teacher", "student") if getattr(self, side).network == "packed"]
+        sides = ("teacher", "student")
+        packed = [side for side in sides if getattr(self, side).network == "packed"]
+        for side in sides:
+            if side not in packed and getattr(self, side).negatives is not None:
+                raise ValueError(f"{side}.negatives: is for network: packed (leave it out, or set network)")
         for side in packed:
             if getattr(self, side).pooling != Training.model_fields["pooling"].default:
                 raise ValueError(f"{side}.pooling: a packed network scores a label's [CLS] (leave it out)")

@@ -14,7 +14,7 @@ from distill.storage import write_json
 def calibrate_heads(run: Run[Any], folder: Path) -> dict[str, Any]:
     """Fit the calibration of each head of teacher and student on validation.
 
-    Where a head has no labelled texts there, the student takes the teacher's confidence.
+    If a head has no labelled texts there, the student is calibrated to the teacher's probabilities.
     """
     labels = artifacts.labels(run, "validation")
     logits = {

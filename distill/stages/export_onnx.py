@@ -32,11 +32,10 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     work.mkdir(exist_ok=True)
     tokens = int(tokenizer.model_max_length)
     packed = network if isinstance(network, PackedClassifier) else None
-    room = packed.label_length + packed.hypothesis_length if packed else 0
-    to_onnx(network, outputs, work / "model.onnx", positions=tokens + room)
+    to_onnx(network, outputs, work / "model.onnx", positions=tokens + network.extra_positions)
     variants = {"fp32": manifests.FP32}
     if settings.quantize == "int8":
-        # the answers of a packed network must not depend on the labels beside
+        # a label's score must not depend on the other labels
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx", per_token=packed is not None)
         variants["int8"] = manifests.INT8
     fitted = artifacts.calibrations(run, "student")

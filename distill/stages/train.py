@@ -15,6 +15,7 @@ from distill.evaluation import metrics
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.models.base import Array, TextClassifier, TextEncoder
 from distill.models.packing import reserved_positions
+from distill.recipe import defaults
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match, Training
 from distill.run import Run
@@ -61,7 +62,8 @@ def label_positions(settings: Training, heads: Sequence[Head]) -> int:
 
 def in_training(network: TextClassifier, examples: Examples, settings: Training) -> Examples:
     """The examples as the network reads them in training."""
-    texts = network.training_texts(examples.texts, examples.hard, examples.soft, settings.negatives)
+    negatives = settings.negatives or defaults.NEGATIVES
+    texts = network.training_texts(examples.texts, examples.hard, examples.soft, negatives)
     return replace(examples, texts=texts)
 
 

@@ -36,26 +36,6 @@ def is_plain_bert(network: Any) -> bool:
     )
 
 
-_DISTILBERT_NAMES = {  # part of a name in a DistilBERT's weights, and in a BERT's
-    "encoder.transformer.layer": "encoder.encoder.layer",
-    "attention.q_lin": "attention.self.query",
-    "attention.k_lin": "attention.self.key",
-    "attention.v_lin": "attention.self.value",
-    "attention.out_lin": "attention.output.dense",
-    "sa_layer_norm": "attention.output.LayerNorm",
-    "ffn.lin1": "intermediate.dense",
-    "ffn.lin2": "output.dense",
-    "output_layer_norm": "output.LayerNorm",
-}
-
-
-def _bert_name(name: str) -> str:
-    if name.startswith("encoder."):
-        for part, of_bert in _DISTILBERT_NAMES.items():
-            name = name.replace(part, of_bert)
-    return name
-
-
 def bert_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.ModelProto:
     """The graph of a network whose encoder is a BertModel without a pooler.
 
@@ -68,7 +48,7 @@ def bert_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.Mod
         outputs: Output name of each head, in order.
         positions: Maximum number of tokens of a text; later position embeddings are dropped.
     """
-    graph = BertBuilder(network)
+    graph = BertBuilder(network.state_dict(), network.config)
     states = graph.encoder(positions)
     pooled = graph.first(states) if network.pooling == "cls" else graph.mean(states)
     weight, bias = graph.stacked([f"linear.logits_{head.name}" for head in network.heads])
@@ -91,18 +71,17 @@ class BertBuilder(GraphBuilder):
     """Adds the layers of a BERT or DistilBERT encoder; methods return the name of the tensor that they add.
 
     Attributes:
-        state: The weights of the network by name; those of a DistilBERT have BERT's names.
+        state: The weights of the network by BERT's names.
         config: The configuration of the encoder.
         count: Number of attention heads.
         width: Width of the hidden states.
         size: Width of an attention head.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, weights: Mapping[str, Any], config: Any) -> None:
         super().__init__()
-        weights = network.state_dict().items()
-        self.state = {_bert_name(name): value.detach().float().cpu().numpy() for name, value in weights}
-        self.config = network.config
+        self.state = {name: value.detach().float().cpu().numpy() for name, value in weights.items()}
+        self.config = config
         self.count, self.width = int(self.config.num_attention_heads), int(self.config.hidden_size)
         self.size = self.width // self.count
 

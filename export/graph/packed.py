@@ -9,7 +9,7 @@ States are two-dimensional in linear layers, since onnxruntime adds a bias insid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,11 @@ def packed_graph(network: Any, outputs: Sequence[str], positions: int) -> onnx.M
     scores that it gives to all labels.
 
     Args:
-        network: A network with `.config`, `.heads`, and the weight names of
-            `distill.models.packed.PackedClassifier`.
+        network: A `distill.models.packed.PackedClassifier`: its `.config`, `.heads` and `.bert_weights()`.
         outputs: Output name of each head, in order.
         positions: Maximum number of tokens of a text and one label; later position embeddings are dropped.
     """
-    graph = _PackedBuilder(network)
+    graph = _PackedBuilder(network.bert_weights(), network.config)
     scores = [graph.scores(*graph.read(positions), [head.name for head in network.heads])]
     if len(outputs) > 1:
         parts, sizes = [f"scores.{output}" for output in outputs], graph.integers(*[1] * len(outputs))
@@ -62,8 +61,8 @@ class _PackedBuilder(BertBuilder):
             `[batch, 1, tokens, length + longest]`.
     """
 
-    def __init__(self, network: Any) -> None:
-        super().__init__(network)
+    def __init__(self, weights: Mapping[str, Any], config: Any) -> None:
+        super().__init__(weights, config)
         self._vectors: dict[str, str] = {}
 
     def read(self, positions: int) -> tuple[str, str]:

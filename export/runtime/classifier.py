@@ -136,7 +136,7 @@ class Classifier:
         Args:
             labels: The labels in order, or a dict of descriptions, which may be None.
             head: Name of the head; by default the only one.
-            hypothesis: What is read after each text, in place of the head's hypothesis.
+            hypothesis: Replaces the head's hypothesis, which is read after each text.
 
         Raises:
             ValueError: The bundle has fixed labels or several heads, the head is unknown, there are no

@@ -22,7 +22,6 @@ REDOES = [
     ("heads.intent.hypothesis", "they want", "prepare"),
     ("heads.intent.descriptions", {"a": "b"}, "prepare"),
     ("teacher.network", "packed", "fit_teacher"),
-    ("teacher.negatives", 3, "fit_teacher"),
     ("student.network", "packed", "fit_student"),
     ("teacher.epochs", 9, "fit_teacher"),
     ("teacher.max_length", 64, "fit_teacher"),
@@ -68,6 +67,18 @@ def with_setting(recipe: dict[str, Any], key: str, value: Any) -> dict[str, Any]
 def redone(stages: Any, before: Any, after: Any) -> list[str]:
     digests = [stage_digests(stages, stage_inputs(recipe)) for recipe in (before, after)]
     return [stage.name for stage in stages if digests[0][stage.name] != digests[1][stage.name]]
+
+
+def test_negatives_redo_a_packed_teacher(data: dict[str, Any]) -> None:
+    packed = with_setting(data, "teacher.network", "packed")
+    more = with_setting(packed, "teacher.negatives", 3)
+    assert redone(STAGES, parse_recipe(packed), parse_recipe(more))[0] == "fit_teacher"
+
+
+def test_settings_that_are_left_open_are_no_inputs(data: dict[str, Any]) -> None:
+    """So a run that finished before these settings existed stays done."""
+    inputs = str(stage_inputs(parse_recipe(data)))
+    assert not [x for x in ("network'", "negatives", "hypothesis", "descriptions") if x in inputs]
 
 
 @pytest.mark.parametrize(("key", "value", "first"), REDOES, ids=[key for key, _, _ in REDOES])

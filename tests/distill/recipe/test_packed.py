@@ -57,7 +57,7 @@ def test_descriptions(tmp_path: Path, head: str, labels: Any, descriptions: dict
 @pytest.mark.parametrize(
     ("head", "rest", "message"),
     [
-        ("labels: {a: x}, descriptions: null", "", "heads.intent.descriptions: input should be a valid dict"),
+        ("labels: {a: x}, descriptions: [b]", "", "heads.intent.descriptions: input should be a valid dict"),
         ("labels: {a: x}, descriptions: [a]", "", "heads.intent.descriptions: input should be a valid dict"),
         ("labels: {a: x}, descriptions: {b: y}", "", "heads.intent: descriptions: no label 'b'"),
         ("labels: [late], descriptions: {lat: y}", "", "no label 'lat' (did you mean 'late'?)"),
@@ -73,7 +73,8 @@ def test_descriptions(tmp_path: Path, head: str, labels: Any, descriptions: dict
         ("labels: {null: x}", "", "heads.intent.labels.0: input should be a valid string, got None"),
         ("labels: {a: [x]}", "", "heads.intent.descriptions.a: input should be a valid string, got ['x']"),
         ("labels: {}", "", "heads.intent.labels: "),
-        ("hypothesis: null", "", "heads.intent.hypothesis: input should be a valid string, got None"),
+        ("hypothesis: [a]", "", "heads.intent.hypothesis: input should be a valid string, got ['a']"),
+        ("", "student: {negatives: 3}", "student.negatives: is for network: packed (leave it out"),
         (
             "",
             "teacher: {network: packed, pooling: cls}",
