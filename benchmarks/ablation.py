@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from distill.compare.linked_runs import link
 from export.runtime.cpus import available_cores
 
 VARIANTS = {
@@ -79,7 +79,7 @@ def main() -> None:
     def run(name: str) -> dict[str, Any]:
         folder = base.with_name(name.replace(",", "").replace(" ", "-"))
         if not folder.exists():
-            _link(base, folder)
+            link(base, folder, ("prepare", "fit_teacher", "label"))
         return _run(command, folder, VARIANTS[name], threads=max(1, available_cores() // options.jobs))
 
     names = options.only or list(VARIANTS)
@@ -101,15 +101,6 @@ def _run(
         (folder / "stages/fit_student/stage.json").read_text(encoding="utf-8")
     )
     return record
-
-
-def _link(base: Path, folder: Path) -> None:
-    """Create a run folder with hard links to the base's stages up to its soft labels."""
-    incomplete = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(incomplete, ignore_errors=True)
-    for part in ("stages/prepare", "stages/fit_teacher", "stages/label", "soft_labels"):
-        shutil.copytree(base / part, incomplete / part, copy_function=os.link)
-    incomplete.rename(folder)
 
 
 def _table(records: dict[str, dict[str, Any]]) -> str:

@@ -8,8 +8,6 @@ All methods use one complete run. All students are exported, quantised and serve
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from quality_measure import Job, Method, Trained, main
 from quality_textbrewer import EPOCHS, TEMPERATURE, brew
 
 from distill.cli.main import main as distill
+from distill.compare.linked_runs import link
 from distill.data.tokens import length_sorted_batches
 from distill.models.base import on_device
 from distill.recipe.load import load_recipe
@@ -106,7 +105,7 @@ def teacher(job: Job) -> Trained:
 
 def plain(job: Job) -> Trained:
     """The run's student trained on hard labels only, without augmented texts."""
-    run = _linked(job, "plain", "prepare", "fit_teacher", "label", "soft_labels")
+    run = _linked(job, "plain")
     heads = ", ".join(load_recipe(Path(job.run) / "recipe.yaml").heads)
     settings = ["distillation.soft_weight=0", "augment.copies=0", f"gates.allow=[{heads}]"]
     overrides = [word for setting in settings for word in ("--set", setting)]
@@ -124,7 +123,7 @@ def plain(job: Job) -> Trained:
 
 def textbrewer(job: Job) -> Trained:
     """The run's student trained by TextBrewer on the teacher's soft labels of the training texts."""
-    run = _run(job, _linked(job, "textbrewer", "prepare", "fit_teacher", "label", "soft_labels"))
+    run = _run(job, _linked(job, "textbrewer"))
     ours = Path(job.run)
     texts, student = artifacts.rows(run)["train"], _record(ours, "fit_student")["metrics"]
     epochs = max(1, min(EPOCHS, student["texts"] * student["epochs"] // texts))
@@ -159,21 +158,11 @@ def _run(job: Job, folder: Path) -> Run[Recipe]:
     return Run(recipe, folder, make_accelerator(recipe, folder))
 
 
-def _linked(job: Job, name: str, *parts: str) -> Path:
-    """A run folder with hard links to stages and soft labels of the job's run."""
+def _linked(job: Job, name: str) -> Path:
+    """A run folder that shares the data, teacher and soft labels of the job's run."""
     folder = job.place(name) / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    for part in parts:
-        path = part if part == "soft_labels" else f"stages/{part}"
-        shutil.copytree(Path(job.run) / path, folder / path, copy_function=_link)
+    link(Path(job.run), folder, ("prepare", "fit_teacher", "label"))
     return folder
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
 
 
 def _trained(bundle: Path, seconds: dict[str, float], description: str) -> Trained:
