@@ -6,13 +6,15 @@ import re
 from html import escape
 from typing import Any
 
+JOINERS = "\u200c\u200d"  # of letters and emoji; they steer nothing
+
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)")
 
 
 def one_line(text: object) -> str:
     """The text in one line, with U+FFFD for characters that steer a terminal."""
     line = " ".join(str(text).split())
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return "".join(letter if letter.isprintable() or letter in JOINERS else "\ufffd" for letter in line)
 
 
 def markdown(text: object) -> str:
