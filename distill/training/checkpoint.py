@@ -29,12 +29,31 @@ class TrainingState:
         history: The validation metrics of each finished epoch.
         best: What epochs are compared by, of the best epoch; larger is better. Empty before the first.
         kept_epoch: The epoch, from 1, whose weights are kept.
+        losses: The mean of each part of the loss over the batches of each finished epoch; empty for epochs
+            that an earlier version finished.
+        sums: The sums of those of the epoch that is not finished.
+        batches: What the sums are over.
     """
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     kept_epoch: int = 0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    batches: int = 0
+
+    def add_losses(self, losses: Mapping[str, float]) -> None:
+        """Add the losses of a batch to the epoch's. One after another: other sums would round otherwise."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.batches += 1
+
+    def end_losses(self) -> None:
+        """Finish the losses of an epoch."""
+        self.losses += [{}] * (len(self.history) - len(self.losses))
+        self.losses.append({name: value / self.batches for name, value in self.sums.items()})
+        self.sums, self.batches = {}, 0
 
 
 class DamagedFileError(Exception):

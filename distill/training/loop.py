@@ -22,6 +22,7 @@ from tqdm import tqdm
 from distill.data.tokens import shuffled_batches
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
+from distill.heads import Head
 from distill.models.base import Array, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
@@ -37,7 +38,7 @@ from distill.training.checkpoint import (
 )
 from distill.training.feature_matching import FeatureMatching, Learner
 from distill.training.interrupts import Interrupted, deferred_signals
-from distill.training.losses import total_loss
+from distill.training.losses import HEAD_LOSSES, total_loss
 from distill.training.optimizer import learning_rate_share, make_optimizer
 
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
@@ -127,6 +128,9 @@ def fit(
 ) -> dict[str, Any]:
     """Train a network in place up to the epoch that `best_epoch` keeps; returns the metrics.
 
+    `losses` in the metrics are the means of the loss and of its parts over the batches of each epoch;
+    `validation_history` are the validation metrics of each epoch.
+
     Args:
         network: Left with the weights of the kept epoch.
         job: What to train on, and how.
@@ -153,7 +157,7 @@ def fit(
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))
     steps = steps_an_epoch * settings.epochs
     model, optimizer = accelerator.prepare(learner, optimizer)
-    log = _Log(job, accelerator)
+    log = _Log(job, accelerator, state)
     main = accelerator.is_main_process
     batches: list[Array] = []
     with (
@@ -172,7 +176,7 @@ def fit(
                 group["lr"] = group["peak"] * learning_rate_share(step, steps, settings.warmup)
             first = (index * world + accelerator.process_index) * settings.accumulate
             rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
-            log.add(*_backward(model, job, network, rows, accelerator))
+            log.losses += _backward(model, job, network, rows, accelerator)
             accelerator.clip_grad_norm_(learner.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -183,11 +187,12 @@ def fit(
             if epoch_ends or step % LOG_EVERY == LOG_EVERY - 1:
                 log.write(state.step, optimizer.param_groups[0]["lr"], bar)
             elif saves:
-                log.finite_mean(state.step)
+                log.read(state.step)
             bar.update()
             if epoch_ends:
                 metrics = evaluate_network(network, job.validation, accelerator)
                 accelerator.log({f"{job.name}/{k}": v for k, v in metrics.items()}, step=state.step)
+                state.end_losses()
                 if end_epoch(state, metrics, metric, texts) and main:
                     hook("weights", state)
                     save_tensors(job.kept_weights, network.state_dict(), {})
@@ -210,6 +215,8 @@ def fit(
         "metric": metric,
         "validation": without_nan(state.history[state.kept_epoch - 1]),
         "history": [without_nan(epoch)[metric] for epoch in state.history],
+        "validation_history": _by_name([without_nan(epoch) for epoch in state.history]),
+        "losses": _by_name([_of_all_heads(network.heads, epoch) for epoch in state.losses]),
         "texts": len(job.train.texts),
     }
 
@@ -228,16 +235,31 @@ def _restored(
         return TrainingState()
 
 
+def _by_name(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, list[float | None]]:
+    """The value of each epoch by name, None where an epoch has none."""
+    names = dict.fromkeys(name for epoch in epochs for name in epoch)
+    return {name: [epoch.get(name) for epoch in epochs] for name in names}
+
+
+def _of_all_heads(heads: Sequence[Head], losses: Mapping[str, float]) -> dict[str, float]:
+    """The `loss` and its parts: `hard` and `distillation` summed over the weighted heads, and others."""
+    found: dict[str, float] = {}
+    weights = {f"{head.name}/{part}": (part, head.weight) for head in heads for part in HEAD_LOSSES}
+    for name, value in losses.items():
+        part, weight = weights.get(name, (name, 1.0))
+        found[part] = found.get(part, 0.0) + weight * value
+    return found
+
+
 def _backward(
     model: nn.Module,
     job: TrainingJob,
     network: TextClassifier,
     batches: Sequence[Array],
     accelerator: Accelerator,
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Gradients of one step, summed over its batches; returns each batch's loss and the last one's parts."""
-    losses: list[Tensor] = []
-    parts: dict[str, Tensor] = {}
+) -> list[dict[str, Tensor]]:
+    """Gradients of one step, summed over its batches; returns each batch's `loss` and its parts."""
+    losses: list[dict[str, Tensor]] = []
     model.train()
     for number, rows in enumerate(batches):
         with accelerator.no_sync(model) if number < len(batches) - 1 else nullcontext():
@@ -250,41 +272,46 @@ def _backward(
                 loss = loss + value
                 parts[name] = value.detach()
             accelerator.backward(loss / len(batches))
-        losses.append(loss.detach())
-    return losses, parts
+        losses.append({**parts, "loss": loss.detach()})
+    return losses
 
 
 class _Log:
-    """The losses since the last line, read seldom, as reading one makes a GPU wait."""
+    """The losses of batches, read seldom, as reading one makes a GPU wait.
 
-    def __init__(self, job: TrainingJob, accelerator: Accelerator) -> None:
-        self.job, self.accelerator = job, accelerator
-        self.losses: list[Tensor] = []
-        self.parts: dict[str, Tensor] = {}
+    Attributes:
+        losses: Those of each batch that are not read yet.
+    """
 
-    def add(self, losses: Sequence[Tensor], parts: dict[str, Tensor]) -> None:
-        self.losses += losses
-        self.parts = parts
+    def __init__(self, job: TrainingJob, accelerator: Accelerator, state: TrainingState) -> None:
+        self.job, self.accelerator, self.state = job, accelerator, state
+        self.losses: list[dict[str, Tensor]] = []
+        self._line: list[dict[str, float]] = []  # what is read since the last line
 
-    def finite_mean(self, steps: int) -> float:
-        """The mean loss since the last line, after `steps` steps; refuses a loss that is not finite."""
-        values: list[float] = torch.stack(self.losses).tolist()
+    def read(self, steps: int) -> None:
+        """Read the losses up to `steps` steps; refuses a loss that is not finite."""
+        names = [*self.losses[0]]
+        values = torch.stack([batch[name] for batch in self.losses for name in names])
+        rows = [dict(zip(names, row, strict=True)) for row in values.reshape(-1, len(names)).tolist()]
+        self.losses.clear()
         job, settings = self.job, self.job.settings
-        for index, value in enumerate(values):
-            if not math.isfinite(value):
-                at = steps + 1 - math.ceil((len(values) - index) / settings.accumulate)
+        for index, row in enumerate(rows):
+            if not math.isfinite(row["loss"]):
+                at = steps + 1 - math.ceil((len(rows) - index) / settings.accumulate)
                 kept = job.checkpoint.exists()
                 raise TrainingError(
-                    f"{job.name}: the loss is {value} at step {at}"
+                    f"{job.name}: the loss is {row['loss']} at step {at}"
                     + (f"; the last good checkpoint is {job.checkpoint}" if kept else "")
                     + f" (lower {job.name}.lr, now {settings.lr:g}, or set precision: no)"
                 )
-        return sum(values) / len(values)
+            self.state.add_losses(row)
+        self._line += rows
 
     def write(self, steps: int, rate: float, bar: tqdm[Any]) -> None:
-        """Track the mean loss since the last line, and the last step's parts."""
-        mean = self.finite_mean(steps)
-        values = {"loss": mean, "lr": rate} | {part: float(value) for part, value in self.parts.items()}
-        self.accelerator.log({f"{self.job.name}/{k}": v for k, v in values.items()}, step=steps)
-        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-        self.losses.clear()
+        """Track the means of the losses since the last line."""
+        self.read(steps)
+        means = {name: sum(row[name] for row in self._line) / len(self._line) for name in self._line[0]}
+        self._line.clear()
+        tracked = {**means, "lr": rate}
+        self.accelerator.log({f"{self.job.name}/{k}": v for k, v in tracked.items()}, step=steps)
+        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)

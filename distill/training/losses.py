@@ -16,6 +16,7 @@ from distill.heads import NOT_SCORED, UNKNOWN, UNLABELLED, Head, Kind, columns
 from distill.recipe import defaults
 
 Loss = Literal["kl", "mse", "standardized"]
+HEAD_LOSSES = ("hard", "distillation")  # the parts of a head's loss
 
 
 def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from distill.models.classifier import MultiHeadClassifier
 from distill.recipe.schema import Distillation, Match, Training
 from distill.training import loop
-from distill.training.checkpoint import TrainingState, load_tensors
+from distill.training.checkpoint import TrainingState, load_tensors, save_tensors
 from distill.training.feature_matching import FeatureMatching, Learner
 from distill.training.loop import Event, Examples, TrainingError, TrainingJob, evaluate_network, fit
 from distill.training.optimizer import learning_rate_share, make_optimizer
@@ -398,6 +398,66 @@ def test_what_is_tracked(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {f"student/{head}/{part}" for head in ("intent", "flags") for part in ("hard", "distillation")}
     assert set(logged[0][1]) == {"student/loss", "student/lr"} | parts
     assert "student/intent.accuracy" in logged[1][1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_losses_of_each_epoch_are_the_means_over_its_batches(
+    room: Room, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(room.accelerator, "log", lambda values, step: logged.append(values))
+    monkeypatch.setattr(loop, "LOG_EVERY", 10**6)  # a line an epoch
+    settings = QUICK.model_copy(update={"accumulate": accumulate, "batch_size": 4 // accumulate})
+    plain = room.build()
+    heads = [replace(plain.heads[0], weight=2.0), plain.heads[1]]
+    network = MultiHeadClassifier(plain.encoder, heads, dropout=0.0)
+    given = {"train": room.examples(24, soft=True), "distillation": Distillation(), "network": network}
+    _, metrics = room.fit(settings, match=MATCH, **given)
+    lines = [values for values in logged if "student/loss" in values]
+    losses = metrics["losses"]
+    assert [*losses] == ["hard", "distillation", "match/hidden", "loss"]
+    for name, weights in {"hard": (2, 1), "distillation": (2, 1)}.items():
+        means = [
+            sum(
+                w * line[f"student/{head}/{name}"]
+                for w, head in zip(weights, ("intent", "flags"), strict=True)
+            )
+            for line in lines
+        ]
+        assert losses[name] == pytest.approx(means)
+    share = Distillation().soft_weight
+    total = [
+        (1 - share) * hard + share * soft + matched
+        for hard, soft, matched in zip(
+            *(losses[n] for n in ("hard", "distillation", "match/hidden")), strict=True
+        )
+    ]
+    assert losses["loss"] == pytest.approx(total)
+    assert losses["loss"] == pytest.approx([line["student/loss"] for line in lines])
+    assert losses["loss"][-1] < losses["loss"][0]
+    of_epochs = [{**values} for values in logged if "student/loss" not in values]
+    assert len(of_epochs) == 3
+    assert metrics["validation_history"] == {
+        name.removeprefix("student/"): [values[name] for values in of_epochs] for name in of_epochs[0]
+    }
+    assert metrics["history"] == metrics["validation_history"]["mean"]
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_a_checkpoint_without_losses_resumes(room: Room, step: int) -> None:
+    """As an earlier version wrote it: the losses of its finished epochs are unknown."""
+    unbroken, expected = room.fit(QUICK, "unbroken", dropout=0.2)
+    with pytest.raises(Killed):
+        room.fit(QUICK, dropout=0.2, hook=dying("step", step))
+    path = room.folder / "run" / "checkpoint.safetensors"
+    tensors, about = load_tensors(path)
+    save_tensors(path, tensors, {k: about[k] for k in ("step", "history", "best", "kept_epoch")})
+    resumed, metrics = room.fit(QUICK, dropout=0.2)
+    assert same(resumed, unbroken)
+    assert metrics["validation_history"] == expected["validation_history"]
+    found, known = metrics["losses"]["loss"], step // 6
+    assert found[:known] == [None] * known
+    assert found[known + 1 :] == expected["losses"]["loss"][known + 1 :]
 
 
 # matched inside
