@@ -25,7 +25,8 @@ def test_wheel_holds_the_packages_only(tmp_path):
         "export",
     }
     others = [name for name in names if ".dist-info/" not in name and not name.endswith(".py")]
-    beside = [ROOT / "students" / "starts", ROOT / "export" / "targets" / "templates"]
+    folders = ("students/starts", "export/targets/templates", "distill/compare/templates")
+    beside = [ROOT / folder for folder in folders]
     shipped = {str(p.relative_to(ROOT)) for folder in beside for p in folder.rglob("*") if p.is_file()}
     assert set(others) == {name for name in shipped if not name.endswith(".py")} and len(shipped) > 12
     expected = {str(p.relative_to(ROOT)) for top in tops for p in (ROOT / top).rglob("*.py")}

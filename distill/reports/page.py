@@ -75,6 +75,7 @@ def page(
     *,
     kind: str = "tinyheads",
     scripts: Sequence[str] = (),
+    style: str = "",
 ) -> str:
     """An HTML document.
 
@@ -85,6 +86,7 @@ def page(
         kind: What the page is, above the heading.
         scripts: JavaScript without the element, run in this order after the content is there. The policy of
             the page allows these by their digests, and forbids `eval` (vega-embed: `{ast: true}`).
+        style: What the page adds to the style sheet of all pages.
     """
     numbered = [(f"s{number}", heading, body) for number, (heading, body) in enumerate(sections, 1)]
     links = [tag("li", tag("a", short(heading, 60), href=f"#{place}")) for place, heading, _ in numbered]
@@ -116,7 +118,7 @@ def page(
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
             tag("title", Html(escape(one_line(f"{name} · {kind}")))),
-            tag("style", Html(STYLE)),
+            tag("style", Html(STYLE + style)),
         ]
     )
     body = tag("body", main, *(tag("script", Html(script)) for script in safe))
