@@ -100,6 +100,8 @@ _LOOKS = {
     "distilled": ("var(--c2)", "square"),
     "floor": ("var(--c8)", "diamond"),
 }
+_NAME: Spec = {"type": "text", "baseline": "middle", "align": {"expr": "datum.align"}}
+_NAMED: Spec = {"x": _pixel("tx"), "y": _pixel("ty"), "text": {"field": "name", "type": "nominal"}}
 TEMPLATE: Spec = {
     "width": "$width",
     "height": "$height",
@@ -119,8 +121,8 @@ TEMPLATE: Spec = {
                x2={"field": "tx"}, y2={"field": "ty"}),
         _layer({"type": "point", "filled": True, "opacity": 0.65, "tooltip": {"content": "data"}},
                x=_X, y=_Y, color="$colour", shape="$shape", size="$size"),
-        _layer({"type": "text", "baseline": "middle", "align": {"expr": "datum.align"}},
-               x=_pixel("tx"), y=_pixel("ty"), text={"field": "name", "type": "nominal"}),
+        _layer({**_NAME, "stroke": "var(--paper)", "strokeWidth": 3, "strokeJoin": "round"}, **_NAMED),
+        _layer(_NAME, **_NAMED),
     ],
 }  # fmt: skip
 

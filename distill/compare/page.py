@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,8 @@ from distill.reports.page import Html, join, notice, page, paragraph, scroll, ta
 from distill.reports.text import one_line
 from distill.storage import written_whole
 
+LARGEST = 1_000_000  # bytes of a page
+
 
 def write_page(table: Table, folder: Path) -> Path:
     """Write index.html, table.md and the pictures of a comparison.
@@ -35,7 +37,7 @@ def write_page(table: Table, folder: Path) -> Path:
         folder: Made if it is missing.
 
     Returns:
-        The path of index.html.
+        The path of index.html, which has the charts of as many heads as fit into a megabyte.
     """
     heads: list[dict[str, dict[str, Spec]]] = []
     for number, head in enumerate(table["head_names"], 1):
@@ -48,17 +50,25 @@ def write_page(table: Table, folder: Path) -> Path:
                 spec = {"title": heading(table, head, measure), **specification(wide)}
                 write_pictures(spec, folder, measure.name + _suffix(head, number, len(table["head_names"])))
     write_text(folder / "table.md", table_markdown(table))
+    text = _page(table, heads)
+    while len(text.encode()) > LARGEST and heads:
+        heads.pop()
+        text = _page(table, heads)
+    return write_text(folder / "index.html", text)
+
+
+def _page(table: Table, heads: Sequence[Mapping[str, Any]]) -> str:
+    """The page, with the charts of the first heads."""
     data = embedded({"template": TEMPLATE, "config": CONFIG, "fields": POINT, "heads": heads})
     drawn = [_vega(), f"window.comparison = {data};"] if any(heads) else []
-    text = page(
+    return page(
         table["name"],
         map(paragraph, facts(table)),
-        [*([("Charts", _charts(table))] if drawn else []), ("Candidates", _candidates(table))],
+        [*([("Charts", _charts(table, len(heads)))] if drawn else []), ("Candidates", _candidates(table))],
         kind="Comparison of models",
         scripts=[*drawn, template("page.js")],
         style=template("page.css"),
     )
-    return write_text(folder / "index.html", text)
 
 
 def template(name: str) -> str:
@@ -72,8 +82,8 @@ def embedded(value: Any) -> str:
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _charts(table: Table) -> Html:
-    names = [one_line(head) for head in table["head_names"]]
+def _charts(table: Table, heads: int) -> Html:
+    names = [one_line(head) for head in table["head_names"][:heads]]
     choice = [
         tag(
             "label",
@@ -90,30 +100,33 @@ def _charts(table: Table) -> Html:
         for measure in MEASURES
     ]
     missing = unmeasured(table)
+    notes = [f"Not drawn, since their weights are out of reach: {', '.join(missing)}."] if missing else []
+    if others := len(table["head_names"]) - heads:
+        notes.append(f"The charts of {others} more heads lie beside this page.")
+    several = any(len(row["seeds"]) > 1 for row in table["rows"])
     note = (
         "Area is the size of the model file. The dashed line is the Pareto front: no other candidate is as "
-        "good in one and better in the other. Thin bars are 95 % intervals over the test texts; thick bars "
-        "reach from the lowest to the highest seed. Point at a candidate for its values."
+        "good in one and better in the other. Bars are 95 % intervals over the test texts"
+        + ("; thick bars reach from the lowest to the highest seed" if several else "")
+        + ". Point at a candidate for its values."
     )
-    without = f"Not drawn, since their weights are out of reach: {', '.join(missing)}."
     return join(
         [
             paragraph(note, class_="quiet"),
             tag("noscript", paragraph("The charts need JavaScript; their pictures lie beside this page.")),
             *(choice if len(names) > 1 else []),
             *figures,
-            *([paragraph(without, class_="quiet")] if missing else []),
+            *(paragraph(line, class_="quiet") for line in notes),
         ]
     )
 
 
 def _candidates(table: Table) -> Html:
     chosen = columns(table)
-    rows = [row for row in ordered(table) if not row["failed"]]
     failed = [f"{who}: {reason}" for who, reason in failures(table)]
     return join(
         [
-            sortable(chosen, rows, table["rows"], "Candidates"),
+            sortable(chosen, ordered(table), table["rows"], "Candidates"),
             explained(chosen),
             *([notice("Failed", failed, bad=True)] if failed else []),
         ]

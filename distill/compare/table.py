@@ -69,17 +69,17 @@ def number(value: object) -> float | None:
 
 
 def ordered(table: Table) -> list[Row]:
-    """The rows, best quality first, then lowest latency; without quality next, failed ones last."""
+    """The rows that hold a value, best quality first, then lowest latency; those without quality last.
 
-    def key(row: Row) -> tuple[bool, float, float]:
+    A candidate of which one seed failed has values.
+    """
+
+    def key(row: Row) -> tuple[float, float]:
         value, latency = mean_quality(row, table["head_names"]), number(at("latency_ms", "p50")(row))
-        return (
-            bool(row["failed"]),
-            math.inf if value is None else -value,
-            math.inf if latency is None else latency,
-        )
+        return math.inf if value is None else -value, math.inf if latency is None else latency
 
-    return sorted(table["rows"], key=key)
+    figures = [column.value for column in columns(table) if not column.words][:-1]
+    return sorted((row for row in table["rows"] if any(value(row) is not None for value in figures)), key=key)
 
 
 def columns(table: Table, *, wide: bool = True) -> list[Column]:
@@ -96,10 +96,12 @@ def columns(table: Table, *, wide: bool = True) -> list[Column]:
         Column("candidate", *_words("candidate"), words=True),
         Column("how", *_words("how"), words=True),
         *(_quality_column(head, table) for head in table["head_names"]),
+        *([numbers("fits", at("fits"), _fits, f"the budget, {budget(table)}")] if budget(table) else []),
         numbers("p50 / p99 ms", p50, _pair(p50, p99), "latency of one text on the CPU"),
         numbers("texts/s", at("throughput"), _throughput("throughput", "batch_size"),
                  "on the CPU, at the best batch size"),
-        numbers("fit s", at("fit_seconds"), _fit, "training of one seed; ≈ is an estimate"),
+        numbers("fit s", at("fit_seconds"), _fit,
+                 "training of a seed, of distilled ones with teacher and soft labels; ≈ estimated"),
         numbers("params M", at("parameters"), _millions(at("parameters"))),
         numbers("int8 MB", at("bytes", "int8"), _millions(at("bytes", "int8"))),
         numbers("RSS MB train / infer", infer, _pair(train, infer, 1e6),
@@ -113,8 +115,6 @@ def columns(table: Table, *, wide: bool = True) -> list[Column]:
             numbers("GPU MB train", at("train_gpu_bytes"), _millions(at("train_gpu_bytes"))),
         ]
         found += [column for column in extra if any(column.text(row) != NOTHING for row in table["rows"])]
-    if budget(table):
-        found.append(numbers("fits", at("fits"), _fits, f"the budget, {budget(table)}"))
     mark = Column(
         "front",
         lambda row: float(any(row is other for other in best)),
@@ -162,7 +162,7 @@ def unmeasured(table: Table) -> list[str]:
 def table_text(table: Table) -> str:
     """The comparison for a terminal: aligned columns, then what they mean, then what failed."""
     chosen = columns(table, wide=False)
-    rows = [[cut(column.text(row)) for column in chosen] for row in ordered(table) if not row["failed"]]
+    rows = [[cut(column.text(row)) for column in chosen] for row in ordered(table)]
     lines = aligned([[column.title for column in chosen], *rows], [column.words for column in chosen])
     return "\n".join([*lines, "", *_notes(table, chosen)])
 
@@ -170,7 +170,7 @@ def table_text(table: Table) -> str:
 def table_markdown(table: Table) -> str:
     """The comparison as Markdown, with every column."""
     chosen = columns(table)
-    rows = [[markdown(column.text(row)) for column in chosen] for row in ordered(table) if not row["failed"]]
+    rows = [[markdown(column.text(row)) for column in chosen] for row in ordered(table)]
     return "\n\n".join(
         [
             f"# {markdown(table['name'])}",

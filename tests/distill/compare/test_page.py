@@ -36,6 +36,14 @@ def test_a_page_is_at_most_a_megabyte(written):
     assert written.stat().st_size <= 1_000_000
 
 
+def test_charts_of_more_heads_than_a_page_holds_lie_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.compare.page.LARGEST", 946_000)
+    page = write_page(comparison(heads=3), tmp_path)
+    assert page.stat().st_size <= 946_000
+    assert "The charts of 2 more heads lie beside this page." in page.read_text("utf-8")
+    assert len([*tmp_path.glob("*.png")]) == 9
+
+
 def test_the_pictures_and_the_table_lie_beside_it(written):
     names = {path.name for path in written.parent.iterdir()}
     pictures = {
