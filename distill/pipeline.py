@@ -78,7 +78,7 @@ STAGES = (
     Stage("fit_student", fit_student, STUDENT, resumes=True),
     Stage("calibrate", calibrate_heads, STUDENT, version=2),
     Stage("export", export_onnx, EXPORT),
-    Stage("check", check, CHECK, version=2),
+    Stage("check", check, CHECK, version=3),
     Stage("bundle", publish, (*CHECK, "name", "licence"), leaves=lambda run: [run.folder / "bundle"]),
 )
 

@@ -6,12 +6,14 @@ The candidate bundle is checked as users load it: the same files, read by the sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.evaluation import metrics, significance
+from distill.evaluation import analysis, floor, metrics, significance, suspects
+from distill.evaluation.analysis import Answers
 from distill.evaluation.calibration import Calibration
 from distill.evaluation.module import HeadQuality
 from distill.heads import Head
@@ -19,6 +21,7 @@ from distill.models.base import Array
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
+from distill.storage import write_json
 from export.bundle.files import read_bundle
 from export.graph.gates import Int8Degradation, Int8Failures, check_int8, check_parity
 from export.runtime.classifier import Classifier
@@ -53,6 +56,7 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         refused += [f"int8: head {head!r} {line}" for head, lines in int8.refused.items() for line in lines]
         if int8.refused:
             refused[-1] += " (--allow HEAD exports it anyway; export.quantize: none keeps fp32)"
+    _analyse(run, folder, logits, labels, calibrations)
     return {
         "refused": refused,
         "allowed": int8.allowed,
@@ -69,6 +73,58 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
             for head in artifacts.heads(run)
         },
     }
+
+
+def _analyse(
+    run: Run[Recipe],
+    folder: Path,
+    logits: Mapping[str, Mapping[str, Logits]],
+    labels: Mapping[str, Mapping[str, Array]],
+    calibrations: Mapping[str, Mapping[str, Calibration]],
+) -> None:
+    """Write analysis.json, where each head is right and wrong, and label_review.csv, labels that look wrong.
+
+    Args:
+        run: The run.
+        folder: Of the stage.
+        logits: Of each form on validation and test.
+        labels: Of each head on validation and test.
+        calibrations: Of each form.
+    """
+    form = "int8" if "int8" in logits["test"] else "fp32"
+    texts = {split: artifacts.texts(run, split) for split in ("train", *SPLITS)}
+    labels = {"train": artifacts.labels(run, "train"), **labels}
+    taught = {split: artifacts.teacher_logits(run, split) for split in texts}
+    heads, review = {}, list[suspects.Suspect]()
+    floors = floor.floors(artifacts.heads(run), texts, labels)
+    for head in artifacts.heads(run):
+        own = {split: found[head.name] for split, found in labels.items()}
+        forms = {
+            name: Answers(head, found[head.name], fitted.temperature, fitted.thresholds)
+            for name, found in logits["test"].items()
+            if (fitted := calibrations[name].get(head.name))
+        }
+        analysed = analysis.analyse(forms[form], own["test"], texts["test"])
+        lowest = floors.get(head.name)
+        if lowest:
+            forms["floor"] = lowest.answers["test"]
+        if teacher := forms.get("teacher"):
+            for split, found in taught.items():
+                answers = replace(teacher, logits=found[head.name])
+                review += suspects.suspects(split, answers, own[split], texts[split])
+        heads[head.name] = analysed | {
+            "intervals": {name: answers.interval(own["test"]) for name, answers in forms.items()},
+            "floor": lowest and metrics.without_nan(lowest.quality) | {"train_texts": lowest.train_texts},
+            "train_labels": analysis.label_counts(head, own["train"]),
+            "disagreements": analysis.disagreements(forms[form], teacher, own["test"], texts["test"])
+            if teacher
+            else [],
+        }
+    for name, found in heads.items():
+        first = suspects.ranked(row for row in review if row.head == name)[: analysis.TEXTS]
+        found["suspect_labels"] = [row.to_json() for row in first]
+    write_json(folder / "analysis.json", {"split": "test", "form": form, "heads": heads})
+    suspects.write_review(folder / "label_review.csv", review)
 
 
 def _served(

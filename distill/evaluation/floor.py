@@ -1,0 +1,122 @@
+"""The floor of a head: logistic regression on TF-IDF, which a network must beat to be worth its cost.
+
+The features are TF-IDF of word 1-2-grams and of character 2-5-grams within words, with sublinear counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_union
+
+from distill.evaluation.analysis import Answers
+from distill.evaluation.calibration import calibrate
+from distill.evaluation.metrics import Array, labelled, quality
+from distill.heads import Head
+
+C = 10.0  # inverse of the regularisation
+TOLERANCE = 1e-2  # of the solver; a smaller one changes no metric
+NEVER = 10.0  # the logit of a label that all texts have; the negative of it where none has it
+
+MOST = 5_000_000  # characters of training texts; of more texts, a random sample is taken
+
+Features = Any  # a sparse matrix [texts, features]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the floor of a head reaches.
+
+    Attributes:
+        train_texts: The labelled training texts that it has learnt from.
+        answers: Its calibrated answers to the texts of each split.
+        quality: Its metrics on test.
+    """
+
+    train_texts: int
+    answers: Mapping[str, Answers]
+    quality: Mapping[str, float]
+
+
+def floors(
+    heads: Sequence[Head], texts: Mapping[str, Sequence[str]], labels: Mapping[str, Mapping[str, Array]]
+) -> dict[str, Floor]:
+    """The floor of each head that has labelled training texts with words, calibrated on validation.
+
+    Args:
+        heads: single_label or multi_label heads.
+        texts: Of train, validation and test.
+        labels: Of each head on each split, as in `metrics.quality`.
+    """
+    known = {head.name: labelled(labels["train"][head.name], head) for head in heads}
+    rows = _sample(texts["train"], np.any([*known.values()], axis=0))
+    vectorizer = _vectorizer()
+    try:
+        features = {"train": vectorizer.fit_transform([texts["train"][i] for i in rows]).tocsr()}
+    except ValueError:  # no text, or none with a word
+        return {}
+    features |= {split: vectorizer.transform(texts[split]).tocsr() for split in ("validation", "test")}
+    found = {}
+    for head in heads:
+        own = known[head.name][rows]
+        if not own.any():
+            continue
+        regression = Regression(head, features["train"][own], labels["train"][head.name][rows][own])
+        logits = {split: regression.logits(matrix) for split, matrix in features.items()}
+        fitted = calibrate(head, logits["validation"], labels["validation"][head.name])
+        found[head.name] = Floor(
+            int(own.sum()),
+            {split: Answers(head, x, fitted.temperature, fitted.thresholds) for split, x in logits.items()},
+            quality(head, logits["test"], labels["test"][head.name], **fitted.to_json()),
+        )
+    return found
+
+
+def _sample(texts: Sequence[str], known: Array) -> Array:
+    """The rows of the labelled texts, of which a random sample has at most `MOST` characters."""
+    rows = np.flatnonzero(known)
+    order = np.random.default_rng(0).permutation(rows)
+    within = np.cumsum([len(texts[i]) for i in order]) <= MOST
+    return rows if within.all() else np.sort(order[within])
+
+
+def _vectorizer() -> Any:
+    """TF-IDF of word 1-2-grams and character 2-5-grams."""
+    shared: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32}
+    return make_union(
+        # one letter is a word in many languages
+        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\b\w+\b", **shared),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **shared),
+    )
+
+
+class Regression:
+    """Logistic regressions of one head, each label against the rest."""
+
+    def __init__(self, head: Head, features: Features, labels: Array) -> None:
+        """Fit on labelled texts.
+
+        Args:
+            head: A single_label or multi_label head.
+            features: Of the texts.
+            labels: Class indices `[texts]`, or 0 and 1 `[texts, labels]`.
+        """
+        self.weights = np.zeros((features.shape[1], len(head.labels)), np.float32)
+        self.bias = np.zeros(len(head.labels), np.float32)
+        for label in range(len(head.labels)):
+            y = labels == label if labels.ndim == 1 else labels[:, label] == 1
+            if y.all() or not y.any():
+                self.bias[label] = NEVER if y.any() else -NEVER
+                continue
+            model = LogisticRegression(C=C, solver="liblinear", dual=True, tol=TOLERANCE, random_state=0)
+            model.fit(features, y)
+            self.weights[:, label], self.bias[label] = model.coef_[0], model.intercept_[0]
+
+    def logits(self, features: Features) -> Array:
+        """The logits `[texts, labels]`."""
+        return np.asarray(features @ self.weights + self.bias, np.float32)
