@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from export.runtime.classifier import Classifier
 
 SHOWN = 8  # unknown labels that `evaluate` names
+CLASSES = 20  # labels of a head that `evaluate` shows
 CHUNK = 1024  # texts that `predict` reads before it prints their answers
 
 
@@ -134,21 +135,47 @@ def _stdin_lines() -> Iterator[str]:
 
 
 def evaluate(options: argparse.Namespace) -> Result:
-    """Print the metrics of a bundle on labelled texts."""
+    """Print the metrics of a bundle on labelled texts, and those of the labels that it answers worst."""
     from distill.evaluation.evaluate_bundle import evaluate_bundle
+    from distill.reports.text import one_line
 
     classifier = _classifier(options)
     with _usage_errors():
         result = evaluate_bundle(classifier, options.data, text=options.text, heads=options.heads)
     lines = []
     for head, quality in result["heads"].items():
-        metrics = ", ".join(f"{name} {'-' if x is None else f'{x:.4f}'}" for name, x in quality.items())
-        lines.append(f"{head} ({result['texts'][head]:,} of {result['rows']:,} texts labelled): {metrics}")
+        analysis, count = result["analysis"][head], f"{result['texts'][head]:,} of {result['rows']:,} texts"
+        values = {name: "-" if x is None else f"{x:.4f}" for name, x in quality.items()}
+        if interval := analysis["intervals"][result["variant"]]:
+            low, high = interval
+            values[analysis["metric"]] += f" (95 % {low:.4f} to {high:.4f})"
+        metrics = ", ".join(f"{name} {value}" for name, value in values.items())
+        lines.append(f"{one_line(head)} ({count} labelled): {metrics}")
+        lines += _classes(analysis["classes"]) if result["texts"][head] else []
         if unknown := result["unknown_labels"].get(head, {}):
             shown = [f"{label!r} ({cells})" for label, cells in unknown.items()][:SHOWN]
             more = [f"{len(unknown) - SHOWN} more"] if len(unknown) > SHOWN else []
-            lines.append(f"{head}: unlabelled, as the bundle does not know: {', '.join(shown + more)}")
+            lines.append(
+                f"{one_line(head)}: unlabelled, as the bundle does not know: {', '.join(shown + more)}"
+            )
     return Result("\n".join(lines), result)
+
+
+def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the labels of a head, lowest F1 first."""
+    from distill.reports.text import one_line
+
+    rows: list[tuple[str, ...]] = [("label", "precision", "recall", "f1", "texts", "predicted")]
+    for row in classes[:CLASSES]:
+        values = (row[name] for name in ("precision", "recall", "f1"))
+        shares = ("-" if value is None else f"{value:.4f}" for value in values)
+        rows.append((one_line(row["label"]), *shares, f"{row['support']:,}", f"{row['predicted']:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *values in rows:
+        cells = [label.ljust(widths[0]), *map(str.rjust, values, widths[1:])]
+        lines.append(f"  {'  '.join(cells)}")
+    return [*lines, *([f"  {len(classes) - CLASSES} more"] if len(classes) > CLASSES else [])]
 
 
 def doctor(options: argparse.Namespace) -> Result:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.evaluation.intervals import Interval, interval
-from distill.evaluation.metrics import Array, decisions, labelled, probabilities
+from distill.evaluation.metrics import Array, decisions, labelled, probabilities, quality
 from distill.heads import Head
 
 Json = dict[str, Any]
@@ -68,8 +68,14 @@ class Answers:
             return np.asarray(self.p[np.arange(len(labels)), labels])
         return np.asarray(np.where(labels == 1, self.p, 1 - self.p).prod(-1))
 
+    def quality(self, labels: Array) -> dict[str, float]:
+        """The head's metrics; labels as in `metrics.quality`."""
+        return quality(
+            self.head, self.logits, labels, temperature=self.temperature, thresholds=self.thresholds
+        )
+
     def interval(self, labels: Array) -> Interval | None:
-        """The 95 % interval of the head's first metric; labels as in `metrics.quality`."""
+        """The 95 % interval of the head's first metric, None if no text is labelled."""
         return interval(
             self.head, self.logits, labels, temperature=self.temperature, thresholds=self.thresholds
         )

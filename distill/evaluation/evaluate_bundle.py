@@ -11,7 +11,8 @@ import numpy as np
 
 from distill.data.rows import RowIssues, RowReader, encoded
 from distill.data.sources import DataError, Source, listed, open_source, quoted
-from distill.evaluation.metrics import labelled, quality, without_nan
+from distill.evaluation.analysis import Answers, analyse
+from distill.evaluation.metrics import labelled, without_nan
 from distill.heads import Head, Kind
 from distill.recipe.encoding import is_encoding
 from distill.recipe.near import near
@@ -43,8 +44,9 @@ def evaluate_bundle(
 
     Returns:
         `{"rows": n, "variant": name, "dropped": {KIND: n}, "texts": {HEAD: n}, "unknown_labels": {HEAD:
-        {LABEL: n}}, "heads": {HEAD: {METRIC: x}}}`. `texts` counts the labelled texts, on which the metrics
-        are.
+        {LABEL: n}}, "heads": {HEAD: {METRIC: x}}, "analysis": {HEAD: {...}}}`. `texts` counts the labelled
+        texts, on which the metrics are. `analysis` is what `analysis.analyse` finds, and the `intervals` of
+        the first metric, `{VARIANT: (low, high)}`.
 
     Raises:
         DataError: The data cannot be read, or has no such column or no labelled text.
@@ -71,12 +73,16 @@ def evaluate_bundle(
         has = f"its labels are {', '.join(sorted(map(repr, others)))[:200]}" if others else "it has none"
         raise DataError(f"{source.name}: no row has a label that the bundle knows, {has}")
     logits = classifier.logits([item.text for item in texts], [head.name for head in served])
-    metrics, counts = {}, {}
+    metrics, counts, analyses = {}, {}, {}
     for head, fitted in zip(measured, served, strict=True):
         labels = np.array([row[head.column] for row in rows])
         counts[head.name] = int(labelled(labels, head).sum())
-        calibration: dict[str, Any] = {"temperature": fitted.temperature, "thresholds": fitted.thresholds}
-        metrics[head.name] = without_nan(quality(head, logits[head.name], labels, **calibration))
+        answers = Answers(head, logits[head.name], fitted.temperature, fitted.thresholds)
+        metrics[head.name] = without_nan(answers.quality(labels))
+        analyses[head.name] = {
+            **analyse(answers, labels, [item.text for item in texts]),
+            "intervals": {classifier.variant: answers.interval(labels)},
+        }
     return {
         "rows": len(texts),
         "variant": classifier.variant,
@@ -86,6 +92,7 @@ def evaluate_bundle(
             name: unknown for name, labels in reader.labels.items() if (unknown := labels.unlisted())
         },
         "heads": metrics,
+        "analysis": analyses,
     }
 
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_union
 
 from distill.evaluation.analysis import Answers
 from distill.evaluation.calibration import calibrate
-from distill.evaluation.metrics import Array, labelled, quality
+from distill.evaluation.metrics import Array, labelled
 from distill.heads import Head
 
 C = 10.0  # inverse of the regularisation
@@ -35,12 +35,10 @@ class Floor:
     Attributes:
         train_texts: The labelled training texts that it has learnt from.
         answers: Its calibrated answers to the texts of each split.
-        quality: Its metrics on test.
     """
 
     train_texts: int
     answers: Mapping[str, Answers]
-    quality: Mapping[str, float]
 
 
 def floors(
@@ -72,7 +70,6 @@ def floors(
         found[head.name] = Floor(
             int(own.sum()),
             {split: Answers(head, x, fitted.temperature, fitted.thresholds) for split, x in logits.items()},
-            quality(head, logits["test"], labels["test"][head.name], **fitted.to_json()),
         )
     return found
 

@@ -114,15 +114,19 @@ def _analyse(
                 review += suspects.suspects(split, answers, own[split], texts[split])
         heads[head.name] = analysed | {
             "intervals": {name: answers.interval(own["test"]) for name, answers in forms.items()},
-            "floor": lowest and metrics.without_nan(lowest.quality) | {"train_texts": lowest.train_texts},
+            "floor": lowest
+            and {
+                **metrics.without_nan(lowest.answers["test"].quality(own["test"])),
+                "train_texts": lowest.train_texts,
+            },
             "train_labels": analysis.label_counts(head, own["train"]),
             "disagreements": analysis.disagreements(forms[form], teacher, own["test"], texts["test"])
             if teacher
             else [],
         }
-    for name, found in heads.items():
+    for name, analysed in heads.items():
         first = suspects.ranked(row for row in review if row.head == name)[: analysis.TEXTS]
-        found["suspect_labels"] = [row.to_json() for row in first]
+        analysed["suspect_labels"] = [row.to_json() for row in first]
     write_json(folder / "analysis.json", {"split": "test", "form": form, "heads": heads})
     suspects.write_review(folder / "label_review.csv", review)
 

@@ -127,7 +127,26 @@ def test_evaluate_counts_labelled_texts_and_names_unknown_labels(bundle, classif
     assert found["heads"]["intent"]["accuracy"] == np.mean(right)
     code, out, _ = call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body")
     assert "intent (2 of 5 texts labelled): accuracy" in out
+    low, high = found["analysis"]["intent"]["intervals"][found["variant"]]
+    assert f"(95 % {low:.4f} to {high:.4f}), macro_f1" in out and low <= np.mean(right) <= high
     assert "intent: unlabelled, as the bundle does not know: 'refund' (1), 'Track' (1)" in out
+
+
+def test_evaluate_shows_the_labels_that_it_answers_worst(
+    bundle, classifier, files, capfd, monkeypatch
+) -> None:
+    value = json.loads(call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body", "--json")[1])
+    classes = value["analysis"]["intent"]["classes"]
+    assert [row["label"] for row in classes] != [] and {row["support"] for row in classes} >= {0, 1}
+    out = call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body")[1]
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1] == ["label", "precision", "recall", "f1", "texts", "predicted"]
+    for line, row in zip(lines[2:], classes, strict=False):
+        shares = ["-" if row[x] is None else f"{row[x]:.4f}" for x in ("precision", "recall", "f1")]
+        assert line == [row["label"], *shares, str(row["support"]), str(row["predicted"])]
+    monkeypatch.setattr("distill.cli.bundle.CLASSES", 1)
+    out = call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body")[1]
+    assert out.splitlines()[3] == f"  {len(classes) - 1} more"
 
 
 def test_evaluate_speaks_of_its_own_options(bundle, files, capfd) -> None:
