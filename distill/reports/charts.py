@@ -49,6 +49,7 @@ CONFIG: Spec = {
         "orient": "top",
         "direction": "horizontal",
         "columns": 2,
+        "columnPadding": 18,
         "labelColor": "var(--ink)",
         "labelFontSize": 11,
         "labelLimit": 130,
@@ -172,14 +173,12 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Spec:
         "mark": {"type": "line", "strokeDash": [4, 4], "color": "var(--muted)", "strokeWidth": 1},
         "encoding": {"x": x(None), "y": y},
     }
-    curve = {
-        "mark": {
-            "type": "line",
-            "color": "var(--accent)",
-            "strokeWidth": 2,
-            "point": {"color": "var(--accent)", "size": 30},
-        },
-        "encoding": {"x": x(None), "y": y},
+    line = {"type": "line", "color": "var(--accent)", "strokeWidth": 1.5, "opacity": 0.5}
+    curve = {"mark": line, "encoding": {"x": x(None), "y": y}}
+    area = {"field": "texts", "type": "quantitative", "scale": {"range": [14, 110]}, "legend": None}
+    points = {
+        "mark": {"type": "circle", "color": "var(--accent)", "opacity": 1},
+        "encoding": {"x": x(None), "y": y, "size": area},
     }
     count_axis = {"title": "texts", "tickCount": 2, "domain": False, "ticks": False, "format": "~s"}
     counts = {
@@ -191,7 +190,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Spec:
             "y": {"field": "texts", "type": "quantitative", "axis": count_axis},
         },
     }
-    upper = {"width": WIDTH, "height": HEIGHT - 30, "layer": [diagonal, curve]}
+    upper = {"width": WIDTH, "height": HEIGHT - 30, "layer": [diagonal, curve, points]}
     return {"data": {"values": values}, "vconcat": [upper, counts], "spacing": 10}
 
 
@@ -262,12 +261,13 @@ def matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Spec:
     opacity = {
         "field": "share",
         "type": "quantitative",
-        "scale": {"domain": [0, 1], "range": [0.03, 0.55]},
+        "scale": {"type": "sqrt", "domain": [0, 1], "range": [0.02, 0.55]},
         "legend": None,
     }
     cells = {"mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 1}}
     number = {"type": "text", "fontSize": 11 if max((v["texts"] for v in values), default=0) < 1000 else 9}
     return {
+        "padding": 20,  # the font of a page may be wider than the one that is measured
         "width": {"step": size},
         "height": {"step": size},
         "data": {"values": values},

@@ -34,8 +34,10 @@ def text(value: object) -> Html:
     """
     if isinstance(value, Html):
         return value
-    line = one_line(value)
-    shown = Html(escape(line))
+    line, given = one_line(value), str(value)
+    before = " " if given[:1].isspace() else ""
+    after = " " if line and given[-1:].isspace() else ""
+    shown = Html(f"{before}{escape(line)}{after}")
     isolated = any(unicodedata.bidirectional(letter) in RIGHT_TO_LEFT for letter in line)
     return Html(f"<bdi>{shown}</bdi>") if isolated else shown
 
@@ -158,6 +160,7 @@ def table(
     label: object,
     *,
     words: Collection[int] = (0,),
+    shown: int = SHOWN,
 ) -> Html:
     """A table; what follows the first rows of a long one is folded.
 
@@ -166,20 +169,22 @@ def table(
         rows: Cells, the first of which is the heading of its row.
         label: What the table shows, for those who cannot see it.
         words: Numbers of the columns that hold words, not numbers.
+        shown: Rows of a long table that are not folded.
     """
     side = ["words" if number in words else None for number in range(len(header))]
-    top = tag("tr", *(tag("th", cell, scope="col", class_=c) for cell, c in zip(header, side, strict=True)))
+    names = (tag("th", cell, scope="col", class_=c) for cell, c in zip(header, side, strict=True))
+    top = tag("thead", tag("tr", *names)) if any(header) else ""
     lines = []
     for first, *others in rows:
         cells = (tag("td", cell, class_=c) for cell, c in zip(others, side[1:], strict=True))
         lines.append(tag("tr", tag("th", first, scope="row", class_=side[0]), *cells))
 
     def part(some: Iterable[Html]) -> Html:
-        return scroll(tag("table", tag("thead", top), tag("tbody", *some)), label)
+        return scroll(tag("table", top, tag("tbody", *some)), label)
 
-    if len(lines) <= SHOWN + 5:
+    if len(lines) <= 1.25 * shown:
         return part(lines)
-    return join([part(lines[:SHOWN]), details(f"{len(lines) - SHOWN:,} more", part(lines[SHOWN:]))])
+    return join([part(lines[:shown]), details(f"{len(lines) - shown:,} more", part(lines[shown:]))])
 
 
 def details(summary: object, *content: object) -> Html:

@@ -53,7 +53,7 @@ code{font:.88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 nav ul{display:flex;flex-wrap:wrap;gap:.35rem 1.4rem;list-style:none;margin:2rem 0 0;padding:0;
  font-size:.92rem}
 nav a{text-decoration:none}nav a:hover{text-decoration:underline}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:1.4rem 1.6rem;
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.75rem,1fr));gap:1.4rem 1.6rem;
  margin:2rem 0 0}
 .tiles div{display:flex;flex-direction:column-reverse;justify-content:flex-end;
  border-top:2px solid var(--ink);padding-top:.55rem}
@@ -65,11 +65,11 @@ table{border-collapse:collapse;width:100%;font-size:.9rem;line-height:1.4;font-v
 th,td{text-align:right;vertical-align:top;padding:.42rem .5rem;border-bottom:1px solid var(--line);
  white-space:nowrap;overflow-wrap:normal}
 th:first-child,td:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
-.words{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:5.5rem}
-td.words{max-width:34rem}
+.words{text-align:left;white-space:normal;overflow-wrap:break-word;max-width:min(34rem,70vw)}
+td .quiet{white-space:nowrap}
 thead th{color:var(--muted);font-weight:500;font-size:.82rem;vertical-align:bottom;border-color:var(--muted)}
 tbody th{font-weight:500}
-.long{display:block;min-width:15rem}
+.long{display:block;min-width:15rem;overflow-wrap:anywhere}
 .bar{display:inline-block;width:5.5rem;height:.5rem;border-radius:2px;background:var(--line);vertical-align:.08em}
 .bar i{display:block;height:100%;border-radius:2px;background:var(--accent)}
 .interval{display:inline-block;position:relative;width:9rem;height:.9rem;vertical-align:-.1em;

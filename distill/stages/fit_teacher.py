@@ -104,7 +104,8 @@ def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     every = np.concatenate([logits[head.name] for head in heads], -1)
     quality = validation_quality(heads, every, artifacts.labels(run, "validation"))
     unknown = _unknown_tokens(run, TextTokenizer(members[0][1], length["max_length"]))
-    return {"networks": len(networks), "validation": without_nan(quality)} | length | unknown
+    about = {"networks": len(networks), "parameters": sum(one.parameters_count for one, _ in members)}
+    return about | {"validation": without_nan(quality)} | length | unknown
 
 
 def _length(

@@ -82,9 +82,9 @@ def test_report_and_page(folder):
     assert report["artefact"] == {**SIZES, "parameters": 4_400_000}
     assert set(report["stages"]["export"]) == {"seconds", "peak_rss_bytes", "device"}
     page = (folder / "report.html").read_text("utf-8")
-    assert "single_label, 2 labels, 1 of 2 test texts are labelled." in page
-    assert "agrees with the teacher on 75.0% of all 2 test texts; retention 1.0000" in page
-    assert "<td>intent</td><td>3 of 8</td><td>0 of 2</td><td>1 of 2</td>" in page
+    assert "2 labels, one a text; 1 of 2 test texts are labelled." in page
+    assert "agrees with the teacher on 75.0 % of all 2 test texts; retention 1.0000" in page
+    assert "intent</th><td>3 of 8</td><td>0 of 2</td><td>1 of 2</td>" in page
     assert report["labelled"] == LABELLED
     assert "The teacher does not know this head" in page
     assert "0.50 MB" in page and "texts per second, threads: 2" in page
