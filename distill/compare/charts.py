@@ -343,7 +343,7 @@ def _place_names(
                         for step in (0.25, 0.5, 0.75, 1)
                         for body in others
                     )
-                    far = 1.5 * gap + 4 * abs(down) + (15 * through if gap > 4 else 0)
+                    far = 1.5 * gap + 4 * abs(down) + (60 * through if gap > 4 else 0)
                     if (found := cost(box, own, far)) < best:
                         best, boxes[own] = found, box
                         point |= {"tx": x, "ty": y, "align": align}

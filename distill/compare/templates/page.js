@@ -69,7 +69,9 @@ if (window.comparison) {
       );
       const spec = { ...fill(template, { ...values, points }), config };
       const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", defaultStyle: false };
-      await vegaEmbed(place, spec, { ...options, tooltip: show });
+      const { view } = await vegaEmbed(place, spec, { ...options, tooltip: show });
+      // a finger does not hover
+      view.addEventListener("click", (event, item) => show(null, event, item, item?.datum?.row !== undefined));
     }
     document.body.dataset.drawn = "yes";
   };
