@@ -76,14 +76,21 @@ def test_a_head_is_chosen(browser, pages):
     assert tab.evaluate(title)
 
 
-def test_pointing_at_a_candidate_shows_its_row(browser, pages):
-    tab = opened(browser, pages["compare"])
+@pytest.mark.parametrize("touch", [False, True], ids=["mouse", "finger"])
+def test_pointing_at_a_candidate_shows_its_row(browser, pages, touch):
+    tab = opened(browser, pages["compare"], width=390 if touch else 1100)
     place = tab.evaluate(
         "(() => {const s = [...document.querySelectorAll('.chart .mark-symbol.role-mark path')].at(-1);"
         "s.scrollIntoView({block: 'center', behavior: 'instant'}); const b = s.getBoundingClientRect();"
         "return [b.x + b.width / 2, b.y + b.height / 2]})()"
     )
-    tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+    if touch:
+        tab.send("Emulation.setTouchEmulationEnabled", enabled=True)
+        finger = {"x": place[0], "y": place[1]}
+        tab.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[finger])
+        tab.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    else:
+        tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
     tab.evaluate("new Promise(done => setTimeout(done, 300))")
     tip = tab.evaluate(
         "document.querySelector('.tip').hidden ? '' : document.querySelector('.tip').textContent"
