@@ -172,8 +172,8 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
         rows.append((one_line(row["label"]), *shares, f"{row['support']:,}", f"{row['predicted']:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for label, *values in rows:
-        cells = [label.ljust(widths[0]), *map(str.rjust, values, widths[1:])]
+    for label, *others in rows:
+        cells = [label.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
         lines.append(f"  {'  '.join(cells)}")
     return [*lines, *([f"  {len(classes) - CLASSES} more"] if len(classes) > CLASSES else [])]
 
