@@ -8,15 +8,12 @@ setting redoes the stages that depend on it and no others.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
@@ -39,12 +36,12 @@ from distill.stages.fit_teacher import fit_teacher
 from distill.stages.label import label
 from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_student
 from distill.stages.publish import publish, require_passed
+from distill.stages.train import limit_threads
 from distill.storage import damaged, json_digest
 from distill.training.devices import make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
 from export.runtime.classifier import Classifier
-from export.runtime.cpus import available_cores
 
 
 def _prepare(run: Run[Recipe], folder: Path) -> Mapping[str, Any]:
@@ -251,8 +248,7 @@ def _run_stages(
         first: Do this stage and those after it again.
         last: Stop after this stage.
     """
-    if "OMP_NUM_THREADS" not in os.environ:  # torch follows the affinity mask, but no container's quota
-        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+    limit_threads()
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     main, names = run.accelerator.is_main_process, [stage.name for stage in stages]
     start = names.index(first) if first else 0

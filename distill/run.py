@@ -52,6 +52,25 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def available_memory(root: Path = Path("/")) -> int | None:
+    """The available bytes, at most the limit of the control group; None where they are not known.
+
+    Args:
+        root: Where `proc` and `sys` are mounted.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
+        [available] = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        return None
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, or 1
+        try:
+            available = min(available, int((root / "sys/fs/cgroup" / limit).read_text(encoding="utf-8")))
+        except (OSError, ValueError):  # there is none, or "max"
+            continue
+    return available
+
+
 def progress(total: int, title: str, unit: str, *, done: int = 0, hidden: bool = False) -> tqdm[Any]:
     """A progress bar on stderr, hidden where the logger `tinyheads` is set to warnings."""
     hidden = hidden or LOG.level > logging.INFO

@@ -101,29 +101,14 @@ def _init(options: argparse.Namespace) -> Result:
 
 
 def _check(options: argparse.Namespace) -> Result:
-    import tempfile
-
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    from distill.data.dataset import load_heads
-    from distill.data.prepare import prepare
-    from distill.models.checkpoints import encoder_identities
-    from distill.probe import probe
+    from distill.plan import plan, table
 
-    encoder_identities(recipe)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "prepared"
-        folder.mkdir()
-        counts = prepare(recipe, folder, Path(scratch) / "data_report.json")
-        heads = load_heads(folder)
-    probe(recipe, heads=heads)
-    rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
-    lines = [f"{options.recipe}: valid; texts: {rows} (next: distill run {options.recipe})"]
-    for head, labelled in counts["labelled"].items():
-        texts = ", ".join(f"{n:,} {split}" for split, n in labelled.items())
-        lines.append(f"head {head!r}: {counts['heads'][head]:,} labels; labelled texts: {texts}")
-    return Result("\n".join(lines), {"recipe": recipe.name, "digest": recipe.digest(), **counts})
+    result = plan(recipe, measure=options.measure)
+    next_step = f"{options.recipe}: valid (next: distill run {options.recipe})"
+    return Result(f"{table(result)}\n\n{next_step}", result)
 
 
 def _run(options: argparse.Namespace) -> Result | None:
@@ -227,7 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--teacher", metavar="ENCODER", help="hub id, folder, or package:NAME")
     init.add_argument("--force", action="store_true", help="overwrite an existing recipe")
 
-    check = add("check", _check, "check a recipe and its data without training", "recipe.yaml")
+    about = "check a recipe and its data, and plan its run: settings, steps, minutes, memory"
+    check = add("check", _check, about, "recipe.yaml")
+    check.add_argument(
+        "--no-measure", dest="measure", action="store_false", help="estimate neither minutes nor memory"
+    )
     example = "recipes/minilm-tiny.yaml --data-root texts"
     pretrain = add("pretrain", _pretrain, "pretrain a student on unlabelled text", example)
     example = "recipe.yaml --out runs/demo --set student.epochs=5"

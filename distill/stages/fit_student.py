@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate.utils import set_seed
 
 from distill.data.tokens import TextTokenizer
 from distill.heads import columns
+from distill.models.base import TextClassifier
 from distill.models.families import new_network
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import save_classifier
@@ -31,12 +32,54 @@ from distill.stages.train import (
     with_defaults,
 )
 from distill.training.checkpoint import save_tensors
+from distill.training.feature_matching import FeatureMatching
 from distill.training.loop import TrainingJob, fit
 from students.factorized_embeddings import fold
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class StudentTraining(NamedTuple):
+    """A student before its training.
+
+    Attributes:
+        network: Initialised.
+        tokenizer: Its tokenizer.
+        job: What it is trained on, and how.
+        matching: Its feature matching, if there is any.
+        about: The metrics that are known already.
+    """
+
+    network: TextClassifier
+    tokenizer: PreTrainedTokenizerFast
+    job: TrainingJob
+    matching: FeatureMatching | None
+    about: dict[str, Any]
 
 
 def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Distil the student on the transfer set."""
+    network, tokenizer, job, matching, about = student_training(run, folder)
+    test = network.text_encoder(tokenizer, tokenizer.model_max_length)(artifacts.texts(run, "test"))
+    with run.tracked("student"):
+        metrics = fit(network, job, run.accelerator, matching=matching)
+    fold(network.encoder)
+    # what calibrate and check compare with; computed here, where every process takes part
+    logits = {
+        f"{split}.{head.name}": torch.from_numpy(found[:, part])
+        for split, texts in (("validation", job.validation.texts), ("test", test))
+        for found in [predict_logits(network, texts, run.accelerator, exact=True)]
+        for head, part in columns(network.heads)
+    }
+    if run.accelerator.is_main_process:
+        save_tensors(folder / "logits.safetensors", logits, {})
+        save_classifier(network, tokenizer, folder)
+    return metrics | about
+
+
+def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
+    """The student and its training, with a value for every setting that the recipe leaves open."""
     settings, heads = run.recipe.student, artifacts.heads(run)
     seed = seed_of(run, settings)
     set_seed(seed)
@@ -44,15 +87,15 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     teacher_network = partial(artifacts.teacher_network, run)
     student = initial_student(run.recipe, teacher_network, tokens + label_positions(settings, heads))
     encoder, tokenizer = student.encoder, student.tokenizer
-    metrics: dict[str, Any] = {"start": student.description}
+    about: dict[str, Any] = {"start": student.description}
     if isinstance(settings.vocabulary, int):
-        tokenizer, metrics["vocabulary"] = prune_vocabulary(run, student, settings.vocabulary, tokens)
+        tokenizer, about["vocabulary"] = prune_vocabulary(run, student, settings.vocabulary, tokens)
     network = new_network(settings, encoder, heads)
     tokens = tokenizer.model_max_length = network.usable_length(tokens)
     if tokens != artifacts.max_length(run):
         run.info(f"student: reads {tokens} tokens of a text, its teacher {artifacts.max_length(run)}")
     encode = network.text_encoder(tokenizer, tokens)
-    validation, test = (labelled(run, split, encode) for split in ("validation", "test"))
+    validation = labelled(run, "validation", encode)
     check_coverage(run, TextTokenizer(tokenizer, tokens), student.description, artifacts.unknown_tokens(run))
     device = run.accelerator.device
     matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
@@ -73,24 +116,12 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         distillation(run.recipe),
         run.recipe.checkpoint_every,
     )
-    with run.tracked("student"):
-        metrics |= fit(network, job, run.accelerator, matching=matching)
-    fold(network.encoder)
-    # what calibrate and check compare with; computed here, where every process takes part
-    logits = {
-        f"{split}.{head.name}": torch.from_numpy(found[:, part])
-        for split, examples in (("validation", validation), ("test", test))
-        for found in [predict_logits(network, examples.texts, run.accelerator, exact=True)]
-        for head, part in columns(heads)
-    }
-    if run.accelerator.is_main_process:
-        save_tensors(folder / "logits.safetensors", logits, {})
-        save_classifier(network, tokenizer, folder)
-    return metrics | {
+    about |= {
         "seed": seed,
         "parameters": network.parameters_count,
         "chosen": {"student": chosen(run.recipe.student, settings)},
     }
+    return StudentTraining(network, tokenizer, job, matching, about)
 
 
 def distillation(recipe: Recipe) -> Distillation:

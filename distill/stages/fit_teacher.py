@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from accelerate.utils import set_seed
@@ -33,11 +33,37 @@ UNTRUNCATED = 1_000_000  # tokens, more than any text has
 MANY_TRUNCATED = 0.05  # share of the training texts
 
 
+class TeacherTraining(NamedTuple):
+    """A teacher before its training.
+
+    Attributes:
+        network: Untrained.
+        tokenizer: Its tokenizer.
+        job: What it is trained on, and how.
+        about: The metrics that are known already.
+    """
+
+    network: TextClassifier
+    tokenizer: PreTrainedTokenizerFast
+    job: TrainingJob
+    about: dict[str, Any]
+
+
 def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Fine-tune the teacher on the labelled texts."""
-    settings, heads = run.recipe.teacher, artifacts.heads(run)
-    if settings.networks:
+    if run.recipe.teacher.networks:
         return _adopted(run, folder)
+    network, tokenizer, job, about = teacher_training(run, folder)
+    with run.tracked("teacher"):
+        metrics = fit(network, job, run.accelerator)
+    if run.accelerator.is_main_process:
+        save_classifier(network, tokenizer, folder)
+    return metrics | about
+
+
+def teacher_training(run: Run[Recipe], folder: Path) -> TeacherTraining:
+    """The teacher and its training, with a value for every setting that the recipe leaves open."""
+    settings, heads = run.recipe.teacher, artifacts.heads(run)
     seed = seed_of(run, settings)
     set_seed(seed)
     encoder, tokenizer = load_encoder(
@@ -79,33 +105,35 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         checkpoint_every=run.recipe.checkpoint_every,
         head_lr=settings.head_lr,
     )
-    with run.tracked("teacher"):
-        metrics = fit(network, job, run.accelerator)
-    if run.accelerator.is_main_process:
-        save_classifier(network, tokenizer, folder)
     about = {
         "seed": seed,
         "parameters": network.parameters_count,
         "chosen": {"teacher": chosen(run.recipe.teacher, settings)},
     }
-    return metrics | length | unknown | about
+    return TeacherTraining(network, tokenizer, job, length | unknown | about)
 
 
 def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Save the networks of earlier runs as the teacher; their joint metrics on validation."""
-    heads, networks = artifacts.heads(run), run.recipe.teacher.networks
-    if run.accelerator.is_main_process:
-        adopt(networks, heads, folder)
-    run.accelerator.wait_for_everyone()
-    members = [load_classifier(member) for member in member_folders(folder)]
-    length = _length(run, [network for network, _ in members], members[0][1])
-    teacher = NetworkTeacher(folder, length["max_length"], run.accelerator)
+    heads, about = artifacts.heads(run), adopted_networks(run, folder)
+    teacher = NetworkTeacher(folder, about["max_length"], run.accelerator)
     logits = teacher.logits(artifacts.texts(run, "validation"))
     every = np.concatenate([logits[head.name] for head in heads], -1)
     quality = validation_quality(heads, every, artifacts.labels(run, "validation"))
+    return {"validation": without_nan(quality)} | about
+
+
+def adopted_networks(run: Run[Recipe], folder: Path) -> dict[str, Any]:
+    """Save the networks of earlier runs in a folder; their number, and how much they read of the texts."""
+    networks = run.recipe.teacher.networks
+    if run.accelerator.is_main_process:
+        adopt(networks, artifacts.heads(run), folder)
+    run.accelerator.wait_for_everyone()
+    members = [load_classifier(member) for member in member_folders(folder)]
+    length = _length(run, [network for network, _ in members], members[0][1])
     unknown = _unknown_tokens(run, TextTokenizer(members[0][1], length["max_length"]))
     about = {"networks": len(networks), "parameters": sum(one.parameters_count for one, _ in members)}
-    return about | {"validation": without_nan(quality)} | length | unknown
+    return about | length | unknown
 
 
 def _length(

@@ -12,7 +12,7 @@ from distill.augment.augmenter import WEIGHTS, Weights
 from distill.data.tokens import chunks
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.transfer_set import copies, write_transfer_set
+from distill.stages.transfer_set import copies, make_augmenter, write_transfer_set
 from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
 
@@ -28,7 +28,7 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
     count = copies(run)
     if run.accelerator.is_main_process:
         if not (folder / "transfer.arrow").exists():
-            write_transfer_set(run, folder, weights, count)
+            write_transfer_set(run, folder, make_augmenter(run, weights) if count else None, count)
             run.keep(folder / "transfer.arrow")
         for shard in artifacts.soft_labels(run).damaged:
             run.info(f"{shard}: is damaged or of another version, so its texts are labelled again")

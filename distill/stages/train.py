@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from distill.run import Run
 from distill.stages import artifacts
 from distill.training.feature_matching import FeatureMatching
 from distill.training.loop import Examples
+from export.runtime.cpus import available_cores
 from teachers.soft_labels import text_digests
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 TeacherNetwork = Callable[[], "tuple[TextClassifier, PreTrainedTokenizerFast]"]
 MANY_UNKNOWN = 0.05  # share of tokens that a vocabulary does not cover
 T = TypeVar("T", bound=Training)
+
+
+def limit_threads() -> None:
+    """Compute on no more threads than the process has cores; `OMP_NUM_THREADS` takes precedence."""
+    if "OMP_NUM_THREADS" not in os.environ:  # torch follows the affinity mask, but no container's quota
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
 def with_defaults(settings: T, **defaults: Any) -> T:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.augment.augmenter import Augmenter, Weights, words_of
+from distill.augment.augmenter import WEIGHTS, Augmenter, Weights, words_of
 from distill.augment.neighbours import nearest_words
 from distill.data.dataset import write_texts
 from distill.data.tokens import chunks
@@ -37,27 +37,37 @@ def copies(run: Run[Any]) -> int:
     return defaults.copies(sum(int(encode(some).lengths.sum()) for some in texts))
 
 
-def write_transfer_set(run: Run[Any], folder: Path, weights: Weights, count: int) -> None:
+def make_augmenter(run: Run[Any], weights: Weights = WEIGHTS) -> Augmenter:
+    """What makes the augmented texts of a run.
+
+    Args:
+        run: Whose training texts and teacher.
+        weights: Of the sources of augmented texts: noise, near words and mixing.
+    """
+    texts = artifacts.texts(run, "train")
+    network, tokenizer = artifacts.teacher_network(run)
+    return Augmenter(
+        run.recipe.augment,
+        run.recipe.seed,
+        mask_token=tokenizer.mask_token or "",
+        words=[sys.intern(word) for text in texts for word in words_of(text)],
+        texts=texts,
+        near=nearest_words(network.encoder, tokenizer, NEAREST),
+        weights=weights,
+    )
+
+
+def write_transfer_set(run: Run[Any], folder: Path, augmenter: Augmenter | None, count: int) -> None:
     """Write the transfer set to `transfer.arrow` in a folder, with the column `text`.
 
     Args:
         run: Whose training and unlabelled texts.
         folder: Of the stage.
-        weights: Of the sources of augmented texts: noise, near words and mixing.
+        augmenter: Makes the augmented texts; None if there are none.
         count: Augmented texts per training text.
     """
-    texts, settings = artifacts.texts(run, "train"), run.recipe.augment
-    network, tokenizer = artifacts.teacher_network(run)
-    augmenter = Augmenter(
-        settings,
-        run.recipe.seed,
-        mask_token=tokenizer.mask_token or "",
-        words=[sys.intern(word) for text in texts for word in words_of(text)] if count else [],
-        texts=texts,
-        near=nearest_words(network.encoder, tokenizer, NEAREST) if count else {},
-        weights=weights,
-    )
-    augmented = _augmented(run, texts, augmenter, count) if count else iter(())
+    texts = artifacts.texts(run, "train")
+    augmented = _augmented(run, texts, augmenter, count) if augmenter else iter(())
     write_texts(folder / "transfer", ({"text": text} for text in _each_once(run, texts, augmented)))
 
 

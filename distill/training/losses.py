@@ -77,7 +77,7 @@ def _standardizable(kind: Kind, labels: int) -> bool:
     return kind == "single_label" and labels > 2
 
 
-def _loss_of(head: Head, loss: Loss | None) -> Loss:
+def loss_of(head: Head, loss: Loss | None) -> Loss:
     """The distillation loss of a head: the given one if the head supports it."""
     loss = loss or defaults.distillation_loss(head.kind, len(head.labels))
     return "kl" if loss == "standardized" and not _standardizable(head.kind, len(head.labels)) else loss
@@ -119,7 +119,7 @@ def total_loss(
             parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind)
             mixed = mixed + (1 - weight) * parts[f"{head.name}/hard"]
         if weight > 0:
-            of_head = _loss_of(head, loss)
+            of_head = loss_of(head, loss)
             t = temperature or defaults.distillation_temperature(of_head)
             parts[f"{head.name}/distillation"] = distillation_loss(
                 logits[:, part], soft[head.name], head.kind, temperature=t, loss=of_head

@@ -140,5 +140,5 @@ def test_a_column_that_is_nearly_there_is_an_error(half, tmp_path, capfd) -> Non
 
 def test_check_counts_labelled_texts(half, capfd) -> None:
     assert main(["check", str(half / "recipe.yaml")]) == 0
-    out = capfd.readouterr().out
-    assert "head 'rating': 2 labels; labelled texts: 200 train, 0 validation, 30 test" in out
+    rows = capfd.readouterr().out.splitlines()
+    assert ["labelled,", "rating", "200", "0", "30"] in [row.split() for row in rows]
