@@ -151,7 +151,7 @@ class _Rehearser:
             save_classifier(training.network, training.tokenizer, stage)
         built = clock() - began
         write_sealed(stage / "stage.json", {"metrics": about})
-        network, tokenizer = artifacts.teacher_network(run)
+        tokenizer = artifacts.teacher_network(run)[1]
         found.max_length["teacher"] = about["max_length"]
         found.parameters["teacher"] = about["parameters"]
         found.unknown_tokens = about["unknown_tokens"]
