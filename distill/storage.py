@@ -91,16 +91,17 @@ def damaged(root: Path, expected: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, inside: str = "stages") -> Iterator[None]:
     """Holds the lock of a run's folder, which the system releases when the process ends, however it ends.
 
     Args:
         folder: Of the run; a folder without `stages` is none and has no lock.
+        inside: The folder in it that makes it one, if it is of something else than a run.
 
     Raises:
         RunLockedError: Another process or thread holds it.
     """
-    holder = folder / "stages" / ".holder.json"
+    holder = folder / inside / ".holder.json"
     if not holder.parent.is_dir():  # no run
         yield
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
+from distill.cli.compare import add_compare_commands
 from distill.cli.terminal import Result, flush, logging_to_stderr, prepare_streams, print_error, print_result
 
 # the extras with packages that `train` does not install
@@ -24,6 +25,7 @@ EXTRAS = {
     **dict.fromkeys(("uvicorn", "uvloop", "httptools", "orjson", "prometheus_client"), "serve"),
     **dict.fromkeys(("starlette", "anyio"), "serve"),
     "openpyxl": "excel",
+    "optuna": "sweep",
 }
 LOG = logging.getLogger("tinyheads")
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
@@ -235,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write report.json and report.html of a run", "runs/demo")
     report.add_argument("run", help="folder of a run")
 
+    add_compare_commands(add)
     add_bundle_commands(add)
     return parser
 

@@ -1,0 +1,124 @@
+"""Runs in processes of their own, so that one that crashes or runs out of memory ends alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from distill.run import LOG
+
+POLL = 0.5  # seconds
+REASON = 300  # characters
+
+
+class Stopped(Exception):
+    """A process was asked to stop, and did."""
+
+
+class Processes:
+    """Processes of the command `distill run`; they are stopped when the block ends."""
+
+    def __init__(self) -> None:
+        self._lock, self._stopping = Lock(), False
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run(
+        self, recipe: str | Path, folder: Path, last: str, *, threads: int, settings: Sequence[str] = ()
+    ) -> str | None:
+        """Run a recipe up to a stage, with its messages in FOLDER.log; returns why it failed, or None.
+
+        Waits while another process works in the folder, such as one whose parent was killed.
+
+        Args:
+            recipe: A YAML file.
+            folder: Of the run.
+            last: The stage to stop after.
+            threads: Of the process, unless OMP_NUM_THREADS is set.
+            settings: `KEY=VALUE` overrides.
+
+        Raises:
+            Stopped: `stop` was called.
+        """
+        self._wait_for(folder)
+        log = folder.with_name(f"{folder.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        overrides = [word for setting in settings for word in ("--set", setting)]
+        command = [
+            sys.executable,
+            "-m",
+            "distill.cli.main",
+            "run",
+            recipe,
+            "--to",
+            last,
+            "--out",
+            folder,
+            *overrides,
+        ]
+        with log.open("wb") as file:
+            with self._lock:
+                if self._stopping:
+                    raise Stopped
+                process = subprocess.Popen(
+                    [*map(str, command)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=file,
+                    env={"OMP_NUM_THREADS": str(threads), **os.environ},
+                    start_new_session=True,  # Ctrl-C is for the parent, which stops its processes once
+                )
+                self._running.add(process)
+            code = process.wait()
+        self._running.discard(process)
+        if self._stopping:
+            raise Stopped
+        return _reason(code, log) if code else None
+
+    def stop(self) -> None:
+        """Stop all processes; a training saves a checkpoint first. None starts any more."""
+        with self._lock:
+            self._stopping = True
+            for process in self._running:
+                process.terminate()
+
+    def _wait_for(self, folder: Path) -> None:
+        if not (folder / "stages").is_dir():
+            return
+        lock, said = FileLock(folder / "stages" / ".lock"), False
+        while not self._stopping:
+            try:
+                with lock.acquire(blocking=False):
+                    return
+            except Timeout:
+                if not said:
+                    LOG.info(f"{folder}: another process works in this folder; waiting until it ends")
+                said = True
+                time.sleep(POLL)
+        raise Stopped
+
+
+def _reason(code: int, log: Path) -> str:
+    """Why a process ended: its last message, or the signal."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", probably as memory ran out" if code == -signal.SIGKILL else "")
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    messages = [line.removeprefix("distill: ") for line in lines if line.startswith("distill: ")]
+    return (messages or lines or [f"exit code {code}"])[-1][:REASON]

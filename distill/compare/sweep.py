@@ -1,0 +1,283 @@
+"""A sweep: a recipe run with every setting of a grid, compared on validation.
+
+The folder of a sweep:
+
+    begun.json           digests of the recipe and the data that the sweep is of
+    study.jsonl          the optuna study: a trial a setting
+    base/KEY/            a run up to label, one for each teacher and transfer set
+    trials/NAME/seed-N/  a run up to fit_student, which shares the stages of its base
+    sweep.json           the result, written after each setting
+
+A setting is finished when the study says so, and a run when its records do. So a sweep that was killed
+continues, and one of more values or seeds runs what is new.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import statistics
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from distill.compare.grid import Setting, recipe_text
+from distill.compare.linked_runs import LinkError, link
+from distill.compare.processes import Processes
+from distill.compare.study import Row, Study
+from distill.data.prepare import contents
+from distill.heads import METRICS
+from distill.pipeline import LABEL, TEACHER
+from distill.recipe.data_section import RecipeError
+from distill.recipe.schema import Recipe
+from distill.run import LOG, read_record
+from distill.storage import json_digest, locked, read_sealed, write_json, write_sealed, written_whole
+from distill.training.interrupts import Interrupted
+from export.runtime.cpus import available_cores
+
+SHARED = ("prepare", "fit_teacher", "label")
+
+
+class SweepError(Exception):
+    """No setting of a sweep could be run."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to run.
+
+    Attributes:
+        recipe: What the values of the settings are set in.
+        settings: All settings.
+        folder: Of the sweep.
+        trials: The number of settings to run; of more, optuna chooses which.
+        jobs: The number of settings that run at a time.
+    """
+
+    recipe: Recipe
+    settings: Sequence[Setting]
+    folder: Path
+    trials: int
+    jobs: int = 1
+
+
+def sweep(about: Sweep) -> dict[str, Any]:
+    """Run a sweep, or what is left of it; returns the content of sweep.json.
+
+    Raises:
+        RecipeError: The folder holds something else.
+        DataError: The data cannot be read.
+        RunLockedError: Another sweep works in the folder.
+        SweepError: Every setting failed.
+        Interrupted: A signal; the sweep continues when it is run again.
+    """
+    with _claimed(about), _signals():
+        study = Study(about.folder / "study.jsonl", about.settings, about.trials, about.recipe.seed)
+        if study.rows:
+            LOG.info(f"{about.folder}: {len(study.rows)} of {study.total} settings are finished")
+        try:
+            _run_all(about, study)
+        except KeyboardInterrupt as error:
+            finished = f"{len(study.rows)} of {study.total} settings are finished"
+            raise Interrupted(
+                f"{about.folder}: interrupted; {finished} (run the same command to continue)",
+                getattr(error, "exit_code", 128 + signal.SIGINT),
+            ) from None
+        result = summarized(about, study.rows)
+        write_json(about.folder / "sweep.json", result)
+        if result["best"] is None:
+            raise SweepError(f"{about.folder}: every setting failed: {result['rows'][0]['failed']}")
+        return result
+
+
+def best_folder(about: Sweep, result: dict[str, Any]) -> Path:
+    """The run of the best setting with the recipe's own seed, which `distill run` completes."""
+    values = result["rows"][result["best"]]["settings"]
+    setting = next(setting for setting in about.settings if setting.values == values)
+    return _place(about, setting, result["seeds"][0])
+
+
+@contextmanager
+def _claimed(about: Sweep) -> Iterator[None]:
+    """Hold the folder of a sweep, made if it is missing; refuse one that holds something else."""
+    folder, begun = about.folder, about.folder / "begun.json"
+    mine = {"recipe": about.recipe.digest(), "data": json_digest(contents(about.recipe.data))}
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--out: {folder} is a file, expected a folder (choose another)")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "trials").is_dir():
+        raise RecipeError(f"--out: {folder} holds something else than a sweep (choose another)")
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    with locked(folder, "trials"):
+        for what, digest in (read_sealed(begun) or {}).items():
+            if digest != mine[what]:
+                other = {"recipe": "another recipe", "data": "other data"}[what]
+                raise RecipeError(f"--out: {folder} holds a sweep of {other} (choose another folder)")
+        write_sealed(begun, mine)
+        yield
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and the end of the terminal interrupt as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("", 128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        usual = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+        before = {number: signal.signal(number, interrupt) for number in usual}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_all(about: Sweep, study: Study) -> None:
+    """Run the settings that are not finished."""
+    runner, running = _Runner(about), dict[Future[Row], Any]()
+    with ThreadPoolExecutor(about.jobs) as pool:
+        try:
+            while True:
+                while len(running) < about.jobs and (asked := study.ask()):
+                    running[pool.submit(runner.measure, about.settings[asked[1]])] = asked
+                if not running:
+                    return
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    trial, number = running.pop(done)
+                    row = done.result()
+                    study.tell(trial, number, row)
+                    LOG.info(f"{len(study.rows)} of {study.total}: {about.settings[number]}: {_found(row)}")
+                    write_json(about.folder / "sweep.json", summarized(about, study.rows))
+        finally:
+            runner.processes.stop()
+
+
+def _found(row: Row) -> str:
+    if row["failed"]:
+        return f"failed: {row['failed']}"
+    spread = "" if row["sd"] is None else f" ± {row['sd']:.4f}"
+    return f"{row['mean']:.4f}{spread}, {row['seconds']:.0f} s"
+
+
+class _Runner:
+    """Runs settings, each in processes of its own."""
+
+    def __init__(self, about: Sweep) -> None:
+        self.about, self.processes = about, Processes()
+        self.bases: dict[str, Path | str] = {}
+        self.lock = threading.Lock()
+
+    def measure(self, setting: Setting) -> Row:
+        """The row of a setting, from a run for each seed."""
+        row: Row = {"settings": setting.values, "values": [None] * len(setting.recipes), "failed": None}
+        row |= dict.fromkeys(("mean", "sd", "epochs", "seconds", "metric", "texts"))
+        base = self._base(setting)
+        if isinstance(base, str):
+            return row | {"failed": base}
+        records = []
+        for number, (seed, recipe) in enumerate(setting.recipes.items()):
+            folder = _place(self.about, setting, seed)
+            if not folder.exists():
+                link(base, folder, SHARED)
+            if reason := self._run(recipe, folder, "fit_student"):
+                return row | {"failed": reason}
+            record = read_record(folder / "stages/fit_student/stage.json")
+            prepared = read_record(folder / "stages/prepare/stage.json")
+            assert record and prepared, f"{folder} has lost its records"
+            records.append(record)
+            metric = record["metrics"]["metric"]
+            labelled = prepared["metrics"]["labelled"]
+            heads = [metric.partition(".")[0]] if metric != "mean" else [*labelled]
+            row |= {"metric": metric, "texts": max(labelled[head]["validation"] for head in heads)}
+            row["values"][number] = record["metrics"]["validation"][metric]
+            if row["values"][number] is None:
+                return row | {"failed": "no validation text has a label, so settings cannot be compared"}
+        return row | {
+            "mean": statistics.fmean(row["values"]),
+            "sd": statistics.stdev(row["values"]) if len(records) > 1 else None,
+            "epochs": statistics.fmean(record["metrics"]["best_epoch"] for record in records),
+            "seconds": round(sum(record["seconds"] for record in records), 1),
+        }
+
+    def _base(self, setting: Setting) -> Path | str:
+        """The run up to label whose stages a setting's runs share, or why it failed."""
+        with self.lock:
+            key = _digest(setting.recipe, LABEL)
+            if key not in self.bases:
+                folder = self._base_folder(setting)
+                teacher = _digest(setting.recipe, TEACHER)
+                for other in self.about.settings:
+                    if not folder.exists() and _digest(other.recipe, TEACHER) == teacher:
+                        with suppress(LinkError):
+                            link(self._base_folder(other), folder, SHARED)
+                self.bases[key] = self._run(setting.recipe, folder, "label") or folder
+            return self.bases[key]
+
+    def _base_folder(self, setting: Setting) -> Path:
+        return self.about.folder / "base" / _digest(setting.recipe, LABEL)[:12]
+
+    def _run(self, recipe: Recipe, folder: Path, last: str) -> str | None:
+        """Run a recipe up to a stage; returns why it failed."""
+        file = folder.with_name(f"{folder.name}.yaml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as temporary:
+            temporary.write_text(recipe_text(recipe), encoding="utf-8")
+        return self.processes.run(file, folder, last, threads=max(1, available_cores() // self.about.jobs))
+
+
+def _place(about: Sweep, setting: Setting, seed: int) -> Path:
+    return about.folder / "trials" / setting.name / f"seed-{seed}"
+
+
+def _digest(recipe: Recipe, names: Sequence[str]) -> str:
+    """The digest of the sections that a stage depends on."""
+    return json_digest(recipe.model_dump(mode="json", include={*names}))
+
+
+def summarized(about: Sweep, rows: dict[int, Row]) -> dict[str, Any]:
+    """The content of sweep.json: the rows of settings by their number, and which is best on validation.
+
+    A row is `tied` if its mean is within two standard errors of the best one's. The standard error is that of
+    a difference of two means over the seeds, from the variance over the seeds, averaged over the settings.
+    """
+    ordered = [dict(row) for _, row in sorted(rows.items())]
+    whole = [row for row in ordered if not row["failed"]]
+    seeds = [*about.settings[0].recipes]
+    best = max(whole, key=lambda row: float(row["mean"]), default=None)
+    error = None
+    if best and len(seeds) > 1:
+        error = math.sqrt(2 / len(seeds) * statistics.fmean(row["sd"] ** 2 for row in whole))
+    for row in ordered:
+        known = best is not None and error is not None and not row["failed"]
+        row["tied"] = known and best["mean"] - row["mean"] <= 2 * error
+    compared = next(((row["metric"], row["texts"]) for row in whole), ("mean", 0))
+    for row in ordered:
+        del row["metric"], row["texts"]
+    return {
+        "name": about.recipe.name,
+        "metric": _metric_name(about.recipe, compared[0]),
+        "split": "validation",
+        "texts": compared[1],
+        "keys": [*about.settings[0].values],
+        "seeds": seeds,
+        "standard_error": error,
+        "rows": ordered,
+        "best": ordered.index(best) if best else None,
+    }
+
+
+def _metric_name(recipe: Recipe, metric: str) -> str:
+    if metric == "mean" and len(recipe.heads) > 1:
+        return "mean of the heads' first metrics"
+    name, head = next(iter(recipe.heads.items()))
+    return metric.replace(".", " ") if metric != "mean" else f"{name} {METRICS[head.kind][0]}"
