@@ -12,7 +12,7 @@ from distill.cli.terminal import Result
 
 def sweep(options: argparse.Namespace) -> Result:
     """Compare settings of a recipe on validation."""
-    from distill.compare.grid import argument, parse_grid, settings
+    from distill.compare.sweep.grid import argument, parse_grid, settings
     from distill.recipe.load import load_recipe
 
     for name, number in (("--trials", options.trials), ("--jobs", options.jobs)):
@@ -23,9 +23,8 @@ def sweep(options: argparse.Namespace) -> Result:
     if both := grid.keys() & {word.partition("=")[0] for word in options.set}:
         raise UsageError(f"{min(both)}: is in --grid and in --set (leave one of them out)")
     every = settings(recipe, grid, options.seeds)
-    from distill.compare.sweep import Sweep, best_folder
-    from distill.compare.sweep import sweep as run_sweep
-    from distill.compare.sweep_page import sweep_text, write_sweep_page
+    from distill.compare.sweep.page import sweep_text, write_sweep_page
+    from distill.compare.sweep.run import Sweep, best_folder, run_sweep
 
     about = Sweep(
         recipe,
@@ -42,27 +41,9 @@ def sweep(options: argparse.Namespace) -> Result:
     command += ["--data-root", options.data_root] if options.data_root else []
     command += [word for setting in (*options.set, *words) for word in ("--set", setting)]
     command += ["--out", str(best_folder(about, result))]
-    lines = [
-        sweep_text(result),
-        "",
-        *_remarks(result),
-        str(page),
-        f"the best setting, to its bundle: {shlex.join(command)}",
-    ]
-    return Result("\n".join(lines), {**result, "command": command})
-
-
-def _remarks(result: dict) -> list[str]:
-    from distill.compare.grid import argument
-
-    if len(result["seeds"]) == 1:
-        return ["One seed: a small difference may be chance (--seeds 3 measures the spread)."]
-    best = result["rows"][result["best"]]
-    tied = [row for row in result["rows"] if row["tied"] and row is not best]
-    names = [" ".join(argument(*item) for item in row["settings"].items()) for row in tied]
-    return [f"Within the spread of the best: {name}" for name in names] or [
-        "The best setting is better than every other by more than the spread over the seeds."
-    ]
+    last = f"the best setting, to its bundle: {shlex.join(command)}"
+    text = f"{sweep_text(result)}\n\n{page}\n{last}"
+    return Result(text, {**result, "command": command})
 
 
 def add_compare_commands(add: Add) -> None:

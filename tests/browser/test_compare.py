@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill.compare.page import write_page
-from distill.compare.sweep_page import write_sweep_page
+from distill.compare.sweep.page import write_sweep_page
 from tests.browser.chromium import PROGRAM, Chromium
 from tests.distill.compare.made_up import comparison, sweep
 

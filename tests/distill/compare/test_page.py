@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from distill.compare.page import embedded, write_page
-from distill.compare.sweep_page import sweep_markdown, sweep_text, write_sweep_page
+from distill.compare.sweep.page import sweep_markdown, sweep_text, write_sweep_page
 from tests.distill.compare.made_up import comparison, sweep
 
 HOSTILE = "</script><script>alert(1)</script> <!-- $x \u2028 \u202e|`<img src=x onerror=alert(2)>"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from distill.compare.grid import parse_grid, settings
 from distill.compare.processes import Processes, _reason
-from distill.compare.sweep import Sweep, SweepError, best_folder, sweep
+from distill.compare.sweep.grid import parse_grid, settings
+from distill.compare.sweep.run import Sweep, SweepError, best_folder, run_sweep
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_recipe, load_yaml
 from distill.run import LOG, read_record
@@ -83,7 +83,7 @@ def test_the_best_mean_on_validation_wins_and_what_is_within_the_spread_is_tied(
     values = {1: (0.80, 0.82), 2: (0.90, 0.92), 4: (0.895, 0.915)}
     runs.outcome = lambda recipe: values[temperature(recipe)][recipe["student"]["seed"] == 4]
     job = about(recipe, "distillation.temperature=1,2,4", seeds=2)
-    found = sweep(job)
+    found = run_sweep(job)
     assert found == json.loads((recipe.parent / "out" / "sweep.json").read_text("utf-8"))
     assert (found["split"], found["texts"], found["seeds"]) == ("validation", 40, [3, 4])
     assert found["metric"] == "intent accuracy" and found["keys"] == ["distillation.temperature"]
@@ -99,7 +99,7 @@ def test_the_best_mean_on_validation_wins_and_what_is_within_the_spread_is_tied(
 
 
 def test_the_teacher_is_trained_once_and_labels_are_written_once(recipe: Path, runs: Any) -> None:
-    sweep(about(recipe, "distillation.temperature=1,2,4", "distillation.soft_weight=0.5,0.9", seeds=2))
+    run_sweep(about(recipe, "distillation.temperature=1,2,4", "distillation.soft_weight=0.5,0.9", seeds=2))
     assert {stage: runs.done(stage) for stage in ("prepare", "fit_teacher", "label", "fit_student")} == {
         "prepare": 1,
         "fit_teacher": 1,
@@ -111,12 +111,12 @@ def test_the_teacher_is_trained_once_and_labels_are_written_once(recipe: Path, r
 
 
 def test_settings_of_the_teacher_share_it_between_their_seeds(recipe: Path, runs: Any) -> None:
-    sweep(about(recipe, "teacher.lr=1e-5,2e-5", "distillation.temperature=1,2", seeds=2))
+    run_sweep(about(recipe, "teacher.lr=1e-5,2e-5", "distillation.temperature=1,2", seeds=2))
     assert (runs.done("fit_teacher"), runs.done("fit_student")) == (2, 8)
 
 
 def test_other_augmented_texts_keep_the_teacher(recipe: Path, runs: Any) -> None:
-    sweep(about(recipe, "augment.copies=0,1", seeds=2))
+    run_sweep(about(recipe, "augment.copies=0,1", seeds=2))
     assert (runs.done("fit_teacher"), runs.done("fit_student")) == (1, 4)
     assert len([*(recipe.parent / "out" / "base").glob("*/")]) == 2
 
@@ -124,7 +124,7 @@ def test_other_augmented_texts_keep_the_teacher(recipe: Path, runs: Any) -> None
 def test_a_setting_that_fails_is_a_row_and_the_next_process_tries_it_again(recipe: Path, runs: Any) -> None:
     runs.outcome = lambda recipe: "out of memory" if temperature(recipe) == 2 else 0.5
     grid = "distillation.temperature=1,2,4"
-    found = sweep(about(recipe, grid, seeds=2))
+    found = run_sweep(about(recipe, grid, seeds=2))
     row = found["rows"][1]
     assert (row["failed"], row["mean"], row["values"], row["tied"]) == (
         "out of memory",
@@ -134,7 +134,7 @@ def test_a_setting_that_fails_is_a_row_and_the_next_process_tries_it_again(recip
     )
     assert found["best"] in (0, 2) and runs.done("fit_student") == 4
     runs.outcome = lambda recipe: 0.9
-    found = sweep(about(recipe, grid, seeds=2))
+    found = run_sweep(about(recipe, grid, seeds=2))
     assert [row["mean"] for row in found["rows"]] == [0.5, 0.9, 0.5] and found["best"] == 1
     assert runs.done("fit_student") == 6, "what was finished is kept"
 
@@ -143,35 +143,35 @@ def test_a_setting_that_fails_is_a_row_and_the_next_process_tries_it_again(recip
 def test_if_every_setting_fails_the_sweep_does(recipe: Path, runs: Any, value: Any, reason: str) -> None:
     runs.outcome = lambda recipe: value
     with pytest.raises(SweepError, match=f"out: every setting failed: {reason}"):
-        sweep(about(recipe, "distillation.temperature=1,2"))
+        run_sweep(about(recipe, "distillation.temperature=1,2"))
     assert json.loads((recipe.parent / "out" / "sweep.json").read_text("utf-8"))["best"] is None
 
 
 def test_a_sweep_that_is_killed_at_any_write_continues(recipe: Path, runs: Any, monkeypatch: Any) -> None:
     """A journal that was cut anywhere, as by kill -9 or a full disk, and a lock that was left."""
     grid = "distillation.temperature=1,2,4"
-    sweep(about(recipe, grid))
+    run_sweep(about(recipe, grid))
     out = recipe.parent / "out"
     journal = (out / "study.jsonl").read_bytes()
     for end in [*range(0, len(journal), 97), len(journal) - 1]:
         (out / "study.jsonl").write_bytes(journal[:end])
         (out / "study.jsonl.lock").touch()
-        found = sweep(about(recipe, grid))
+        found = run_sweep(about(recipe, grid))
         assert [row["mean"] for row in found["rows"]] == [0.5] * 3
 
 
 def test_a_damaged_study_is_refused_in_a_line(recipe: Path, runs: Any) -> None:
-    sweep(about(recipe, "distillation.temperature=1,2"))
+    run_sweep(about(recipe, "distillation.temperature=1,2"))
     (recipe.parent / "out" / "study.jsonl").write_bytes(b"\xff\n{}\n")
     with pytest.raises(
         RecipeError, match=r"study.jsonl: is damaged: .* \(delete it; finished runs are kept\)"
     ):
-        sweep(about(recipe, "distillation.temperature=1,2"))
+        run_sweep(about(recipe, "distillation.temperature=1,2"))
 
 
 def test_more_values_and_seeds_run_what_is_new(recipe: Path, runs: Any) -> None:
-    sweep(about(recipe, "distillation.temperature=1,2"))
-    found = sweep(about(recipe, "distillation.temperature=1,2,4", seeds=2))
+    run_sweep(about(recipe, "distillation.temperature=1,2"))
+    found = run_sweep(about(recipe, "distillation.temperature=1,2,4", seeds=2))
     assert len(found["rows"]) == 3 and found["seeds"] == [3, 4]
     assert runs.done("fit_teacher") == 1
 
@@ -182,17 +182,17 @@ def test_with_fewer_trials_than_settings_each_is_another(
 ) -> None:
     runs.outcome = lambda recipe: 1 / temperature(recipe)
     grid = ("distillation.temperature=1,2,3,4,5", "distillation.soft_weight=0.1,0.3,0.5,0.7,0.9")
-    found = sweep(about(recipe, *grid, trials=trials, jobs=jobs))
+    found = run_sweep(about(recipe, *grid, trials=trials, jobs=jobs))
     rows = [tuple(row["settings"].values()) for row in found["rows"]]
     assert len(rows) == len({*rows}) == min(trials, 25) == runs.done("fit_student")
-    found = sweep(about(recipe, *grid, trials=trials + 1, jobs=jobs))
+    found = run_sweep(about(recipe, *grid, trials=trials + 1, jobs=jobs))
     assert len(found["rows"]) == min(trials + 1, 25) == runs.done("fit_student")
 
 
 def test_settings_run_at_a_time(recipe: Path, runs: Any) -> None:
     both = threading.Barrier(2, timeout=30)
     runs.outcome = lambda recipe: (both.wait() and 0.5) or 0.5
-    assert sweep(about(recipe, "distillation.temperature=1,2,3,4", jobs=2))["best"] == 0
+    assert run_sweep(about(recipe, "distillation.temperature=1,2,3,4", jobs=2))["best"] == 0
 
 
 def test_a_folder_of_something_else_is_refused(recipe: Path, runs: Any) -> None:
@@ -200,28 +200,28 @@ def test_a_folder_of_something_else_is_refused(recipe: Path, runs: Any) -> None:
     job = about(recipe, "distillation.temperature=1,2")
     out.write_text("")
     with pytest.raises(RecipeError, match=r"--out: .*out is a file, expected a folder \(choose another\)"):
-        sweep(job)
+        run_sweep(job)
     out.unlink()
     (out / "stages").mkdir(parents=True)
     with pytest.raises(
         RecipeError, match=r"--out: .*out holds something else than a sweep \(choose another\)"
     ):
-        sweep(job)
+        run_sweep(job)
     (out / "stages").rmdir()
-    sweep(job)
+    run_sweep(job)
     other = about(recipe, "distillation.temperature=1,2", **{"student.epochs": 9})
     with pytest.raises(RecipeError, match=r"out holds a sweep of another recipe \(choose another"):
-        sweep(other)
+        run_sweep(other)
     (recipe.parent / "a.csv").write_text("text,intent\na,y\n")
     with pytest.raises(RecipeError, match=r"out holds a sweep of other data \(choose another"):
-        sweep(job)
+        run_sweep(job)
 
 
 def test_a_second_sweep_in_the_folder_is_refused(recipe: Path, runs: Any) -> None:
     job = about(recipe, "distillation.temperature=1,2")
-    sweep(job)
+    run_sweep(job)
     with locked(job.folder, "trials"), pytest.raises(RunLockedError, match="has been working in this folder"):
-        sweep(job)
+        run_sweep(job)
 
 
 def test_ctrl_c_keeps_what_is_finished(recipe: Path, runs: Any, caplog: Any) -> None:
@@ -235,11 +235,11 @@ def test_ctrl_c_keeps_what_is_finished(recipe: Path, runs: Any, caplog: Any) -> 
     with pytest.raises(
         Interrupted, match=r"interrupted; 1 of 3 settings are finished \(run the same command to continue\)"
     ) as error:
-        sweep(job)
+        run_sweep(job)
     assert error.value.exit_code == 130
     runs.outcome = lambda recipe: 0.7
     caplog.set_level("INFO", LOG.name)
-    assert [row["mean"] for row in sweep(job)["rows"]] == [0.5, 0.7, 0.7]
+    assert [row["mean"] for row in run_sweep(job)["rows"]] == [0.5, 0.7, 0.7]
     assert "out: 1 of 3 settings are finished" in caplog.text
 
 

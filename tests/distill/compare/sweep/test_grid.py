@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from distill.compare.grid import argument, parse_grid, recipe_text, settings
+from distill.compare.sweep.grid import argument, parse_grid, recipe_text, settings
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_yaml, parse_recipe
 

@@ -26,10 +26,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from distill.compare.grid import Setting, recipe_text
 from distill.compare.linked_runs import LinkError, link
 from distill.compare.processes import Processes
-from distill.compare.study import Row, Study
+from distill.compare.sweep.grid import Setting, recipe_text
+from distill.compare.sweep.study import Row, Study
 from distill.data.prepare import contents
 from distill.heads import METRICS
 from distill.pipeline import LABEL, TEACHER
@@ -68,7 +68,7 @@ class Sweep:
     jobs: int = 1
 
 
-def sweep(about: Sweep) -> dict[str, Any]:
+def run_sweep(about: Sweep) -> dict[str, Any]:
     """Run a sweep, or what is left of it; returns the content of sweep.json.
 
     Raises:
@@ -90,7 +90,7 @@ def sweep(about: Sweep) -> dict[str, Any]:
                 f"{about.folder}: interrupted; {finished} (run the same command to continue)",
                 getattr(error, "exit_code", 128 + signal.SIGINT),
             ) from None
-        result = summarized(about, study.rows)
+        result = _summary(about, study.rows)
         write_json(about.folder / "sweep.json", result)
         if result["best"] is None:
             raise SweepError(f"{about.folder}: every setting failed: {result['rows'][0]['failed']}")
@@ -157,7 +157,7 @@ def _run_all(about: Sweep, study: Study) -> None:
                     row = done.result()
                     study.tell(trial, number, row)
                     LOG.info(f"{len(study.rows)} of {study.total}: {about.settings[number]}: {_found(row)}")
-                    write_json(about.folder / "sweep.json", summarized(about, study.rows))
+                    write_json(about.folder / "sweep.json", _summary(about, study.rows))
         finally:
             runner.processes.stop()
 
@@ -244,7 +244,7 @@ def _digest(recipe: Recipe, names: Sequence[str]) -> str:
     return json_digest(recipe.model_dump(mode="json", include={*names}))
 
 
-def summarized(about: Sweep, rows: dict[int, Row]) -> dict[str, Any]:
+def _summary(about: Sweep, rows: dict[int, Row]) -> dict[str, Any]:
     """The content of sweep.json: the rows of settings by their number, and which is best on validation.
 
     A row is `tied` if its mean is within two standard errors of the best one's. The standard error is that of
@@ -257,9 +257,9 @@ def summarized(about: Sweep, rows: dict[int, Row]) -> dict[str, Any]:
     error = None
     if best and len(seeds) > 1:
         error = math.sqrt(2 / len(seeds) * statistics.fmean(row["sd"] ** 2 for row in whole))
+        least = best["mean"] - 2 * error
     for row in ordered:
-        known = best is not None and error is not None and not row["failed"]
-        row["tied"] = known and best["mean"] - row["mean"] <= 2 * error
+        row["tied"] = error is not None and row["mean"] is not None and row["mean"] >= least
     compared = next(((row["metric"], row["texts"]) for row in whole), ("mean", 0))
     for row in ordered:
         del row["metric"], row["texts"]

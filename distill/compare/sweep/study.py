@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from distill.compare.grid import Setting
+from distill.compare.sweep.grid import Setting
 from distill.recipe.data_section import RecipeError
 from distill.storage import json_digest
 

@@ -86,10 +86,15 @@ def _columns(sweep: Sweep) -> list[Column]:
         numbers(one_line(sweep["metric"]), at("mean"), _metric(at("mean")), measured),
         numbers("sd", at("sd"), _metric(at("sd")), "standard deviation over the seeds"),
         numbers("each seed", at("mean"), lambda row: "  ".join(map(_four, row["values"]))),
-        numbers("epochs", at("epochs"), plain(at("epochs")), "mean over the seeds"),
+        numbers("epochs", at("epochs"), plain(at("epochs")), "the epoch that is kept, mean over the seeds"),
         numbers("seconds", at("seconds"), plain(at("seconds")), "all seeds together"),
         Column(
-            "best", lambda row: float(row is best), lambda row: "*" if row is best else "", "highest mean"
+            "best",
+            lambda row: float(row is best) + float(row.get("tied", False)),
+            lambda row: "*" if row is best else "=" if row.get("tied") else "",
+            "*: the highest mean; =: within the spread of it, two standard errors over the seeds"
+            if len(sweep["seeds"]) > 1
+            else "*: the highest mean; one seed cannot tell small differences from chance (--seeds 3)",
         ),
     ]
 
