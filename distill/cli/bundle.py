@@ -139,6 +139,8 @@ def evaluate(options: argparse.Namespace) -> Result:
     from distill.evaluation.evaluate_bundle import evaluate_bundle
     from distill.reports.text import one_line
 
+    if options.report:
+        _check_page(options.report)
     classifier = _classifier(options)
     with _usage_errors():
         result = evaluate_bundle(classifier, options.data, text=options.text, heads=options.heads)
@@ -158,7 +160,29 @@ def evaluate(options: argparse.Namespace) -> Result:
             lines.append(
                 f"{one_line(head)}: unlabelled, as the bundle does not know: {', '.join(shown + more)}"
             )
+    if options.report:
+        from distill.reports.evaluate_page import write_evaluate_page
+
+        written = write_evaluate_page(Path(options.report), classifier.manifest.name, options.data, result)
+        lines.append(f"{written}: written")
+        result = {**result, "report": str(written)}
     return Result("\n".join(lines), result)
+
+
+def _check_page(path: str) -> None:
+    """Refuse a page that cannot be written, before anything is measured.
+
+    Raises:
+        UsageError: The path is that of something else than a page, or its folder is missing.
+    """
+    from distill.reports import charts  # noqa: F401  whose package may be missing
+
+    target = Path(path)
+    if target.suffix != ".html" or target.is_dir():
+        what = "is a folder" if target.is_dir() else "is no page"
+        raise UsageError(f"--report: {path}: {what}, expected the path of a .html file (choose another)")
+    if not target.resolve().parent.is_dir():
+        raise UsageError(f"--report: {path}: there is no folder {target.parent} (create it)")
 
 
 def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -309,6 +333,8 @@ def add_bundle_commands(add: Add) -> None:
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
     about = f"{again} (those of the bundle's recipe)"
     parsers["evaluate"].add_argument("--text", "--text-column", help=about, **column)
+    about = "also write a page with charts, and the texts that are answered wrong"
+    parsers["evaluate"].add_argument("--report", metavar="PAGE.html", help=about)
     about = "texts to measure: lines of a .txt file, or rows of another file"
     parsers["bench"].add_argument("--texts", metavar="FILE", help=about)
     parsers["bench"].add_argument("--text-column", help=f"{again} (text)", **column)

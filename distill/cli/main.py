@@ -26,6 +26,7 @@ EXTRAS = {
     **dict.fromkeys(("starlette", "anyio"), "serve"),
     "openpyxl": "excel",
     "optuna": "sweep",
+    "vl_convert": "charts",  # `evaluate --report` needs no more
 }
 LOG = logging.getLogger("tinyheads")
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from hashlib import sha256
 from html import escape
 from typing import Any, Literal
+
+import vl_convert
 
 from distill.reports.page import Html
 from distill.reports.style import COLOURS, SERIES
 from distill.reports.text import one_line
 
 Spec = dict[str, Any]
-MOST_LABELS = 25  # of a confusion matrix
+BINS = 15  # of a reliability diagram
 WIDTH, HEIGHT = 290, 190  # of a chart without its axes, in pixels of a page
 CELL = 24  # of a confusion matrix
 
@@ -61,7 +62,7 @@ CONFIG: Spec = {
 
 def svg(spec: Spec, title: str) -> Html:
     """A chart as an inline `<svg>` of a page, with its title for those who cannot see it."""
-    picture = _converter().vegalite_to_svg(_complete(spec))
+    picture = vl_convert.vegalite_to_svg(_complete(spec))
     prefix = f"v{sha256(json.dumps(spec).encode()).hexdigest()[:8]}-"  # ids are of the whole page
 
     def inline(element: re.Match[str]) -> str:
@@ -79,20 +80,13 @@ def picture(spec: Spec, form: Literal["svg", "png"]) -> bytes:
     for name, (colour, _) in COLOURS.items():
         light = light.replace(f'"var(--{name})"', f'"{colour}"')
     if form == "png":
-        found: bytes = _converter().vegalite_to_png(light, scale=2.0)
+        found: bytes = vl_convert.vegalite_to_png(light, scale=2.0)
         return found
-    return str(_converter().vegalite_to_svg(light)).encode()
+    return str(vl_convert.vegalite_to_svg(light)).encode()
 
 
 def _complete(spec: Spec) -> Spec:
     return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "config": CONFIG, **spec}
-
-
-@cache
-def _converter() -> Any:
-    import vl_convert
-
-    return vl_convert
 
 
 def lines(
@@ -158,7 +152,11 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Spec:
     Args:
         bins: Each with `confidence`, `accuracy` and `texts`.
     """
-    values: list[Spec] = [{key: found[key] for key in ("confidence", "accuracy", "texts")} for found in bins]
+    values: list[Spec] = [
+        {key: found[key] for key in ("confidence", "accuracy", "texts")}
+        | {"bin": (min(int(found["confidence"] * BINS), BINS - 1) + 0.5) / BINS}
+        for found in bins
+    ]
     unit = {"domain": [0, 1], "nice": False}
 
     def x(title: str | None) -> Spec:
@@ -184,9 +182,9 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Spec:
     counts = {
         "height": 45,
         "width": WIDTH,
-        "mark": {"type": "bar", "color": "var(--accent)", "opacity": 0.55, "width": WIDTH / 15 - 3},
+        "mark": {"type": "bar", "color": "var(--accent)", "opacity": 0.55, "width": WIDTH / BINS - 2},
         "encoding": {
-            "x": x("confidence"),
+            "x": {**x("confidence"), "field": "bin"},
             "y": {"field": "texts", "type": "quantitative", "axis": count_axis},
         },
     }
@@ -250,7 +248,7 @@ def matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Spec:
         for j, n in enumerate(row)
     ]
     size = max(CELL, min(52, 210 // max(1, len(labels))))
-    axis = {"title": None, "domain": False, "ticks": False, "labelColor": "var(--ink)"}
+    axis = {"title": None, "domain": False, "ticks": False, "labelColor": "var(--ink)", "labelLimit": 110}
     angle = {"labelAngle": -50, "labelAlign": "left", "orient": "top"}
     x = {"field": "column", "type": "nominal", "sort": names, "axis": {**axis, **angle}}
     y = {"field": "row", "type": "nominal", "sort": names, "axis": axis}

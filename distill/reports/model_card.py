@@ -53,6 +53,7 @@ def model_card(
     labelled: Mapping[str, Mapping[str, int]],
     sizes: Mapping[str, int],
     max_length: int,
+    analysed: Mapping[str, Any],
 ) -> str:
     """A model card in Markdown, with the front matter that model hubs read.
 
@@ -64,6 +65,7 @@ def model_card(
         labelled: Number of labelled texts by head and split.
         sizes: Size of the model files, `{"fp32_bytes": n}`.
         max_length: Number of tokens to which texts are truncated.
+        analysed: Heads of analysis.json.
     """
     front = ["---", "library_name: tinyheads", "pipeline_tag: text-classification", "---"]
     lines = [*front, "", f"# {markdown(recipe.name)}", "", "A text classifier with these heads:", ""]
@@ -92,7 +94,13 @@ def model_card(
         *("## Training", "", f"- Teacher: {teacher}", f"- Data: {names}"),
         f"- Texts: {texts}",
         f"- Licence of the data: {markdown(recipe.data.licence or 'not specified')}",
-        *("", "## Results", "", "Metrics on the labelled test texts of each head:", ""),
+        *(
+            "",
+            "## Results",
+            "",
+            "Metrics on the labelled test texts of each head, the first with its 95 % interval:",
+            "",
+        ),
     ]
     for name, quality in checked["quality"].items():
         if quality["labelled"]:
@@ -102,10 +110,13 @@ def model_card(
                 f"| {title} | {' | '.join(map(markdown, metrics))} |",
                 f"|---|{'---|' * len(metrics)}",
             ]
-            for form, values in quality["test"].items():
-                lines.append(
-                    f"| {markdown(form)} | {' | '.join(format_metric(values[m]) for m in metrics)} |"
-                )
+            intervals, floor = (analysed.get(name, {}).get(key) or {} for key in ("intervals", "floor"))
+            for form, values in {**quality["test"], **({"floor": floor} if floor else {})}.items():
+                cells = [format_metric(values.get(metric)) for metric in metrics]
+                if pair := intervals.get(form):
+                    cells[0] += f" ({pair[0]:.4f} to {pair[1]:.4f})"
+                title = "TF-IDF and logistic regression" if form == "floor" else form
+                lines.append(f"| {markdown(title)} | {' | '.join(cells)} |")
         else:
             lines.append(f"{markdown(name)}: no test text is labelled.")
         if quality["agreement"] is not None:

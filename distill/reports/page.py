@@ -15,7 +15,7 @@ from html import escape
 from distill.reports.style import STYLE
 from distill.reports.text import one_line
 
-LONGEST = 120  # characters of a label or a name that are shown
+LONGEST = 80  # characters of a label or a name that are shown
 SHOWN = 20  # rows of a long table that are shown before the rest is folded
 MANY_SECTIONS = 4  # sections from which on a page has a list of contents
 RIGHT_TO_LEFT = ("R", "AL", "RLE", "RLO", "RLI")

@@ -56,7 +56,8 @@ def _shape(network: Mapping[str, Any]) -> str:
     if network.get("parameters"):
         parts.append(f"{_millions(network['parameters'])} parameters")
     if network.get("layers"):
-        parts.append(f"{network['layers']} layers of width {network['hidden']}")
+        layers = "1 layer" if network["layers"] == 1 else f"{network['layers']} layers"
+        parts.append(f"{layers} of width {network['hidden']}")
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -115,6 +116,7 @@ def _analysed(report: Report, name: str) -> Mapping[str, Any]:
 def _quality(report: Report) -> Html:
     """A row a head: the first metric of each form."""
     served = "int8" if _has(report, "int8") else "fp32"
+    retained = any(head["retention"] is not None for head in report["heads"].values())
     forms = [form for form in ("floor", "teacher", "student", served) if _has(report, form)]
     rows = []
     for name, head in report["heads"].items():
@@ -127,11 +129,14 @@ def _quality(report: Report) -> Html:
             value, pair = _values(report, name).get(form, {}).get(metric), intervals.get(form)
             ends = page.tag("span", f" ±{(pair[1] - pair[0]) / 2:.3f}", class_="quiet") if pair else ""
             cells.append(page.join([number(value if head["labelled"] else None), ends]))
-        rows.append([*cells, percent(head["agreement"]), number(head["retention"])])
+        cells.append(percent(head["agreement"]))
+        rows.append([*cells, number(head["retention"])] if retained else cells)
     names = [FLOOR if form == "floor" else form for form in forms]
-    header = ("head", "metric", "labelled texts", *names, "agreement", "retention")
+    header = ["head", "metric", "labelled texts", *names, "agreement", *(["retention"] if retained else [])]
     note = "The first metric of each head; ± is half of the 95 % interval. Agreement: texts that student and "
-    note += "teacher answer alike. Retention: the student's metric over the teacher's."
+    note += "teacher answer alike." + (
+        " Retention: the student's metric over the teacher's." if retained else ""
+    )
     listed = page.table(header, rows, "quality of each head on test", words=(0, 1))
     return page.join([listed, page.paragraph(note, class_="quiet")])
 

@@ -116,6 +116,11 @@ def calibrations(run: Run[Any], side: str) -> dict[str, Calibration]:
     return {name: Calibration(**value) for name, value in found.items()}
 
 
+def analysis(run: Run[Any]) -> dict[str, Any]:
+    """Where each head is right and wrong on test (of `check`)."""
+    return dict(read_json(run.stage("check") / "analysis.json"))
+
+
 def candidate(run: Run[Any]) -> Path:
     """The folder of the bundle that is not checked yet (of `export`)."""
     return run.stage("export") / "candidate"

@@ -47,7 +47,8 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     contents: dict[str, Path | bytes] = {file: candidate / file for file in manifest.files}
     sizes = run.metrics("export")
     rows, heads, labelled = artifacts.rows(run), artifacts.heads(run), run.metrics("prepare")["labelled"]
-    card = model_card(run.recipe, heads, checked, rows, labelled, sizes, manifest.max_length)
+    analysed = artifacts.analysis(run)["heads"]
+    card = model_card(run.recipe, heads, checked, rows, labelled, sizes, manifest.max_length, analysed)
     contents["README.md"] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
     if not (target / manifests.MANIFEST).is_file():  # the run's own bundle, damaged

@@ -43,6 +43,11 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def close(self) -> None:
+        """Close the tab."""
+        self.send("Page.close")
+        del self.browser.tabs[self.session]
+
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""
         found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)

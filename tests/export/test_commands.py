@@ -149,6 +149,37 @@ def test_evaluate_shows_the_labels_that_it_answers_worst(
     assert out.splitlines()[3] == f"  {len(classes) - 1} more"
 
 
+def test_evaluate_writes_a_page(bundle, files, capfd, tmp_path, run_blocked) -> None:
+    page, words = tmp_path / "page.html", ("--text", "body", "--report")
+    page.write_text("an earlier one", "utf-8")
+    code, out, _ = call(capfd, "evaluate", bundle, files / "a.csv", *words, page)
+    assert code == 0 and out.endswith(f"{page}: written\n")
+    shown = page.read_text("utf-8")
+    assert "2 of 5 texts are labelled for this head" in shown and "where is my parcel" in shown
+    assert "Confident errors" in shown and shown.count("<h2") == 2 and "agree" not in shown
+    command = ["evaluate", str(bundle), str(files / "a.csv"), *words, str(page), "--json"]
+    done = run_blocked(f"from distill.cli.main import main\nraise SystemExit(main({command}))")
+    assert done.returncode == 0 and json.loads(done.stdout)["report"] == str(page), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (".", "is a folder"),
+        ("folder.html", "is a folder"),
+        ("a.csv", "is no page, expected the path of a .html file"),
+        ("missing/page.html", "there is no folder"),
+        ("a.csv/page.html", "there is no folder"),
+    ],
+)
+def test_evaluate_refuses_a_page_before_it_measures(bundle, files, capfd, target, problem) -> None:
+    (files / "folder.html").mkdir()
+    before = (files / "a.csv").read_bytes()
+    err = complaint(capfd, "evaluate", bundle, files / "no.csv", "--report", files / target)
+    assert "--report" in err and problem in err
+    assert (files / "a.csv").read_bytes() == before and not [*(files / "folder.html").iterdir()]
+
+
 def test_evaluate_speaks_of_its_own_options(bundle, files, capfd) -> None:
     code, _, err = call(capfd, "evaluate", bundle, files / "a.csv")
     assert code == 2 and "no column 'text' for the texts" in err and "(name it with --text)" in err

@@ -84,7 +84,7 @@ def test_every_count_is_of_labelled_texts(half) -> None:
     card = (run / "bundle" / "README.md").read_text("utf-8")
     assert "| rating, 30 of 60 texts | accuracy |" in card
     assert "(rating: 200 labelled, flags: 400 labelled, mood: 400 labelled)" in card
-    assert "<td>rating</td><td>200 of 400</td><td>0 of 60</td><td>30 of 60</td>" in (
+    assert ">rating</th><td>200 of 400</td><td>0 of 60</td><td>30 of 60</td>" in (
         run / "report.html"
     ).read_text("utf-8")
     for path in run.rglob("*.json"):

@@ -50,6 +50,7 @@ CHECKED = {
     "noise": {},
     "allowed": {"flags": ["changes 0.1000 of its decisions, more than 0.03 (gates.int8_changed)"]},
 }
+ANALYSED = {"intent": {"intervals": {"int8": [0.25, 0.75]}, "floor": {"accuracy": 0.125}}, "flags": {}}
 SIZES = {"fp32_bytes": 2_000_000, "int8_bytes": 500_000}
 
 
@@ -119,7 +120,7 @@ def test_stages_made_from_earlier_results_are_left_out(folder):
 
 
 def test_model_card():
-    card = model_card(RECIPE, HEADS, CHECKED, ROWS, LABELLED, SIZES, 128)
+    card = model_card(RECIPE, HEADS, CHECKED, ROWS, LABELLED, SIZES, 128, ANALYSED)
     assert card.startswith("---\nlibrary_name: tinyheads\n")
     for line in (
         "- **intent** (single_label, 2 labels): a, b",
@@ -129,6 +130,8 @@ def test_model_card():
         "- Texts: 8 for training (intent: 3 labelled, flags: 8 labelled), 1 unlabelled",
         "| intent, 1 of 2 texts | accuracy | ece |",
         "| teacher | 0.5000 | - |",
+        "| int8 | 0.5000 (0.2500 to 0.7500) | - |",
+        "| TF-IDF and logistic regression | 0.1250 | - |",
         "Agreement with the teacher: 75.0% of 2 texts.",
         "| flags, 2 texts | micro_f1 |",
         "Size of the model file: fp32 2.00 MB, int8 0.50 MB.",
@@ -200,7 +203,7 @@ def test_text_of_any_kind_is_text_in_the_model_card():
     )
     heads = (Head("intent", "single_label", (HOSTILE, "order_inquiry")),)
     checked = {**CHECKED, "quality": {HOSTILE: INTENT}, "allowed": {HOSTILE: [HOSTILE]}}
-    card = model_card(recipe, heads, checked, ROWS, LABELLED, SIZES, 128)
+    card = model_card(recipe, heads, checked, ROWS, LABELLED, SIZES, 128, ANALYSED)
     front, _, rest = card.removeprefix("---\n").partition("\n---\n")
     assert front == "library_name: tinyheads\npipeline_tag: text-classification"
     page = MarkdownIt("commonmark").enable("table").render(rest)
