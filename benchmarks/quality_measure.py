@@ -1,4 +1,4 @@
-"""Measure the methods of benchmarks/quality.py. Needs only numpy.
+"""Measure the methods of benchmarks/quality.py. Needs only numpy, and the project's sources.
 
 A job is a folder with job.json (head, encoder, threads, the run), train.json, validation.json and test.json.
 Each split is `{"texts": [...], "labels": [...]}` of the rows with labels for the head: one class index per
@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from distill.compare.measure import best_throughput, latency
+
 SPLITS = ("train", "validation", "test")
-SIZES = (8, 32, 128, 1024)  # batch sizes; the fastest one counts
-LONG = 20.0  # seconds; a slower batch size is timed only once
-ROUNDS = 200  # calls with one text, after a tenth as many warm-up calls
 TINY = 1e-7  # probabilities are clipped to [TINY, 1 - TINY], which keeps logits finite
 
 
@@ -135,25 +133,13 @@ def chunked(call: Callable[[list[str]], Any], texts: list[str], size: int) -> li
 
 def speed(model: Model, texts: list[str]) -> dict[str, float]:
     """Texts per second at the best batch size, and milliseconds for one text."""
-    model.classify(texts[: max(SIZES)], min(SIZES))  # warm-up
-    rates: dict[int, float] = {}
-    for size in SIZES:
-        for _ in range(3):
-            start = time.perf_counter()
-            model.classify(texts, size)
-            seconds = time.perf_counter() - start
-            rates[size] = max(rates.get(size, 0.0), len(texts) / seconds)
-            if seconds > LONG:
-                break
-    latencies = []
-    for turn in range(ROUNDS + ROUNDS // 10):
-        text = texts[turn % len(texts)]
-        start = time.perf_counter()
-        model.classify([text], 1)
-        latencies.append(time.perf_counter() - start)
-    best = max(rates, key=rates.__getitem__)
-    p50, p99 = np.percentile(latencies[ROUNDS // 10 :], (50, 99)) * 1000
-    return {"texts_a_second": rates[best], "batch_size": best, "p50_ms": float(p50), "p99_ms": float(p99)}
+    found, best = latency(model.classify, texts), best_throughput(model.classify, texts)
+    return {
+        "texts_a_second": best["throughput"],
+        "batch_size": best["batch_size"],
+        "p50_ms": found["p50"],
+        "p99_ms": found["p99"],
+    }
 
 
 def train(job: Job, name: str, method: Method) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 from distill.data.dataset import load_heads
 from distill.data.prepare import prepare
 from distill.heads import Head
+from distill.memory import available_memory
 from distill.models.checkpoints import encoder_identities
 from distill.probe import probe
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.rehearsal import Rehearsal, rehearse
 from distill.reports.text import one_line
-from distill.run import available_memory
 from distill.stages.fit_teacher import MANY_TRUNCATED
 from distill.stages.train import MANY_UNKNOWN
 from distill.storage import read_json

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from distill.data.dataset import write_texts
 from distill.data.tokens import TextTokenizer
 from distill.heads import Head
+from distill.memory import peak_rss_bytes
 from distill.models.base import TextClassifier
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import save_classifier
 from distill.recipe import defaults
 from distill.recipe.schema import Distillation, Recipe, Training
-from distill.run import LOG, Run, peak_rss_bytes
+from distill.run import LOG, Run
 from distill.stages import artifacts
 from distill.stages.fit_student import student_training
 from distill.stages.fit_teacher import UNTRUNCATED, adopted_networks, teacher_training

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
+from distill.memory import peak_rss_bytes
 from distill.storage import damaged, digests, files_in, json_digest, read_sealed, write_sealed
 
 R = TypeVar("R", bound="Job")
@@ -40,35 +41,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def peak_rss_bytes() -> int:
-    """The peak resident memory of this process so far, 0 where the platform does not report it."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def available_memory(root: Path = Path("/")) -> int | None:
-    """The available bytes, at most the limit of the control group; None where they are not known.
-
-    Args:
-        root: Where `proc` and `sys` are mounted.
-    """
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
-        [available] = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError):
-        return None
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, or 1
-        try:
-            available = min(available, int((root / "sys/fs/cgroup" / limit).read_text(encoding="utf-8")))
-        except (OSError, ValueError):  # there is none, or "max"
-            continue
-    return available
 
 
 def progress(total: int, title: str, unit: str, *, done: int = 0, hidden: bool = False) -> tqdm[Any]:

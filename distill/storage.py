@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from export.bundle.atomic import resolve as resolve
 from export.bundle.atomic import sync
 from export.bundle.atomic import written_whole as written_whole
 from export.bundle.files import file_digest

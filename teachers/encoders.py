@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging as python_logging
+from collections.abc import Mapping
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +57,7 @@ def load_encoder(
         raise EncoderError(f"{name}: {config.model_type} {problem} (name another encoder)")
     if layers is not None:
         _keep_layers(config, layers, name)
-    for keys, rate in ((DROPOUT, dropout), (ATTENTION_DROPOUT, attention_dropout)):
-        for key in keys:
-            if rate is not None and hasattr(config, key):
-                setattr(config, key, rate)
+    _set_dropout(config, dropout, attention_dropout)
     encoder, info = _from_pretrained(
         AutoModel,
         name,
@@ -86,6 +84,36 @@ def load_encoder(
         )
     remove_pooler(encoder)
     return encoder, load_tokenizer(name, sha256, instead=instead)
+
+
+def untrained_encoder(
+    model_type: str,
+    settings: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> PreTrainedModel:
+    """An encoder with random weights in float32, for its size and speed.
+
+    Args:
+        model_type: Of transformers, such as `bert`.
+        settings: The configuration's settings that differ from the defaults of transformers.
+        tokenizer: What it reads; its vocabulary is at least that of the tokenizer.
+        dropout: Rate of hidden states; by default that of the configuration.
+        attention_dropout: Rate of attention weights; by default that of the configuration.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(model_type, **settings)
+    config.vocab_size = max(config.vocab_size, len(tokenizer))
+    for name in ("pad", "cls", "sep", "bos", "eos"):
+        if hasattr(config, f"{name}_token_id"):
+            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+    _set_dropout(config, dropout, attention_dropout)
+    encoder = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    remove_pooler(encoder)
+    return encoder.float()
 
 
 def load_tokenizer(
@@ -121,6 +149,13 @@ def _not_an_encoder(config: Any) -> str | None:
     if getattr(config, "hidden_size", None) is None or getattr(config, "vocab_size", None) is None:
         return "does not encode texts"
     return None
+
+
+def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> None:
+    for keys, rate in ((DROPOUT, dropout), (ATTENTION_DROPOUT, attention_dropout)):
+        for key in keys:
+            if rate is not None and hasattr(config, key):
+                setattr(config, key, rate)
 
 
 def _keep_layers(config: Any, layers: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands that run a recipe many times: sweep."""
+"""The commands that train many times on one recipe: compare, sweep."""
 
 from __future__ import annotations
 
@@ -8,6 +8,34 @@ from pathlib import Path
 
 from distill.cli.bundle import Add, UsageError
 from distill.cli.terminal import Result
+
+
+def compare(options: argparse.Namespace) -> Result:
+    """Train and measure candidates on the data of a recipe."""
+    from distill.compare.candidates import DEFAULT, parse
+    from distill.recipe.load import load_recipe
+
+    for name in ("seeds", "jobs", "budget_ms", "budget_mb"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name.replace('_', '-')}: must be > 0, got {value:g}")
+    candidates = parse(options.candidates or DEFAULT)
+    recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
+    from distill.compare.compare import Comparison, compare
+    from distill.compare.table import table_text
+
+    out = Path(options.out or f"comparisons/{recipe.name}")
+    comparison = Comparison(
+        recipe,
+        out.resolve(),
+        candidates,
+        seeds=range(recipe.seed, recipe.seed + options.seeds),
+        jobs=options.jobs,
+        budget_ms=options.budget_ms,
+        budget_mb=options.budget_mb,
+    )
+    table = compare(comparison)
+    return Result(f"{table_text(table)}\n\n{out / 'index.html'}", table)
 
 
 def sweep(options: argparse.Namespace) -> Result:
@@ -48,6 +76,21 @@ def sweep(options: argparse.Namespace) -> Result:
 
 def add_compare_commands(add: Add) -> None:
     """Add the commands of this module with `add(name, command, about, arguments of the example)`."""
+    about = "train and measure candidates for the student in one table"
+    sub = add("compare", compare, about, "recipe.yaml --candidates minilm-l6,distilled:tiny,tfidf")
+    sub.add_argument("recipe", help="a YAML file")
+    sub.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    sub.add_argument("--out", metavar="DIR", help="folder of the comparison (comparisons/NAME)")
+    names = "names, hub ids, folders or package:NAME, separated by commas; distilled:NAME distils (all)"
+    sub.add_argument("--candidates", type=lambda given: given.split(","), metavar="NAME,NAME", help=names)
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each candidate (1)")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="candidates to train at once (1)")
+    about = "mark candidates whose median latency is at most this"
+    sub.add_argument("--budget-ms", type=float, metavar="MS", help=about)
+    about = "mark candidates whose served model file is at most this"
+    sub.add_argument("--budget-mb", type=float, metavar="MB", help=about)
+
     example = "recipe.yaml --grid distillation.temperature=1,2,4 --seeds 2"
     parser = add("sweep", sweep, "compare settings of a recipe on validation", example)
     parser.add_argument("recipe", help="a YAML file")

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.reports import page
 from distill.reports.heads import details_of_head, of_texts, quality_table, words
-from export.bundle.atomic import resolve, written_whole
+from distill.storage import resolve, written_whole
 
 
 def write_evaluate_page(path: Path, name: str, data: str, result: Mapping[str, Any]) -> Path:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.data.labels import are_whole_numbers
+from distill.evaluation.calibration import Calibration
 from distill.models.base import TextClassifier
 from distill.models.packed import PackedClassifier
+from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import HeadRecipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
@@ -20,27 +22,46 @@ from export.bundle.files import write_bundle
 
 def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Write the student as ONNX, fp32 and int8, in a candidate bundle."""
+    return export_network(
+        run.recipe, run.stage("fit_student"), artifacts.calibrations(run, "student"), folder
+    )
+
+
+def export_network(
+    recipe: Recipe,
+    source: Path,
+    fitted: Mapping[str, Calibration],
+    folder: Path,
+    tokens: int | None = None,
+) -> dict[str, Any]:
+    """Write a saved network as ONNX, fp32 and int8, in `folder/candidate`; returns the bytes of each variant.
+
+    Args:
+        recipe: The recipe, for its name and the section `export`.
+        source: The folder of the network and its tokenizer.
+        fitted: The calibration of each head.
+        folder: An existing folder.
+        tokens: Tokens read of a text; by default those that the tokenizer names.
+    """
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
     from export.runtime.doctor import replay_file
 
-    settings, student = run.recipe.export, run.stage("fit_student")
-    network, tokenizer = artifacts.student(run)
+    network, tokenizer = load_classifier(source)
     only = len(network.heads) == 1
     outputs = ["logits" if only else f"logits_{head.name}" for head in network.heads]
     work = folder / "onnx"
     work.mkdir(exist_ok=True)
-    tokens = int(tokenizer.model_max_length)
+    tokens = int(tokens or tokenizer.model_max_length)
     packed = network if isinstance(network, PackedClassifier) else None
     to_onnx(network, outputs, work / "model.onnx", positions=tokens + network.extra_positions)
     variants = {"fp32": manifests.FP32}
-    if settings.quantize == "int8":
+    if recipe.export.quantize == "int8":
         # a label's score must not depend on the other labels
         quantize_int8(work / "model.onnx", work / "model_quantized.onnx", per_token=packed is not None)
         variants["int8"] = manifests.INT8
-    fitted = artifacts.calibrations(run, "student")
     manifest = manifests.Manifest(
-        name=run.recipe.name,
+        name=recipe.name,
         heads=tuple(
             manifests.Head(
                 h.name,
@@ -48,7 +69,7 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
                 h.labels,
                 output,
                 **fitted[h.name].to_json(),
-                label_type=_label_type(run.recipe.heads[h.name], h.labels),
+                label_type=_label_type(recipe.heads[h.name], h.labels),
                 hypothesis=h.hypothesis if packed else "",
                 descriptions=h.descriptions if packed else {},
             )
@@ -62,10 +83,10 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         label_length=packed.label_length if packed else 0,
     )
     contents: dict[str, Path | bytes] = {file: folder / file for file in variants.values()}
-    contents["tokenizer.json"] = student / "tokenizer.json"
-    contents["tokenizer_config.json"] = student / "tokenizer_config.json"
+    contents["tokenizer.json"] = source / "tokenizer.json"
+    contents["tokenizer_config.json"] = source / "tokenizer_config.json"
     contents["config.json"] = _config(network).encode()
-    texts = (student / "tokenizer.json").read_bytes()
+    texts = (source / "tokenizer.json").read_bytes()
     contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1, texts)
     write_bundle(folder / "candidate", manifest, contents)
     sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}

@@ -177,7 +177,7 @@ def test_a_method_is_trained_then_measured(program, run, tmp_path):
     assert np.load(tmp_path / "flat" / "scores.npz")["test"].shape == (3, 2)
     measure.measure(job, "flat", method)
     measured = json.loads((tmp_path / "flat" / "measured.json").read_text("utf-8"))
-    assert measured["batch_size"] in measure.SIZES and measured["texts_a_second"] > 0
+    assert measured["batch_size"] in (1, 2) and measured["texts_a_second"] > 0
 
 
 def test_measures(program, tmp_path):
@@ -196,23 +196,6 @@ def test_measures(program, tmp_path):
     (tmp_path / "model" / "inner" / "weights").write_bytes(b"1234")
     (tmp_path / "words").write_bytes(b"12")
     assert measure.bytes_of([tmp_path / "model", tmp_path / "words"]) == 6
-
-
-def test_speed_is_that_of_the_best_batch_size(program, monkeypatch):
-    measure, clock, asked = program("quality_measure"), iter(range(10**6)), []
-
-    class Model:
-        def classify(self, texts, batch_size):
-            asked.append((len(texts), batch_size))
-            for _ in range(
-                0 if batch_size == 32 else 9
-            ):  # a call in batches of 32 takes a second, others ten
-                next(clock)
-
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
-    found = measure.speed(Model(), ["text"] * 50)
-    assert (found["texts_a_second"], found["batch_size"], found["p50_ms"]) == (50.0, 32, 10_000.0)
-    assert {size for count, size in asked if count == 50} == set(measure.SIZES)
 
 
 def test_setfit_draws_evenly_over_single_labels(program, monkeypatch, tmp_path):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from distill.cli.main import main
+from distill.memory import available_memory
 from distill.pipeline import STAGES
 from distill.recipe.load import dump_yaml, load_yaml
-from distill.run import available_memory, read_record
+from distill.run import read_record
 
 
 @pytest.fixture

@@ -18,32 +18,27 @@ import math
 import signal
 import statistics
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from distill.compare.linked_runs import SHARED, LinkError, link
+from distill.compare.folder import claimed, interruptible
+from distill.compare.linked_runs import LinkError, link
 from distill.compare.processes import Processes
-from distill.compare.sweep.grid import Setting
+from distill.compare.sweep.grid import Setting, recipe_text
 from distill.compare.sweep.study import Row, Study
-from distill.data.prepare import contents
 from distill.heads import METRICS
 from distill.pipeline import LABEL, TEACHER
-from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Recipe
 from distill.run import LOG, read_record
-from distill.storage import json_digest, locked, read_sealed, write_json, write_sealed
+from distill.storage import json_digest, write_json, written_whole
 from distill.training.interrupts import Interrupted
 from export.runtime.cpus import available_cores
 
-UNLABELLED = (
-    "a head has no labels in validation, and the agreement with different teachers cannot be compared (label "
-    "validation texts, or set student.metric)"
-)
+SHARED = ("prepare", "fit_teacher", "label")
 
 
 class SweepError(Exception):
@@ -81,7 +76,7 @@ def run_sweep(about: Sweep) -> dict[str, Any]:
         SweepError: Every setting failed.
         Interrupted: A signal; the sweep continues when it is run again.
     """
-    with _claimed(about), _signals():
+    with claimed(about.folder, "sweep", "trials", about.recipe), interruptible():
         study = Study(about.folder / "study.jsonl", about.settings, about.trials, about.recipe.seed)
         if study.rows:
             LOG.info(f"{about.folder}: {len(study.rows)} of {study.total} settings are finished")
@@ -105,44 +100,6 @@ def best_folder(about: Sweep, result: dict[str, Any]) -> Path:
     values = result["rows"][result["best"]]["settings"]
     setting = next(setting for setting in about.settings if setting.values == values)
     return _place(about, setting, result["seeds"][0])
-
-
-@contextmanager
-def _claimed(about: Sweep) -> Iterator[None]:
-    """Hold the folder of a sweep, made if it is missing; refuse one that holds something else."""
-    folder, begun = about.folder, about.folder / "begun.json"
-    mine = {"recipe": about.recipe.digest(), "data": json_digest(contents(about.recipe.data))}
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"--out: {folder} is a file, expected a folder (choose another)")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "trials").is_dir():
-        raise RecipeError(f"--out: {folder} holds something else than a sweep (choose another)")
-    (folder / "trials").mkdir(parents=True, exist_ok=True)
-    with locked(folder, "trials"):
-        for what, digest in (read_sealed(begun) or {}).items():
-            if digest != mine[what]:
-                other = {"recipe": "another recipe", "data": "other data"}[what]
-                raise RecipeError(f"--out: {folder} holds a sweep of {other} (choose another folder)")
-        write_sealed(begun, mine)
-        yield
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and the end of the terminal interrupt as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("", 128 + number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        usual = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
-        before = {number: signal.signal(number, interrupt) for number in usual}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run_all(about: Sweep, study: Study) -> None:
@@ -187,15 +144,6 @@ class _Runner:
         base = self._base(setting)
         if isinstance(base, str):
             return row | {"failed": base}
-        if (done := read_record(base / "stages/prepare/stage.json")) is None:
-            raise LinkError(f"{base}: holds no finished prepare (run the same command again)")
-        prepared = done["metrics"]
-        labelled = {head: counts["validation"] for head, counts in prepared["labelled"].items()}
-        head = (setting.recipe.student.metric or "").partition(".")[0]
-        compared = {head: labelled[head]} if head else labelled
-        row["texts"] = max(texts or prepared["rows"]["validation"] for texts in compared.values())
-        if any(key.startswith("teacher") for key in setting.values) and not all(compared.values()):
-            return row | {"failed": UNLABELLED}
         records = []
         for number, (seed, recipe) in enumerate(setting.recipes.items()):
             folder = _place(self.about, setting, seed)
@@ -204,10 +152,14 @@ class _Runner:
             if reason := self._run(recipe, folder, "fit_student"):
                 return row | {"failed": reason}
             record = read_record(folder / "stages/fit_student/stage.json")
-            assert record, f"{folder} has lost its records"
+            prepared = read_record(folder / "stages/prepare/stage.json")
+            assert record and prepared, f"{folder} has lost its records"
             records.append(record)
-            row["metric"] = record["metrics"]["metric"]
-            row["values"][number] = record["metrics"]["validation"][row["metric"]]
+            metric = record["metrics"]["metric"]
+            labelled = prepared["metrics"]["labelled"]
+            heads = [metric.partition(".")[0]] if metric != "mean" else [*labelled]
+            row |= {"metric": metric, "texts": max(labelled[head]["validation"] for head in heads)}
+            row["values"][number] = record["metrics"]["validation"][metric]
             if row["values"][number] is None:
                 return row | {"failed": "no validation text has a label, so settings cannot be compared"}
         return row | {
@@ -235,8 +187,12 @@ class _Runner:
         return self.about.folder / "base" / _digest(setting.recipe, LABEL)[:12]
 
     def _run(self, recipe: Recipe, folder: Path, last: str) -> str | None:
-        threads = max(1, available_cores() // self.about.jobs)
-        return self.processes.run(recipe, folder, last, threads=threads)
+        """Run a recipe up to a stage; returns why it failed."""
+        file = folder.with_name(f"{folder.name}.yaml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as temporary:
+            temporary.write_text(recipe_text(recipe), encoding="utf-8")
+        return self.processes.run(file, folder, last, threads=max(1, available_cores() // self.about.jobs))
 
 
 def _place(about: Sweep, setting: Setting, seed: int) -> Path:

@@ -1,0 +1,316 @@
+"""Trains one candidate of a comparison, in a process of its own.
+
+    python -m distill.compare.worker JOB
+
+JOB is a JSON file with `name`, `seed`, `recipe`, `base` (a run of the recipe that holds the prepared data,
+and the soft labels where a student is distilled) and `folder`, which gets the bundle and, last, trained.json.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from accelerate.utils import set_seed
+
+from distill.compare.candidates import Candidate, parse
+from distill.compare.linked_runs import link
+from distill.compare.measure import best_throughput, latency
+from distill.compare.recipes import distillation, fine_tuning
+from distill.evaluation.calibration import Calibration, calibrate
+from distill.evaluation.floor import TfIdf
+from distill.evaluation.intervals import interval
+from distill.evaluation.metrics import labelled as known_texts
+from distill.evaluation.metrics import quality, without_nan
+from distill.heads import Head, columns
+from distill.memory import peak_rss_bytes
+from distill.models.base import Array, TextClassifier, TextEncoder, on_device
+from distill.models.families import new_network
+from distill.models.predict import predict_logits
+from distill.models.saved_networks import load_classifier, save_classifier
+from distill.pipeline import run as run_recipe
+from distill.recipe import defaults
+from distill.recipe.load import load_recipe
+from distill.recipe.schema import Recipe
+from distill.run import Run
+from distill.stages import artifacts
+from distill.stages.export_onnx import export_network
+from distill.stages.train import with_defaults
+from distill.storage import read_json, write_json
+from distill.training.checkpoint import TrainingState
+from distill.training.devices import make_accelerator
+from distill.training.loop import Event, Examples, TrainingJob, fit
+from export.bundle.files import read_bundle
+from export.runtime.classifier import Classifier
+from teachers.checkpoints import EncoderError
+from teachers.encoders import load_encoder, load_tokenizer, untrained_encoder
+
+SAMPLE_BATCHES = 6  # that a candidate without weights is trained for; the first is a warm-up
+SHARED = ("prepare", "fit_teacher", "label")
+
+
+def train(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a candidate, export it and measure its quality; returns the content of trained.json."""
+    recipe, folder = load_recipe(job["recipe"]), Path(job["folder"])
+    [candidate] = parse([job["name"]])
+    base = Run(recipe, Path(job["base"]), make_accelerator(recipe, folder))
+    if candidate.how == "floor":
+        return _floor(base)
+    encoder, problem = _reachable(candidate)
+    work = folder / "run"
+    if problem and candidate.known:
+        found = _untrained(candidate, base, folder)
+        calibrations = {head.name: Calibration() for head in artifacts.heads(base)}
+        source, tokens = folder / "network", found.pop("tokens")
+        found |= {"weights": False, "problem": str(problem)}
+    elif problem:
+        raise problem
+    else:
+        if not work.exists():
+            shared = [name for name in SHARED if (base.stage(name) / "stage.json").exists()]
+            link(base.folder, work, shared)
+        if candidate.how == "distilled":
+            own = distillation(recipe, candidate, encoder, job["seed"])
+            run_recipe(own, work, last="calibrate")
+            done, stage = Run(own, work, base.accelerator), "fit_student"
+            calibrations = artifacts.calibrations(done, "student")
+            tokens = None
+        else:
+            own = fine_tuning(recipe, str(encoder), job["seed"])
+            run_recipe(own, work, last="fit_teacher")
+            done, stage = Run(own, work, base.accelerator), "fit_teacher"
+            tokens = artifacts.max_length(done)
+            calibrations = _calibrations(done, tokens)
+        found = _training(done, stage) | {"weights": True, "encoder": encoder}
+        source = done.stage(stage)
+    (folder / "export").mkdir(exist_ok=True)
+    found["bytes"] = {
+        name.removesuffix("_bytes"): size
+        for name, size in export_network(recipe, source, calibrations, folder / "export", tokens).items()
+    }
+    bundle = folder / "export" / "candidate"
+    variants = read_bundle(bundle).variants
+    found["variant"] = list(variants)[-1]
+    if found["weights"]:
+        found["quality"] = {name: _quality(base, bundle, name, calibrations) for name in variants}
+    if base.accelerator.device.type == "cuda":
+        found |= _gpu_throughput(base, source, tokens)
+    return found
+
+
+def _reachable(candidate: Candidate) -> tuple[str | None, EncoderError | None]:
+    """The first encoder of the candidate that can be loaded, or why none can."""
+    problem = None
+    for name in candidate.encoders:
+        try:
+            load_encoder(name)
+        except EncoderError as error:
+            problem = error
+        else:
+            return name, None
+    return None, problem
+
+
+def _training(run: Run[Recipe], stage: str) -> dict[str, Any]:
+    """Seconds and peak memory of a training, that of a student with its teacher and its soft labels."""
+    record, before = run.record(stage), 0.0
+    assert record is not None
+    if stage == "fit_student":
+        for name in ("fit_teacher", "label"):
+            before += (run.record(name) or {"seconds": 0.0})["seconds"]
+    return {
+        "fit_seconds": record["seconds"] + before,
+        "teacher_seconds": before,
+        "fit_seconds_estimated": False,
+        "train_rss_bytes": record["peak_rss_bytes"],
+        "train_gpu_bytes": record.get("peak_gpu_bytes"),
+        "parameters": record["metrics"]["parameters"],
+    }
+
+
+def _calibrations(run: Run[Recipe], tokens: int) -> dict[str, Calibration]:
+    """The calibration of a fine-tuned encoder on validation."""
+    network, tokenizer = artifacts.teacher_network(run)
+    texts = network.text_encoder(tokenizer, tokens)(artifacts.texts(run, "validation"))
+    logits = predict_logits(network, texts, run.accelerator, exact=True)
+    labels = artifacts.labels(run, "validation")
+    return {
+        head.name: calibrate(head, logits[:, part], labels[head.name])
+        for head, part in columns(network.heads)
+    }
+
+
+def _quality(
+    run: Run[Recipe], bundle: Path, variant: str, calibrations: Mapping[str, Calibration]
+) -> dict[str, Any]:
+    """The metrics of each head that has labelled test texts, and the interval of the first."""
+    logits = Classifier.load(bundle, variant=variant).logits(artifacts.texts(run, "test"))
+    labels, found = artifacts.labels(run, "test"), {}
+    for head in artifacts.heads(run):
+        known = labels[head.name]
+        if not known_texts(known, head).any():
+            continue
+        found[head.name] = _judged(head, logits[head.name], known, calibrations[head.name].to_json())
+    return found
+
+
+def _judged(head: Head, logits: Array, labels: Array, fitted: dict[str, Any]) -> dict[str, Any]:
+    """The first metric with its interval, and all metrics."""
+    metrics = without_nan(quality(head, logits, labels, **fitted))
+    low, high = interval(head, logits, labels, **fitted) or (None, None)
+    return {"value": metrics[head.first_metric], "low": low, "high": high, "metrics": metrics}
+
+
+def _floor(run: Run[Recipe]) -> dict[str, Any]:
+    """Fit and measure the floor, in one process: it has no file that could be loaded."""
+    heads, begin = artifacts.heads(run), time.perf_counter()
+    model = TfIdf(heads, artifacts.texts(run, "train"), artifacts.labels(run, "train"))
+    seconds, train_rss = time.perf_counter() - begin, peak_rss_bytes()
+    labels = {split: artifacts.labels(run, split) for split in ("validation", "test")}
+    logits = {split: model.logits(artifacts.texts(run, split)) for split in labels}
+    found = {}
+    for head in heads:
+        if head.name in model.regressions and known_texts(labels["test"][head.name], head).any():
+            own = {split: values[head.name] for split, values in logits.items()}
+            fitted = calibrate(head, own["validation"], labels["validation"][head.name]).to_json()
+            found[head.name] = _judged(head, own["test"], labels["test"][head.name], fitted)
+
+    def classify(texts: list[str], size: int) -> None:
+        for first in range(0, len(texts), size):
+            model.logits(texts[first : first + size])
+
+    texts = artifacts.texts(run, "test")
+    gc.collect()
+    speed = {"latency_ms": latency(classify, texts), **best_throughput(classify, texts)}
+    return {
+        "fit_seconds": seconds,
+        "teacher_seconds": 0.0,
+        "fit_seconds_estimated": False,
+        "train_rss_bytes": train_rss,
+        "train_gpu_bytes": None,
+        "parameters": model.parameters,
+        "bytes": {"fp32": model.size_bytes},
+        "weights": True,
+        "variant": "fp32",
+        "quality": {"fp32": found},
+        "measured": speed | {"rss_bytes": psutil.Process().memory_info().rss},
+    }
+
+
+def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[str, Any]:
+    """Build a candidate from its configuration, with random weights, and time a few steps of its training."""
+    assert candidate.known is not None
+    settings, heads = base.recipe.teacher, artifacts.heads(base)
+    set_seed(base.recipe.seed)
+    if settings.networks:
+        _, tokenizer = artifacts.teacher_network(base)
+    else:
+        tokenizer = load_tokenizer(settings.encoder, settings.sha256)
+    encoder = untrained_encoder(
+        candidate.known.model_type,
+        candidate.known.config,
+        tokenizer,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+    )
+    network = new_network(settings.model_copy(update={"network": None}), encoder, heads)
+    wanted = settings.max_length or _usual_length(base, network, tokenizer)
+    tokens = network.usable_length(wanted)
+    parameters = network.parameters_count
+    seconds = _time_steps(base, network, network.text_encoder(tokenizer, tokens), folder / "scratch")
+    place = folder / "network"
+    place.mkdir(exist_ok=True)
+    save_classifier(network, tokenizer, place)
+    return {
+        "fit_seconds": seconds,
+        "teacher_seconds": 0.0,
+        "fit_seconds_estimated": True,
+        "train_rss_bytes": peak_rss_bytes(),
+        "train_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "parameters": parameters,
+        "tokens": tokens,
+        "encoder": candidate.encoders[0],
+    }
+
+
+def _usual_length(run: Run[Recipe], network: TextClassifier, tokenizer: Any) -> int:
+    """The tokens read of a text, as the stage fit_teacher finds them."""
+    lengths = network.text_encoder(tokenizer, 1_000_000)(artifacts.texts(run, "train")).lengths
+    return defaults.max_length(lengths)
+
+
+def _time_steps(run: Run[Recipe], network: TextClassifier, encode: TextEncoder, scratch: Path) -> float:
+    """The seconds that fine-tuning would take, from a few steps on random texts and one on the longest."""
+    given, texts, hard = run.recipe.teacher, artifacts.texts(run, "train"), artifacts.labels(run, "train")
+    batch, lengths = given.batch_size, np.asarray(encode(texts).lengths)
+    rows = np.random.default_rng(run.recipe.seed).permutation(len(lengths))[: SAMPLE_BATCHES * batch]
+    steps = math.ceil(len(lengths) / (batch * given.accumulate))
+    epochs = given.epochs or defaults.teacher_epochs(len(lengths), batch * given.accumulate)
+    settings = with_defaults(
+        given.model_copy(update={"epochs": 1, "accumulate": 1}),
+        lr=defaults.teacher_lr(network.config.hidden_size),
+    )
+    per_step = 0.0
+    for number, some in enumerate((rows, np.argsort(-lengths)[:batch])):
+        times: list[float] = []
+
+        def hook(event: Event, state: TrainingState, times: list[float] = times) -> None:
+            times.append(time.perf_counter())
+
+        train, validation = (
+            Examples(encode([texts[i] for i in rows]), {name: labels[rows] for name, labels in hard.items()})
+            for rows in (some, some[:8])
+        )
+        (place := scratch / str(number)).mkdir(parents=True, exist_ok=True)
+        job = TrainingJob("sample", train, validation, settings, 0, place, head_lr=settings.lr)
+        fit(network, job, run.accelerator, hook=hook)
+        if number == 0:
+            spans = np.diff(times[: math.ceil(len(some) / batch) + 1])
+            per_step = float(np.mean(spans[1:] if len(spans) > 1 else spans))
+    return per_step * given.accumulate * steps * epochs
+
+
+def _gpu_throughput(run: Run[Recipe], source: Path, tokens: int | None) -> dict[str, Any]:
+    """Texts per second of the network in torch on the GPU, at the best batch size."""
+    network, tokenizer = load_classifier(source)
+    encode = network.text_encoder(tokenizer, int(tokens or tokenizer.model_max_length))
+
+    def classify(texts: list[str], size: int) -> None:
+        encoded = encode(texts)
+        order = np.argsort(encoded.lengths)
+        with torch.inference_mode(), run.accelerator.autocast():
+            for first in range(0, len(order), size):
+                network(on_device(encoded.batch(order[first : first + size]), run.accelerator.device))
+        torch.cuda.synchronize()
+
+    network.to(run.accelerator.device)
+    texts = artifacts.texts(run, "test")
+    best = best_throughput(classify, texts, (torch.cuda.OutOfMemoryError,))
+    return {"gpu_throughput": best["throughput"], "gpu_batch_size": best["batch_size"]}
+
+
+def main(path: Path) -> None:
+    """Carry out a job; the last line of stderr says why it failed."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tinyheads").setLevel(logging.INFO)
+    job = read_json(path)
+    try:
+        write_json(Path(job["folder"]) / "trained.json", train(job))
+    except Exception as error:
+        if (code := getattr(error, "exit_code", None)) is None:
+            raise
+        print(error, file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
