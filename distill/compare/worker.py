@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from distill.evaluation.metrics import labelled as known_texts
 from distill.evaluation.metrics import quality, without_nan
 from distill.heads import Head, columns
 from distill.memory import peak_rss_bytes
-from distill.models.base import Array, TextClassifier, TextEncoder, on_device
+from distill.models.base import Array, TextClassifier, on_device
 from distill.models.families import new_network
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier
@@ -44,17 +43,16 @@ from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.export_onnx import export_network
-from distill.stages.train import with_defaults
+from distill.stages.train import labelled
 from distill.storage import read_json, write_json
-from distill.training.checkpoint import TrainingState
 from distill.training.devices import make_accelerator
-from distill.training.loop import Event, Examples, TrainingJob, fit
+from distill.training.loop import TrainingJob
+from distill.training.speed import epoch_tokens, step_seconds
 from export.bundle.files import read_bundle
 from export.runtime.classifier import Classifier
 from teachers.checkpoints import EncoderError
 from teachers.encoders import load_encoder, load_tokenizer, untrained_encoder
 
-SAMPLE_BATCHES = 6  # that a candidate without weights is trained for; the first is a warm-up
 SHARED = ("prepare", "fit_teacher", "label")
 
 
@@ -225,8 +223,14 @@ def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[st
     network = new_network(settings.model_copy(update={"network": None}), encoder, heads)
     wanted = settings.max_length or _usual_length(base, network, tokenizer)
     tokens = network.usable_length(wanted)
-    parameters = network.parameters_count
-    seconds = _time_steps(base, network, network.text_encoder(tokenizer, tokens), folder / "scratch")
+    encode = network.text_encoder(tokenizer, tokens)
+    train, validation = (labelled(base, split, encode) for split in ("train", "validation"))
+    batch = settings.batch_size * settings.accumulate
+    epochs = settings.epochs or defaults.teacher_epochs(len(train.texts), batch)
+    rates = {"lr": defaults.teacher_lr(network.config.hidden_size), "epochs": epochs}
+    (scratch := folder / "scratch").mkdir(exist_ok=True)
+    job = TrainingJob("sample", train, validation, settings.model_copy(update=rates), 0, scratch)
+    seconds = step_seconds(network, job, base.accelerator) * epoch_tokens(job) * epochs
     place = folder / "network"
     place.mkdir(exist_ok=True)
     save_classifier(network, tokenizer, place)
@@ -236,7 +240,7 @@ def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[st
         "fit_seconds_estimated": True,
         "train_rss_bytes": peak_rss_bytes(),
         "train_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        "parameters": parameters,
+        "parameters": network.parameters_count,
         "tokens": tokens,
         "encoder": candidate.encoders[0],
     }
@@ -246,37 +250,6 @@ def _usual_length(run: Run[Recipe], network: TextClassifier, tokenizer: Any) -> 
     """The tokens read of a text, as the stage fit_teacher finds them."""
     lengths = network.text_encoder(tokenizer, 1_000_000)(artifacts.texts(run, "train")).lengths
     return defaults.max_length(lengths)
-
-
-def _time_steps(run: Run[Recipe], network: TextClassifier, encode: TextEncoder, scratch: Path) -> float:
-    """The seconds that fine-tuning would take, from a few steps on random texts and one on the longest."""
-    given, texts, hard = run.recipe.teacher, artifacts.texts(run, "train"), artifacts.labels(run, "train")
-    batch, lengths = given.batch_size, np.asarray(encode(texts).lengths)
-    rows = np.random.default_rng(run.recipe.seed).permutation(len(lengths))[: SAMPLE_BATCHES * batch]
-    steps = math.ceil(len(lengths) / (batch * given.accumulate))
-    epochs = given.epochs or defaults.teacher_epochs(len(lengths), batch * given.accumulate)
-    settings = with_defaults(
-        given.model_copy(update={"epochs": 1, "accumulate": 1}),
-        lr=defaults.teacher_lr(network.config.hidden_size),
-    )
-    per_step = 0.0
-    for number, some in enumerate((rows, np.argsort(-lengths)[:batch])):
-        times: list[float] = []
-
-        def hook(event: Event, state: TrainingState, times: list[float] = times) -> None:
-            times.append(time.perf_counter())
-
-        train, validation = (
-            Examples(encode([texts[i] for i in rows]), {name: labels[rows] for name, labels in hard.items()})
-            for rows in (some, some[:8])
-        )
-        (place := scratch / str(number)).mkdir(parents=True, exist_ok=True)
-        job = TrainingJob("sample", train, validation, settings, 0, place, head_lr=settings.lr)
-        fit(network, job, run.accelerator, hook=hook)
-        if number == 0:
-            spans = np.diff(times[: math.ceil(len(some) / batch) + 1])
-            per_step = float(np.mean(spans[1:] if len(spans) > 1 else spans))
-    return per_step * given.accumulate * steps * epochs
 
 
 def _gpu_throughput(run: Run[Recipe], source: Path, tokens: int | None) -> dict[str, Any]:
