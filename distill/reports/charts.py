@@ -20,6 +20,7 @@ from distill.reports.style import COLOURS, SERIES
 from distill.reports.text import one_line
 
 Spec = dict[str, Any]
+SMALL = 6  # labels of a confusion matrix that stands beside other charts
 BINS = 15  # of a reliability diagram
 WIDTH, HEIGHT = 290, 190  # of a chart without its axes, in pixels of a page
 CELL = 24  # of a confusion matrix
@@ -248,7 +249,8 @@ def matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Spec:
         for j, n in enumerate(row)
     ]
     size = max(CELL, min(52, 210 // max(1, len(labels))))
-    axis = {"title": None, "domain": False, "ticks": False, "labelColor": "var(--ink)", "labelLimit": 110}
+    axis: Spec = {"title": None, "domain": False, "ticks": False, "labelColor": "var(--ink)"}
+    axis["labelLimit"] = 150 if len(names) > SMALL else 110
     angle = {"labelAngle": -50, "labelAlign": "left", "orient": "top"}
     x = {"field": "column", "type": "nominal", "sort": names, "axis": {**axis, **angle}}
     y = {"field": "row", "type": "nominal", "sort": names, "axis": axis}

@@ -9,7 +9,6 @@ from distill.reports import charts, page
 from distill.reports.page import Html
 from distill.reports.text import one_line
 
-IN_GRID = 6  # labels of a confusion matrix that stands beside other figures
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the texts that are answered, whose thresholds are listed
 FLOOR = "TF-IDF floor"
 CHARACTERS = 300  # of a text
@@ -126,7 +125,7 @@ def _figures(analysis: Analysis, labelled: str) -> Iterable[Html]:
         note = "A row is a label, a column what is predicted; darker is a larger share of the row; "
         note += f"{labelled}.{most}"
         picture = charts.svg(charts.matrix(labels, counts), f"{title}: {labelled}")
-        small = len(labels) <= IN_GRID
+        small = len(labels) <= charts.SMALL
         (figures if small else wide).append(page.figure(picture, title, note, wide=True))
     if figures:
         yield page.grid(*figures)

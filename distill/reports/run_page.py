@@ -18,6 +18,7 @@ Report = Mapping[str, Any]
 def run_page(report: Report) -> str:
     """The page of a run, from the content of report.json."""
     intro = [
+        *_refusals(report),
         page.paragraph(*_origin(report), class_="lede"),
         page.paragraph(*_texts(report), class_="quiet"),
         page.tiles(_tiles(report)),
@@ -92,9 +93,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def _notices(report: Report) -> Iterator[Html]:
+def _refusals(report: Report) -> Iterator[Html]:
     if refused := report["refused"]:
         yield page.notice("Refused: no bundle was published", refused, bad=True)
+
+
+def _notices(report: Report) -> Iterator[Html]:
     accepted = [
         f"Head {name!r} {line}{why}"
         for key, why in (("allowed", ": allowed (gates.allow)"), ("noise", ""))

@@ -81,7 +81,7 @@ tbody th{font-weight:500}
  align-items:start}
 figure{margin:1.4rem 0 0;min-width:0}
 figcaption{margin-bottom:.5rem;line-height:1.4}figcaption strong{display:block;font-size:.95rem}
-figure svg{display:block;overflow:visible;width:100%;max-width:30rem;height:auto}
+figure svg{display:block;overflow:visible;width:100%;max-width:25rem;height:auto}
 figure.wide svg{width:auto;max-width:none}
 svg text{font-family:inherit}
 .notice{margin:1.4rem 0 0;padding:.8rem 1rem;border-left:3px solid var(--note);background:var(--note-paper);
