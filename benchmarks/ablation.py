@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py RECIPE OUT [--data-root DIR] [--set K=V ...] [--only NAME ...] [--jobs N]
 
-The recipe runs once up to fit_student (OUT/base). Each variant then runs in a folder of its own with one
-setting changed. The data, the teacher and the soft labels are hard links to the base, so only changed stages
-run again. Completed variants are skipped. Prints a Markdown table with the metrics on the validation split.
+The recipe runs once up to fit_student (OUT/base). Each variant, which may change several settings, then runs
+in a folder of its own that shares the stages of the base. `distill sweep` compares the combinations of a grid
+instead. Completed variants are skipped. Prints a Markdown table with the metrics on the validation split.
 
 `--jobs` runs several variants at once, each with its share of the processors unless OMP_NUM_THREADS is set.
 The quality does not depend on it. Seconds can only be compared among variants of the same `--jobs`.
@@ -13,16 +13,14 @@ The quality does not depend on it. Seconds can only be compared among variants o
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from distill.compare.linked_runs import link
+from distill.compare.linked_runs import SHARED, link
+from distill.compare.processes import Processes
+from distill.recipe.load import load_recipe
+from distill.storage import read_json
 from export.runtime.cpus import available_cores
 
 VARIANTS = {
@@ -60,57 +58,37 @@ def main() -> None:
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs: {options.jobs} is too small, expected at least 1")
-    common = [word for setting in options.set for word in ("--set", setting)]
-    if options.data_root:
-        common += ["--data-root", options.data_root]
-    command = [
-        sys.executable,
-        "-m",
-        "distill.cli.main",
-        "run",
-        options.recipe,
-        "--to",
-        "fit_student",
-        *common,
-    ]
-    base = options.out / "base"
-    records = {"base": _run(command, base)}
+    base, cores = options.out / "base", available_cores()
 
-    def run(name: str) -> dict[str, Any]:
+    def run(name: str) -> dict[str, Any] | str:
+        """The record of a variant's fit_student, or why there is none."""
+        settings = [*options.set, *VARIANTS.get(name, [])]
+        recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=settings)
         folder = base.with_name(name.replace(",", "").replace(" ", "-"))
-        if not folder.exists():
-            link(base, folder, ("prepare", "fit_teacher", "label"))
-        return _run(command, folder, VARIANTS[name], threads=max(1, available_cores() // options.jobs))
+        if folder != base and not folder.exists():
+            link(base, folder, SHARED)
+        threads = cores if folder == base else max(1, cores // options.jobs)
+        failed = processes.run(recipe, folder, "fit_student", threads=threads)
+        return failed or read_json(folder / "stages/fit_student/stage.json")
 
-    names = options.only or list(VARIANTS)
-    with ThreadPoolExecutor(options.jobs) as executor:
-        records |= dict(zip(names, executor.map(run, names), strict=True))
-    print(_table(records))
-
-
-def _run(
-    command: Sequence[str], folder: Path, settings: Sequence[str] = (), threads: int | None = None
-) -> dict[str, Any]:
-    """Run a variant up to fit_student with a number of threads; returns the record of fit_student."""
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    environment = {**({"OMP_NUM_THREADS": str(threads)} if threads else {}), **os.environ}
-    subprocess.run(
-        [*command, "--out", str(folder), *overrides], check=True, stdout=subprocess.DEVNULL, env=environment
-    )
-    record: dict[str, Any] = json.loads(
-        (folder / "stages/fit_student/stage.json").read_text(encoding="utf-8")
-    )
-    return record
+    with Processes() as processes, ThreadPoolExecutor(options.jobs) as executor:
+        if isinstance(first := run("base"), str):
+            raise SystemExit(f"base: {first}")
+        names = options.only or list(VARIANTS)
+        print(_table({"base": first, **dict(zip(names, executor.map(run, names), strict=True))}))
 
 
-def _table(records: dict[str, dict[str, Any]]) -> str:
-    results = {name: record["metrics"] for name, record in records.items()}
-    metrics = [m for m in results["base"]["validation"] if m.endswith((".accuracy", ".micro_f1"))]
+def _table(records: dict[str, Any]) -> str:
+    metrics = [m for m in records["base"]["metrics"]["validation"] if m.endswith((".accuracy", ".micro_f1"))]
     lines = [["variant", *metrics, "best epoch", "texts", "seconds"]]
-    for name, result in results.items():
+    for name, record in records.items():
+        if isinstance(record, str):
+            lines.append([name, record, *[""] * (len(lines[0]) - 2)])
+            continue
+        result = record["metrics"]
         quality = [f"{result['validation'][m]:.4f}" for m in metrics]
         epochs = f"{result['best_epoch']} of {result['epochs']}"
-        lines.append([name, *quality, epochs, f"{result['texts']:,}", f"{records[name]['seconds']:.0f}"])
+        lines.append([name, *quality, epochs, f"{result['texts']:,}", f"{record['seconds']:.0f}"])
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
 

@@ -26,10 +26,9 @@ from distill.compare.processes import Processes
 from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.evaluation.metrics import labelled
 from distill.recipe.data_section import RecipeError
-from distill.recipe.load import dump_yaml
 from distill.recipe.schema import Recipe
 from distill.run import LOG
-from distill.storage import read_json, write_json, written_whole
+from distill.storage import read_json, write_json
 from distill.training.interrupts import Interrupted
 from export.runtime.cpus import available_cores
 from export.runtime.doctor import cpu
@@ -95,14 +94,11 @@ def compare(comparison: Comparison) -> dict[str, Any]:
 
 def _run_all(comparison: Comparison, processes: Processes) -> dict[tuple[str, int], str]:
     """Train and measure what is not done; returns why a seed of a candidate failed."""
-    recipe, folder = comparison.recipe, comparison.folder
-    with written_whole(folder / "recipe.yaml") as file:
-        file.write_text(dump_yaml(recipe.model_dump(mode="json", by_alias=True)), encoding="utf-8")
     _choose_hub(comparison)
     distils = any(candidate.how == "distilled" for candidate in comparison.candidates)
     last, cores = "label" if distils else "prepare", available_cores()
     LOG.info(f"{comparison.base}: {last}, log in {comparison.base}.log")
-    if reason := processes.run(folder / "recipe.yaml", comparison.base, last, threads=cores):
+    if reason := processes.run(comparison.recipe, comparison.base, last, threads=cores):
         raise RecipeError(reason)
     _write_texts(comparison)
     pairs = [(one, seed) for seed in comparison.seeds for one in comparison.candidates]
@@ -159,7 +155,7 @@ def _train(comparison: Comparison, candidate: Candidate, seed: int, processes: P
     job = {
         "name": candidate.name,
         "seed": seed,
-        "recipe": str(comparison.folder / "recipe.yaml"),
+        "recipe": f"{comparison.base}.yaml",
         "base": str(comparison.base),
         "folder": str(place),
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 from distill.run import read_record
 from export.bundle.atomic import replacing_folder
 
+SHARED = ("prepare", "fit_teacher", "label")  # the stages that students of one teacher have in common
+
 
 class LinkError(Exception):
     """A run whose stages cannot be linked."""

@@ -14,7 +14,10 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from distill.recipe.load import dump_yaml
+from distill.recipe.schema import Recipe
 from distill.run import LOG
+from distill.storage import written_whole
 
 POLL = 0.5  # seconds
 REASON = 300  # characters
@@ -39,26 +42,27 @@ class Processes:
     ) -> None:
         self.stop()
 
-    def run(
-        self, recipe: str | Path, folder: Path, last: str, *, threads: int, settings: Sequence[str] = ()
-    ) -> str | None:
-        """Run a recipe up to a stage, with its messages in FOLDER.log; returns why it failed, or None.
+    def run(self, recipe: Recipe, folder: Path, last: str, *, threads: int) -> str | None:
+        """Run a recipe up to a stage; returns why it failed, or None.
 
-        Waits while another process works in the folder, such as one whose parent was killed.
+        The recipe is written to FOLDER.yaml, the messages to FOLDER.log. Waits while another process works in
+        the folder, such as one whose parent was killed.
 
         Args:
-            recipe: A YAML file.
+            recipe: What to run.
             folder: Of the run.
             last: The stage to stop after.
             threads: Of the process, unless OMP_NUM_THREADS is set.
-            settings: `KEY=VALUE` overrides.
 
         Raises:
             Stopped: `stop` was called.
         """
-        overrides = [word for setting in settings for word in ("--set", setting)]
-        arguments = ["run", recipe, "--to", last, "--out", folder, *overrides]
-        log = folder.with_name(f"{folder.name}.log")
+        self._wait_for(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file, log = (folder.with_name(f"{folder.name}.{kind}") for kind in ("yaml", "log"))
+        with written_whole(file) as temporary:
+            temporary.write_text(dump_yaml(recipe.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+        arguments = ["run", str(file), "--to", last, "--out", str(folder)]
         return self.module("distill.cli.main", arguments, log, threads=threads, folder=folder)
 
     def module(
@@ -77,8 +81,7 @@ class Processes:
             Stopped: `stop` was called.
         """
         self._wait_for(folder)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
+        with log.open("wb") as output:
             with self._lock:
                 if self._stopping:
                     raise Stopped
@@ -86,7 +89,7 @@ class Processes:
                     [sys.executable, "-m", module, *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=file,
+                    stderr=output,
                     env={"OMP_NUM_THREADS": str(threads), **os.environ},
                     start_new_session=True,  # Ctrl-C is for the parent, which stops its processes once
                 )

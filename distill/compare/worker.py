@@ -22,7 +22,7 @@ import torch
 from accelerate.utils import set_seed
 
 from distill.compare.candidates import Candidate, parse
-from distill.compare.linked_runs import link
+from distill.compare.linked_runs import SHARED, link
 from distill.compare.measure import best_throughput, latency
 from distill.compare.recipes import distillation, fine_tuning
 from distill.evaluation.calibration import Calibration, calibrate
@@ -52,8 +52,6 @@ from export.bundle.files import read_bundle
 from export.runtime.classifier import Classifier
 from teachers.checkpoints import EncoderError
 from teachers.encoders import load_encoder, load_tokenizer, untrained_encoder
-
-SHARED = ("prepare", "fit_teacher", "label")
 
 
 def train(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.recipe.data_section import RecipeError
-from distill.recipe.load import dump_yaml, load_yaml, parse_recipe
+from distill.recipe.load import load_yaml, parse_recipe
 from distill.recipe.schema import Recipe
 from distill.storage import json_digest
 
@@ -136,11 +136,6 @@ def argument(key: str, value: Any) -> str:
     except RecipeError:
         pass
     return f"{key}={json.dumps(value, ensure_ascii=False, separators=(',', ':'))}"
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """A recipe as YAML that describes the same run."""
-    return dump_yaml(recipe.model_dump(mode="json", by_alias=True))
 
 
 def _with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,19 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from distill.compare.folder import claimed, interruptible
-from distill.compare.linked_runs import LinkError, link
+from distill.compare.linked_runs import SHARED, LinkError, link
 from distill.compare.processes import Processes
-from distill.compare.sweep.grid import Setting, recipe_text
+from distill.compare.sweep.grid import Setting
 from distill.compare.sweep.study import Row, Study
 from distill.heads import METRICS
 from distill.pipeline import LABEL, TEACHER
 from distill.recipe.schema import Recipe
 from distill.run import LOG, read_record
-from distill.storage import json_digest, write_json, written_whole
+from distill.storage import json_digest, write_json
 from distill.training.interrupts import Interrupted
 from export.runtime.cpus import available_cores
 
-SHARED = ("prepare", "fit_teacher", "label")
+UNLABELLED = (
+    "a head has no labels in validation, and the agreement with different teachers cannot be compared (label "
+    "validation texts, or set student.metric)"
+)
 
 
 class SweepError(Exception):
@@ -144,6 +147,15 @@ class _Runner:
         base = self._base(setting)
         if isinstance(base, str):
             return row | {"failed": base}
+        if (done := read_record(base / "stages/prepare/stage.json")) is None:
+            raise LinkError(f"{base}: holds no finished prepare (run the same command again)")
+        prepared = done["metrics"]
+        labelled = {head: counts["validation"] for head, counts in prepared["labelled"].items()}
+        head = (setting.recipe.student.metric or "").partition(".")[0]
+        compared = {head: labelled[head]} if head else labelled
+        row["texts"] = max(texts or prepared["rows"]["validation"] for texts in compared.values())
+        if any(key.startswith("teacher") for key in setting.values) and not all(compared.values()):
+            return row | {"failed": UNLABELLED}
         records = []
         for number, (seed, recipe) in enumerate(setting.recipes.items()):
             folder = _place(self.about, setting, seed)
@@ -152,14 +164,10 @@ class _Runner:
             if reason := self._run(recipe, folder, "fit_student"):
                 return row | {"failed": reason}
             record = read_record(folder / "stages/fit_student/stage.json")
-            prepared = read_record(folder / "stages/prepare/stage.json")
-            assert record and prepared, f"{folder} has lost its records"
+            assert record, f"{folder} has lost its records"
             records.append(record)
-            metric = record["metrics"]["metric"]
-            labelled = prepared["metrics"]["labelled"]
-            heads = [metric.partition(".")[0]] if metric != "mean" else [*labelled]
-            row |= {"metric": metric, "texts": max(labelled[head]["validation"] for head in heads)}
-            row["values"][number] = record["metrics"]["validation"][metric]
+            row["metric"] = record["metrics"]["metric"]
+            row["values"][number] = record["metrics"]["validation"][row["metric"]]
             if row["values"][number] is None:
                 return row | {"failed": "no validation text has a label, so settings cannot be compared"}
         return row | {
@@ -187,12 +195,8 @@ class _Runner:
         return self.about.folder / "base" / _digest(setting.recipe, LABEL)[:12]
 
     def _run(self, recipe: Recipe, folder: Path, last: str) -> str | None:
-        """Run a recipe up to a stage; returns why it failed."""
-        file = folder.with_name(f"{folder.name}.yaml")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as temporary:
-            temporary.write_text(recipe_text(recipe), encoding="utf-8")
-        return self.processes.run(file, folder, last, threads=max(1, available_cores() // self.about.jobs))
+        threads = max(1, available_cores() // self.about.jobs)
+        return self.processes.run(recipe, folder, last, threads=threads)
 
 
 def _place(about: Sweep, setting: Setting, seed: int) -> Path:

@@ -12,7 +12,8 @@ from distill.compare.processes import Processes, _reason
 from distill.compare.sweep.grid import parse_grid, settings
 from distill.compare.sweep.run import Sweep, SweepError, best_folder, run_sweep
 from distill.recipe.data_section import RecipeError
-from distill.recipe.load import load_recipe, load_yaml
+from distill.recipe.load import load_recipe
+from distill.recipe.schema import Recipe
 from distill.run import LOG, read_record
 from distill.storage import RunLockedError, digests, locked, write_sealed
 from distill.training.interrupts import Interrupted
@@ -34,6 +35,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     class Runs(list[tuple[str, str]]):
         outcome: Outcome = staticmethod(lambda recipe: 0.5)
+        labelled = 40
 
         def done(self, stage: str) -> int:
             return sum(name == stage for _, name in self)
@@ -49,12 +51,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
         write_sealed(place / "stage.json", record)
         calls.append((folder.name, stage))
 
-    def run(self: Processes, file: Path, folder: Path, last: str, **_: Any) -> str | None:
-        recipe = load_yaml(file.read_text("utf-8"))
-        labelled = {"intent": {"validation": 40}}
+    def run(self: Processes, given: Recipe, folder: Path, last: str, **_: Any) -> str | None:
+        recipe = given.model_dump(mode="json")
+        counts = {"rows": {"validation": 50}, "labelled": {"intent": {"validation": calls.labelled}}}
         for stage in ("prepare", "fit_teacher", "label"):
             if read_record(folder / "stages" / stage / "stage.json") is None:
-                finish(folder, stage, {"labelled": labelled})
+                finish(folder, stage, counts)
         if last == "label":
             return None
         value = calls.outcome(recipe)
@@ -145,6 +147,17 @@ def test_if_every_setting_fails_the_sweep_does(recipe: Path, runs: Any, value: A
     with pytest.raises(SweepError, match=f"out: every setting failed: {reason}"):
         run_sweep(about(recipe, "distillation.temperature=1,2"))
     assert json.loads((recipe.parent / "out" / "sweep.json").read_text("utf-8"))["best"] is None
+
+
+def test_agreement_with_different_teachers_is_not_compared(recipe: Path, runs: Any) -> None:
+    runs.labelled = 0
+    with pytest.raises(
+        SweepError, match="a head has no labels in validation, and the agreement with different"
+    ):
+        run_sweep(about(recipe, "teacher.lr=1e-5,2e-5"))
+    assert runs.done("fit_student") == 0
+    (recipe.parent / "out").rename(recipe.parent / "other")
+    assert run_sweep(about(recipe, "distillation.temperature=1,2"))["texts"] == 50
 
 
 def test_a_sweep_that_is_killed_at_any_write_continues(recipe: Path, runs: Any, monkeypatch: Any) -> None:
