@@ -93,8 +93,8 @@ def _settings(
     used = {
         "teacher": {"max_length": teacher.get("max_length")},
         "student": {
-            **{key: student.get(key) for key in ("layers", "hidden", "attention_heads", "vocabulary")},
-            "start": student.get("initialisation"),
+            **{key: student.get(key) for key in ("layers", "hidden", "attention_heads")},
+            "vocabulary": "full",
         },
         "export": {"max_length": teacher.get("max_length")},
     }

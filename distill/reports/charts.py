@@ -95,6 +95,8 @@ def lines(
 ) -> Spec:
     """A line a series over the epochs, from 1; the epoch whose weights are kept is marked.
 
+    More than eight series have one colour and no legend.
+
     Args:
         series: Values by name, at least one; None where there is none.
         title: Of the vertical axis.
@@ -121,15 +123,19 @@ def lines(
         scale["domain"] = [min(levels) - 0.1, max(levels) + 0.1]
     y = {"field": "value", "type": "quantitative", "scale": scale, "axis": axis}
     names = list(dict.fromkeys(value["series"] for value in values))
-    colour = {
-        "field": "series",
-        "type": "nominal",
-        "scale": {"domain": names, "range": [SERIES[i % len(SERIES)] for i in range(len(names))]},
-    }
+    colour: Spec = {"field": "series", "type": "nominal"}
+    if many := len(names) > len(SERIES):
+        colour |= {"scale": {"domain": names, "range": ["var(--muted)"]}, "legend": None}
+    else:
+        colour["scale"] = {"domain": names, "range": SERIES[: len(names)]}
     layers: list[Spec] = [
         {
             "data": {"values": values},
-            "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 22}, "interpolate": "linear"},
+            "mark": {
+                "type": "line",
+                "strokeWidth": 1 if many else 2,
+                "point": {"size": 22} if not many else False,
+            },
             "encoding": {"x": x, "y": y, "color": colour},
         }
     ]

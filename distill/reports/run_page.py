@@ -182,27 +182,26 @@ def _head(name: str, head: Mapping[str, Any], report: Report) -> Html:
 
 
 def _training(report: Report) -> Iterator[Html]:
-    figures = []
     for side in ("teacher", "student"):
-        found = report["training"].get(side) or {}
+        found, figures = report["training"].get(side) or {}, []
         losses = {name: every for name, every in (found.get("losses") or {}).items() if any(every)}
         if len(losses) > 1:
             losses.pop("loss", None)
         if losses:
             title = f"Training losses of the {side}"
-            note = (
-                f"Mean of an epoch, in nats per text; {found['texts']:,} texts." if found.get("texts") else ""
-            )
-            figures.append(
-                page.figure(charts.svg(charts.lines(losses, "loss", zero=True), title), title, note)
-            )
+            note = "Mean of each epoch, summed over the heads"
+            note += f"; {found['texts']:,} texts." if found.get("texts") else "."
+            picture = charts.svg(charts.lines(losses, "loss", zero=True), f"{title}. {note}")
+            figures.append(page.figure(picture, title, note))
         if curves := _curves(found, report):
-            title = f"Validation of the {side}"
+            title = f"Validation metrics of the {side}"
             spec = charts.lines(curves, "first metric", kept=found["best_epoch"])
-            note = f"Epoch {found['best_epoch']} of {found['epochs']} is kept."
+            note = f"Labelled texts of {report['rows']['validation']:,} validation texts; "
+            note += f"epoch {found['best_epoch']} of {found['epochs']} is kept."
+            note += " A line is a head." if len(curves) > len(charts.SERIES) else ""
             figures.append(page.figure(charts.svg(spec, f"{title}. {note}"), title, note))
-    if figures:
-        yield page.grid(*figures)
+        if figures:
+            yield page.grid(*figures)
 
 
 def _curves(found: Mapping[str, Any], report: Report) -> dict[str, Sequence[float | None]]:
@@ -241,6 +240,8 @@ def _settings(report: Report) -> Iterator[Html]:
     )
     trained = [report["training"].get(side) or {} for side in ("teacher", "student")]
     rows.append(("training texts, augmented ones included", *(_value(side.get("texts")) for side in trained)))
+    copies = settings.get("augment", {}).get("copies")
+    rows.append(("augmented texts per text", "–", _value(copies)))
     rows.append(("steps", *(_value(side.get("steps")) for side in trained)))
     for key, what in TRAINING.items():
         sides = [settings.get(side, {}).get(key) for side in ("teacher", "student")]
@@ -252,10 +253,13 @@ def _settings(report: Report) -> Iterator[Html]:
     if losses := report["distillation"]:
         cells = [(name, found["loss"], _value(found["temperature"])) for name, found in losses.items()]
         yield page.heading("Distillation")
+        share = percent(settings.get("distillation", {}).get("soft_weight"), 0)
+        yield page.paragraph(f"Share of the distillation loss: {share}.", class_="quiet")
         yield page.table(("head", "loss", "temperature"), cells, "distillation of each head", words=(0, 1))
-    flat = [(key, _value(value)) for key, value in _flat(settings) if value is not None]
+    flat = [(key, _value(value)) for key, value in _flat(settings) if value not in (None, [])]
     yield page.details(
-        "All settings, as used", page.table(("setting", "value"), flat, "all settings", words=(0, 1))
+        "All settings, as used",
+        page.table(("setting", "value"), flat, "all settings", words=(0, 1), shown=len(flat)),
     )
 
 

@@ -92,7 +92,8 @@ svg text{font-family:inherit}
 details{margin:.8rem 0}summary{cursor:pointer;color:var(--accent);font-size:.92rem;padding:.2rem 0}
 @media (max-width:34rem){.tiles dd{font-size:1.3rem}.interval{width:6.5rem}.bar{width:3.5rem}
  section{margin-top:2.4rem;padding-top:1.5rem}}
-@media print{body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}section{break-before:auto}
+@media print{th,td{white-space:normal}.long{min-width:0}figure.wide svg{max-width:100%}
+ body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}section{break-before:auto}
  .scroll{overflow:visible}figure,tr,.notice,.tiles div{break-inside:avoid}h2,h3{break-after:avoid}
  .bar,.bar i,.interval i,.interval b,.notice{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
