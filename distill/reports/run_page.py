@@ -8,6 +8,7 @@ from typing import Any
 from distill.reports import charts, page
 from distill.reports.heads import FLOOR, details_of_head, number, of_texts, percent, quality_table, words
 from distill.reports.page import Html
+from distill.reports.style import SERIES
 from distill.reports.text import one_line
 
 REVIEW = "stages/check/label_review.csv"
@@ -198,7 +199,7 @@ def _training(report: Report) -> Iterator[Html]:
             spec = charts.lines(curves, "first metric", kept=found["best_epoch"])
             note = f"Labelled texts of {report['rows']['validation']:,} validation texts; "
             note += f"epoch {found['best_epoch']} of {found['epochs']} is kept."
-            note += " A line is a head." if len(curves) > len(charts.SERIES) else ""
+            note += " A line is a head." if len(curves) > len(SERIES) else ""
             figures.append(page.figure(charts.svg(spec, f"{title}. {note}"), title, note))
         if figures:
             yield page.grid(*figures)
