@@ -1,8 +1,13 @@
-"""Labels that look wrong: a classifier is sure of another one. A person reviews them, the worst first."""
+"""Labels that look wrong: the teacher is sure of another one. A person reviews them, the worst first.
+
+The teacher has learnt the labels of the training texts, right and wrong, so there the probability of a label
+is its mean over the epochs (`training.label_confidence`).
+"""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +19,9 @@ from distill.evaluation.analysis import Answers, named, short
 from distill.evaluation.metrics import Array, labelled
 from distill.storage import written_whole
 
-MOST = 1000  # rows of a head
+MOST, SHARE = 1000, 0.1  # rows of a head and split, and their share of its labelled texts
+DOUBT = 0.1  # the probability of another label, from which a label is suspect
+SPLITS = ("train", "validation", "test")
 COLUMNS = ("split", "row", "head", "text", "label", "suggested", "probability", "label_probability")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
@@ -54,44 +61,71 @@ class Suspect:
         return {name: getattr(self, name) for name in names} | {"text": short(self.text)}
 
 
-def suspects(split: str, answers: Answers, labels: Array, texts: Sequence[str]) -> list[Suspect]:
-    """The labelled texts of a split whose label is not the most probable answer, the most suspect first.
+def suspects(
+    split: str, answers: Answers, labels: Array, texts: Sequence[str], confidence: Array | None = None
+) -> list[Suspect]:
+    """The labelled texts of a split whose labels are the least probable, the most suspect first.
+
+    At most a tenth of them, and those alone that have another label of a probability of at least 0.1.
 
     Args:
         split: Its name.
-        answers: To the texts.
+        answers: The teacher's.
         labels: As in `metrics.quality`.
         texts: The texts.
+        confidence: The probability of each text's labels, `[texts]`; by default, and where it is NaN, that of
+            the answers. What it leaves to the other labels is theirs in the proportion of the answers.
     """
     head = answers.head
     known = np.flatnonzero(labelled(labels, head))
     own, true = answers[known], labels[known]
-    differs = own.decisions != true
-    found = np.flatnonzero(differs if differs.ndim == 1 else differs.any(-1))
-    given = own.probability(true)
-    order = found[np.argsort(given[found] - own.confidence[found], kind="stable")][:MOST]
+    other, of_label = _other(own, true), own.probability(true)
+    given = of_label if confidence is None else confidence[known].astype(np.float64)
+    given = np.where(np.isnan(given), of_label, given)
+    left = own.probability(other) / np.maximum(1 - of_label, 1e-12)  # its share of the other labels
+    suggested = (1 - given) * np.minimum(left, 1)
+    found = np.flatnonzero(suggested >= DOUBT)
+    most = min(MOST, math.ceil(SHARE * len(known)))
+    order = found[np.argsort((given - suggested)[found], kind="stable")][:most]
     return [
         Suspect(
             split,
             int(known[i]) + 1,
             head.name,
-            texts[known[i]],
+            texts[int(known[i])],
             named(head, true[i]),
-            named(head, own.decisions[i]),
-            float(own.confidence[i]),
+            named(head, other[i]),
+            float(suggested[i]),
             float(given[i]),
         )
         for i in order
     ]
 
 
+def _other(answers: Answers, labels: Array) -> Array:
+    """The answer to each text that is the most probable besides its labels; in the form of the labels."""
+    if labels.ndim == 1:
+        p = answers.p.copy()
+        p[np.arange(len(p)), labels] = -1
+        return np.asarray(p.argmax(-1))
+    other = answers.decisions.astype(labels.dtype)
+    same = np.flatnonzero((other == labels).all(-1))
+    least = np.abs(answers.p[same] - 0.5).argmin(-1)  # the label that is the least sure
+    other[same, least] = 1 - other[same, least]
+    return other
+
+
 def ranked(rows: Iterable[Suspect]) -> list[Suspect]:
-    """The rows, the most suspect first."""
-    return sorted(rows, key=lambda row: -row.score)
+    """The rows of train, which the student learns, then of validation and test; the most suspect first.
+
+    The teacher has not learnt the labels of validation and test, so its probabilities there do not compare
+    with those of train.
+    """
+    return sorted(rows, key=lambda row: (SPLITS.index(row.split), -row.score))
 
 
 def write_review(path: Path, rows: Iterable[Suspect]) -> None:
-    """Write a CSV file for a spreadsheet, the most suspect label first.
+    """Write a CSV file for a spreadsheet, in the order of `ranked`.
 
     A cell that a spreadsheet would compute, as it begins with one of `= + - @`, begins with an apostrophe.
     """

@@ -70,6 +70,17 @@ def teacher(run: Run[Any]) -> Teacher:
     return NetworkTeacher(run.stage("fit_teacher"), max_length(run), run.accelerator)
 
 
+def label_confidence(run: Run[Any]) -> dict[str, Array]:
+    """The teacher's mean probability of the labels of each training text, by head (of `fit_teacher`).
+
+    Empty for a teacher of other runs, or of an earlier version. NaN for a text that it has not read.
+    """
+    path = run.stage("fit_teacher") / "label_confidence.safetensors"
+    if not path.exists():
+        return {}
+    return {head: mean.numpy() for head, mean in load_tensors(path)[0].items()}
+
+
 def teacher_network(run: Run[Any]) -> tuple[TextClassifier, PreTrainedTokenizerFast]:
     """The network that initialises the student, and the tokenizer that it lends (of `fit_teacher`)."""
     return load_classifier(run.stage("fit_teacher"))

@@ -94,6 +94,7 @@ def _analyse(
     form = "int8" if "int8" in logits["test"] else "fp32"
     texts = {split: artifacts.texts(run, split) for split in ("train", *SPLITS)}
     labels = {"train": artifacts.labels(run, "train"), **labels}
+    confidence = artifacts.label_confidence(run)
     taught = {split: artifacts.teacher_logits(run, split) for split in texts}
     heads, review = {}, list[suspects.Suspect]()
     floors = floor.floors(artifacts.heads(run), texts, labels)
@@ -111,7 +112,8 @@ def _analyse(
         if teacher := forms.get("teacher"):
             for split, found in taught.items():
                 answers = replace(teacher, logits=found[head.name])
-                review += suspects.suspects(split, answers, own[split], texts[split])
+                learnt = confidence.get(head.name) if split == "train" else None
+                review += suspects.suspects(split, answers, own[split], texts[split], learnt)
         heads[head.name] = analysed | {
             "intervals": {name: answers.interval(own["test"]) for name, answers in forms.items()},
             "floor": lowest

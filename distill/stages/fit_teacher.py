@@ -23,6 +23,8 @@ from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, checkpoint
 from distill.stages.train import MANY_UNKNOWN, chosen, in_training, labelled, seed_of, with_defaults
+from distill.training.checkpoint import save_tensors
+from distill.training.label_confidence import LabelConfidence
 from distill.training.loop import TrainingJob, fit
 from teachers.encoders import load_encoder, load_tokenizer
 
@@ -54,9 +56,12 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.recipe.teacher.networks:
         return _adopted(run, folder)
     network, tokenizer, job, about = teacher_training(run, folder)
+    confidence = LabelConfidence(network.heads, len(job.train.texts), run.accelerator.device)
     with run.tracked("teacher"):
-        metrics = fit(network, job, run.accelerator)
+        metrics = fit(network, job, run.accelerator, confidence=confidence)
+    means = confidence.means(run.accelerator)
     if run.accelerator.is_main_process:
+        save_tensors(folder / "label_confidence.safetensors", means, {})
         save_classifier(network, tokenizer, folder)
     return metrics | about
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distill.storage import written_whole
+
+EMPTY: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass
@@ -97,10 +100,14 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def save_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    others: Mapping[str, Tensor] = EMPTY,
 ) -> None:
-    """Write weights and the optimiser's state by parameter name, and the training state."""
-    tensors = {f"model.{name}": value for name, value in module.state_dict().items()}
+    """Write weights and the optimiser's state by parameter name, the training state, and other tensors."""
+    tensors = {f"model.{name}": value for name, value in module.state_dict().items()} | {**others}
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
@@ -108,7 +115,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, kept_weights: Path | None = None
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept_weights: Path | None = None,
+    others: Mapping[str, Tensor] = EMPTY,
 ) -> TrainingState:
     """Restore weights and optimiser in place; returns the training state.
 
@@ -117,6 +128,7 @@ def load_checkpoint(
         module: Changed in place.
         optimizer: Changed in place.
         kept_weights: The file of the kept epoch's weights, which must be whole if there is such an epoch.
+        others: Changed in place; one that an earlier version did not save stays as it is.
 
     Raises:
         DamagedFileError: As in `load_tensors`; nothing is restored.
@@ -127,6 +139,8 @@ def load_checkpoint(
         load_tensors(kept_weights)
     weights = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}
     module.load_state_dict(weights)
+    for name in others.keys() & tensors.keys():
+        others[name].copy_(tensors[name])
     for name, parameter in module.named_parameters():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors.get(f"optimizer.{key}.{name}")

@@ -38,6 +38,7 @@ from distill.training.checkpoint import (
 )
 from distill.training.feature_matching import FeatureMatching, Learner
 from distill.training.interrupts import Interrupted, deferred_signals
+from distill.training.label_confidence import LabelConfidence
 from distill.training.losses import HEAD_LOSSES, total_loss
 from distill.training.optimizer import learning_rate_share, make_optimizer
 
@@ -124,6 +125,7 @@ def fit(
     accelerator: Accelerator,
     *,
     matching: FeatureMatching | None = None,
+    confidence: LabelConfidence | None = None,
     hook: Hook = lambda event, state: None,
 ) -> dict[str, Any]:
     """Train a network in place up to the epoch that `best_epoch` keeps; returns the metrics.
@@ -136,6 +138,7 @@ def fit(
         job: What to train on, and how.
         accelerator: Device, precision, trackers.
         matching: Feature matching of the network's encoder with a teacher's.
+        confidence: Updated in place.
         hook: Called before each step, and before the kept weights and each checkpoint are written.
 
     Raises:
@@ -149,7 +152,8 @@ def fit(
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
     optimizer = make_optimizer(learner, settings, accelerator.device, job.head_lr)
-    state = _restored(job, learner, optimizer, accelerator)
+    kept = confidence.tensors if confidence else {}
+    state = _restored(job, learner, optimizer, kept, accelerator)
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
     texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
@@ -176,7 +180,7 @@ def fit(
                 group["lr"] = group["peak"] * learning_rate_share(step, steps, settings.warmup)
             first = (index * world + accelerator.process_index) * settings.accumulate
             rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
-            log.losses += _backward(model, job, network, rows, accelerator)
+            log.losses += _backward(model, job, network, rows, confidence, accelerator)
             accelerator.clip_grad_norm_(learner.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -199,7 +203,7 @@ def fit(
             if saves:
                 if main:
                     hook("checkpoint", state)
-                    save_checkpoint(job.checkpoint, learner, optimizer.optimizer, state)
+                    save_checkpoint(job.checkpoint, learner, optimizer.optimizer, state, kept)
                 accelerator.wait_for_everyone()
             if stops:
                 where = f"step {state.step} of {steps}, whose checkpoint is saved"
@@ -222,13 +226,17 @@ def fit(
 
 
 def _restored(
-    job: TrainingJob, learner: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    job: TrainingJob,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    others: Mapping[str, Tensor],
+    accelerator: Accelerator,
 ) -> TrainingState:
     """The state of a training that stopped here, restored; of a new one if there is none that can be."""
     if not job.checkpoint.exists():
         return TrainingState()
     try:
-        return load_checkpoint(job.checkpoint, learner, optimizer, job.kept_weights)
+        return load_checkpoint(job.checkpoint, learner, optimizer, job.kept_weights, others)
     except DamagedFileError as error:
         if accelerator.is_main_process:
             LOG.warning(f"{error}, so the {job.name} is trained from the beginning")
@@ -256,6 +264,7 @@ def _backward(
     job: TrainingJob,
     network: TextClassifier,
     batches: Sequence[Array],
+    confidence: LabelConfidence | None,
     accelerator: Accelerator,
 ) -> list[dict[str, Tensor]]:
     """Gradients of one step, summed over its batches; returns each batch's `loss` and its parts."""
@@ -272,6 +281,8 @@ def _backward(
                 loss = loss + value
                 parts[name] = value.detach()
             accelerator.backward(loss / len(batches))
+            if confidence:
+                confidence.add(on_device({"rows": rows}, accelerator.device)["rows"], logits, hard)
         losses.append({**parts, "loss": loss.detach()})
     return losses
 

@@ -41,6 +41,18 @@ def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
     return total / known.clamp(min=1)
 
 
+def label_probabilities(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
+    """The probability of the labels of each row, `[batch]`; of no meaning where a row is unlabelled.
+
+    The arguments are those of `hard_loss`. That of a multi_label row is the product over its labels.
+    """
+    labels = labels.clamp(min=0)
+    if kind == "single_label":
+        return F.cross_entropy(logits, labels.long(), reduction="none").neg().exp()
+    losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return losses.sum(-1).neg().exp()
+
+
 def distillation_loss(
     student: Tensor, teacher: Tensor, kind: Kind, *, temperature: float = 1.0, loss: Loss = "kl"
 ) -> Tensor:

@@ -1,6 +1,8 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from distill.evaluation import suspects as module
 from distill.evaluation.analysis import Answers
@@ -10,6 +12,11 @@ from distill.heads import UNKNOWN, UNLABELLED, Head
 INTENT = Head("intent", "single_label", ("a", "b", "c"))
 FLAGS = Head("flags", "multi_label", ("x", "y"))
 TEXTS = ["zero", "one", "two", "three", "four"]
+
+
+@pytest.fixture(autouse=True)
+def every_row(monkeypatch) -> None:
+    monkeypatch.setattr(module, "SHARE", 1.0)
 
 
 def test_the_surest_of_another_label_is_first() -> None:
@@ -37,11 +44,35 @@ def test_the_labels_of_a_multi_label_head() -> None:
     assert [(row.row, row.label, row.suggested) for row in found] == [(3, "none", "x, y"), (2, "x", "none")]
 
 
+def test_the_confidence_while_learning_counts_for_what_is_known_by_heart() -> None:
+    """Of two labels that the teacher knows by heart, the one that it learnt last is suspect."""
+    logits = np.array([[9.0, 1, 0], [9, 1, 0], [0, 9, 0], [0, 9, 0]])
+    labels, confidence = np.array([0, 0, 0, 0]), np.array([0.2, 0.9, 0.4, np.nan], np.float32)
+    assert [row.row for row in suspects("train", Answers(INTENT, logits), labels, TEXTS)] == [3, 4]
+    found = suspects("train", Answers(INTENT, logits), labels, TEXTS, confidence)
+    assert [(row.row, row.label, row.suggested) for row in found] == [(n, "a", "b") for n in (4, 1, 3)]
+    assert [row.label_probability for row in found[1:]] == pytest.approx([0.2, 0.4])
+    share = np.exp(1) / (np.exp(1) + 1)  # of b in what is not a
+    assert found[1].probability == pytest.approx(0.8 * share)
+    flags = np.array([[1, 0], [1, 0]], np.int8)
+    logits, confidence = np.array([[9.0, -2], [9, -2]]), np.array([0.1, 0.9])
+    (only,) = suspects("train", Answers(FLAGS, logits), flags, TEXTS, confidence)
+    assert (only.row, only.label, only.suggested) == (1, "x", "x, y")  # y is the least sure
+
+
+def test_training_labels_are_reviewed_first() -> None:
+    rows = [row("a", probability=0.99), row("b", probability=0.6), row("c", probability=0.7)]
+    rows[0] = replace(rows[0], split="test")
+    assert [one.text for one in ranked(rows)] == ["c", "b", "a"]
+
+
 def test_a_head_has_so_many_rows_and_no_more(monkeypatch) -> None:
     monkeypatch.setattr(module, "MOST", 3)
     logits = np.eye(3)[[1] * 5] * np.arange(1, 6)[:, None]
     found = suspects("train", Answers(INTENT, logits), np.zeros(5, int), TEXTS)
     assert [row.text for row in found] == ["four", "three", "two"]
+    monkeypatch.setattr(module, "SHARE", 0.3)
+    assert len(suspects("train", Answers(INTENT, logits), np.zeros(5, int), TEXTS)) == 2
 
 
 def row(text: str, label: str = "a", probability: float = 0.9) -> Suspect:

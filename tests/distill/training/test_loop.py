@@ -12,6 +12,7 @@ from distill.recipe.schema import Distillation, Match, Training
 from distill.training import loop
 from distill.training.checkpoint import TrainingState, load_tensors, save_tensors
 from distill.training.feature_matching import FeatureMatching, Learner
+from distill.training.label_confidence import LabelConfidence
 from distill.training.loop import Event, Examples, TrainingError, TrainingJob, evaluate_network, fit
 from distill.training.optimizer import learning_rate_share, make_optimizer
 
@@ -458,6 +459,52 @@ def test_a_checkpoint_without_losses_resumes(room: Room, step: int) -> None:
     found, known = metrics["losses"]["loss"], step // 6
     assert found[:known] == [None] * known
     assert found[known + 1 :] == expected["losses"]["loss"][known + 1 :]
+
+
+# how sure the network was of what it learnt
+
+
+class Kept(LabelConfidence):
+    """Keeps each batch that is added."""
+
+    def add(self, rows: Any, logits: Any, hard: Any) -> None:
+        self.batches = [*getattr(self, "batches", []), (rows.tolist(), logits.detach().clone())]
+        super().add(rows, logits, hard)
+
+
+def test_the_confidence_is_the_mean_over_the_epochs(room: Room) -> None:
+    train = room.examples(24)
+    train.hard["intent"][3], train.hard["flags"][5] = -100, -1
+    network = room.build()
+    confidence = Kept(network.heads, 24, room.accelerator.device)
+    room.fit(QUICK, train=train, network=network, confidence=confidence)
+    means = confidence.means(room.accelerator)
+    found: dict[int, list[tuple[float, float]]] = {row: [] for row in range(24)}
+    for rows, logits in confidence.batches:
+        intents, flags = logits[:, :3].softmax(-1), logits[:, 3:].sigmoid()
+        for row, intent, flag in zip(rows, intents, flags, strict=True):
+            y = torch.tensor(train.hard["flags"][row])
+            of_flags = torch.where(y == 1, flag, 1 - flag).prod()
+            found[row].append((float(intent[max(0, train.hard["intent"][row])]), float(of_flags)))
+    assert {len(values) for values in found.values()} == {3}
+    for row, values in found.items():
+        intent, flag = np.mean(values, 0)
+        if row != 3:
+            assert float(means["intent"][row]) == pytest.approx(intent, rel=1e-4)
+        if row != 5:
+            assert float(means["flags"][row]) == pytest.approx(flag, rel=1e-4)
+    assert same(network, room.fit(QUICK, "plain", train=train)[0])  # it only watches
+
+
+def test_the_confidence_resumes(room: Room) -> None:
+    unbroken, again = (LabelConfidence(room.build().heads, 24, room.accelerator.device) for _ in range(2))
+    room.fit(QUICK, "unbroken", confidence=unbroken, dropout=0.2)
+    killed = LabelConfidence(room.build().heads, 24, room.accelerator.device)
+    with pytest.raises(Killed):
+        room.fit(QUICK, hook=dying("step", 8), confidence=killed, dropout=0.2)
+    room.fit(QUICK, confidence=again, dropout=0.2)
+    for name, tensor in unbroken.tensors.items():
+        assert torch.equal(again.tensors[name], tensor)
 
 
 # matched inside
