@@ -9,8 +9,10 @@ import pytest
 
 from distill.cli.main import main
 from distill.data.dataset import load_split
+from distill.evaluation.suspects import SPLITS
 from distill.models.saved_networks import load_classifier
 from distill.recipe.load import dump_yaml, load_yaml
+from distill.training.checkpoint import load_tensors
 from export import Classifier
 
 pytestmark = pytest.mark.exporting
@@ -42,6 +44,32 @@ def test_teacher_and_student_learnt(finished):
         test = finished["report"]["heads"][head]["test"]
         for form in ("teacher", "student", "int8"):
             assert next(iter(test[form].values())) > 0.9, (head, form, test[form])
+
+
+def test_the_check_leaves_an_analysis_and_labels_to_review(finished, toy_heads):
+    folder = finished["folder"] / "stages" / "check"
+    analysis = json.loads((folder / "analysis.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert analysis["split"] == "test" and analysis["form"] == "int8"
+    assert [*analysis["heads"]] == [head.name for head in toy_heads]
+    for head in toy_heads:
+        found, quality = analysis["heads"][head.name], finished["report"]["heads"][head.name]
+        assert {*found["intervals"]} == {"teacher", "student", "fp32", "int8", "floor"}
+        low, high = found["intervals"]["int8"]
+        assert low <= quality["test"]["int8"][head.first_metric] <= high
+        assert found["labelled"] == quality["labelled"] and found["floor"][head.first_metric] > 0.9
+        assert found["floor"]["train_texts"] <= finished["report"]["labelled"][head.name]["train"]
+        assert {*found["train_labels"]} == {row["label"] for row in found["classes"]} == {*head.labels}
+    with (folder / "label_review.csv").open(encoding="utf-8", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["split"] for row in rows] == sorted((row["split"] for row in rows), key=SPLITS.index)
+    assert all(row["label"] != row["suggested"] and row["text"] for row in rows)
+
+
+def test_the_confidence_in_the_training_labels_is_kept(finished, toy_heads):
+    found = load_tensors(finished["folder"] / "stages" / "fit_teacher" / "label_confidence.safetensors")[0]
+    rows = finished["report"]["rows"]["train"]
+    assert {name: len(mean) for name, mean in found.items()} == {head.name: rows for head in toy_heads}
+    assert all(((mean >= 0) & (mean <= 1)).all() for mean in found.values())
 
 
 def test_parity_covers_the_whole_test_split(finished):
