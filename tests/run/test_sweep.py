@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -159,6 +160,16 @@ def test_bad_words_are_refused_in_a_line_before_anything_is_written(
     assert main(["sweep", str(tiny_job), *words, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_optuna_the_extra_is_named(tiny_job, tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("distill.compare.sweep")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["sweep", str(tiny_job), *GRID, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error == "distill: optuna is not installed (pip install 'tinyheads[sweep]')\n"
     assert not (tmp_path / "out").exists()
 
 
