@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,19 +63,26 @@ class Suspect:
 
 
 def suspects(
-    split: str, answers: Answers, labels: Array, texts: Sequence[str], confidence: Array | None = None
+    split: str,
+    answers: Answers,
+    labels: Array,
+    texts: Sequence[str],
+    confidence: Array | None = None,
+    *,
+    first: int = 1,
 ) -> list[Suspect]:
-    """The labelled texts of a split whose labels are the least probable, the most suspect first.
+    """The labelled texts whose labels are the least probable, the most suspect first.
 
     At most a tenth of them, and those alone that have another label of a probability of at least 0.1.
 
     Args:
-        split: Its name.
+        split: The split of the texts.
         answers: The teacher's.
         labels: As in `metrics.quality`.
         texts: The texts.
         confidence: The probability of each text's labels, `[texts]`; by default, and where it is NaN, that of
             the answers. What it leaves to the other labels is theirs in the proportion of the answers.
+        first: The row of the first text.
     """
     head = answers.head
     known = np.flatnonzero(labelled(labels, head))
@@ -90,7 +98,7 @@ def suspects(
     return [
         Suspect(
             split,
-            int(known[i]) + 1,
+            int(known[i]) + first,
             head.name,
             texts[int(known[i])],
             named(head, true[i]),
@@ -118,21 +126,28 @@ def _other(answers: Answers, labels: Array) -> Array:
 def ranked(rows: Iterable[Suspect]) -> list[Suspect]:
     """The rows of train, which the student learns, then of validation and test; the most suspect first.
 
+    At most 1,000 of each head and split.
+
     The teacher has not learnt the labels of validation and test, so its probabilities there do not compare
     with those of train.
     """
-    return sorted(rows, key=lambda row: (SPLITS.index(row.split), -row.score))
+    counts, found = Counter[tuple[str, str]](), []
+    for row in sorted(rows, key=lambda row: (SPLITS.index(row.split), -row.score)):
+        counts[row.split, row.head] += 1
+        if counts[row.split, row.head] <= MOST:
+            found.append(row)
+    return found
 
 
 def write_review(path: Path, rows: Iterable[Suspect]) -> None:
-    """Write a CSV file for a spreadsheet, in the order of `ranked`.
+    """Write a CSV file for a spreadsheet.
 
     A cell that a spreadsheet would compute, as it begins with one of `= + - @`, begins with an apostrophe.
     """
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file)
         out.writerow(COLUMNS)
-        for row in ranked(rows):
+        for row in rows:
             cells = [getattr(row, name) for name in COLUMNS]
             out.writerow([_cell(cell) for cell in cells])
 

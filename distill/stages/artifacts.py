@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from teachers.soft_labels import SoftLabels, text_digests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+CHUNK = 10_000  # texts whose logits are in memory at a time
 
 
 def heads(run: Run[Any]) -> tuple[Head, ...]:
@@ -108,6 +111,15 @@ def teacher_logits(run: Run[Any], name: str) -> dict[str, Array]:
     soft = soft_labels(run)
     found = soft.logits(soft.rows(text_digests(texts(run, name))))
     return {head: logits.astype(np.float32) for head, logits in found.items()}
+
+
+def teacher_logits_by_chunk(run: Run[Any], name: str) -> Iterator[tuple[slice, dict[str, Array]]]:
+    """The same, a few thousand texts at a time: their rows and logits."""
+    soft, every = soft_labels(run), texts(run, name)
+    for start in range(0, len(every), CHUNK):
+        rows = slice(start, start + CHUNK)
+        found = soft.logits(soft.rows(text_digests(every[rows])))
+        yield rows, {head: logits.astype(np.float32) for head, logits in found.items()}
 
 
 def student(run: Run[Any]) -> tuple[TextClassifier, PreTrainedTokenizerFast]:

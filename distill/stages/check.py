@@ -6,7 +6,6 @@ The candidate bundle is checked as users load it: the same files, read by the sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +93,7 @@ def _analyse(
     form = "int8" if "int8" in logits["test"] else "fp32"
     texts = {split: artifacts.texts(run, split) for split in ("train", *SPLITS)}
     labels = {"train": artifacts.labels(run, "train"), **labels}
-    confidence = artifacts.label_confidence(run)
-    taught = {split: artifacts.teacher_logits(run, split) for split in texts}
-    heads, review = {}, list[suspects.Suspect]()
+    review, heads = _labels_to_review(run, texts, labels, calibrations["teacher"]), {}
     floors = floor.floors(artifacts.heads(run), texts, labels)
     for head in artifacts.heads(run):
         own = {split: found[head.name] for split, found in labels.items()}
@@ -109,11 +106,7 @@ def _analyse(
         lowest = floors.get(head.name)
         if lowest:
             forms["floor"] = lowest.answers["test"]
-        if teacher := forms.get("teacher"):
-            for split, found in taught.items():
-                answers = replace(teacher, logits=found[head.name])
-                learnt = confidence.get(head.name) if split == "train" else None
-                review += suspects.suspects(split, answers, own[split], texts[split], learnt)
+        teacher = forms.get("teacher")
         heads[head.name] = analysed | {
             "intervals": {name: answers.interval(own["test"]) for name, answers in forms.items()},
             "floor": lowest
@@ -125,12 +118,29 @@ def _analyse(
             "disagreements": analysis.disagreements(forms[form], teacher, own["test"], texts["test"])
             if teacher
             else [],
+            "suspect_labels": [row.to_json() for row in review if row.head == head.name][: analysis.TEXTS],
         }
-    for name, analysed in heads.items():
-        first = suspects.ranked(row for row in review if row.head == name)[: analysis.TEXTS]
-        analysed["suspect_labels"] = [row.to_json() for row in first]
     write_json(folder / "analysis.json", {"split": "test", "form": form, "heads": heads})
     suspects.write_review(folder / "label_review.csv", review)
+
+
+def _labels_to_review(
+    run: Run[Recipe],
+    texts: Mapping[str, list[str]],
+    labels: Mapping[str, Mapping[str, Array]],
+    calibrations: Mapping[str, Calibration],
+) -> list[suspects.Suspect]:
+    """The labels of every split that look wrong to the teacher, in the order of `suspects.ranked`."""
+    found, learnt = list[suspects.Suspect](), artifacts.label_confidence(run)
+    for split, own in labels.items():
+        for rows, logits in artifacts.teacher_logits_by_chunk(run, split):
+            for head in (head for head in artifacts.heads(run) if head.name in logits):
+                fitted = calibrations[head.name]
+                answers = Answers(head, logits[head.name], fitted.temperature, fitted.thresholds)
+                mean = learnt[head.name][rows] if split == "train" and head.name in learnt else None
+                some, first = (own[head.name][rows], texts[split][rows]), rows.start + 1
+                found += suspects.suspects(split, answers, *some, mean, first=first)
+    return suspects.ranked(found)
 
 
 def _served(

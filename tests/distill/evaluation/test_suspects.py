@@ -1,5 +1,6 @@
 import csv
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -71,6 +72,11 @@ def test_a_head_has_so_many_rows_and_no_more(monkeypatch) -> None:
     logits = np.eye(3)[[1] * 5] * np.arange(1, 6)[:, None]
     found = suspects("train", Answers(INTENT, logits), np.zeros(5, int), TEXTS)
     assert [row.text for row in found] == ["four", "three", "two"]
+    one = np.zeros(1, int)
+    by_chunk = [
+        suspects("train", Answers(INTENT, logits[[i]]), one, TEXTS[i:], first=i + 1) for i in range(5)
+    ]
+    assert ranked(chain(*by_chunk)) == found
     monkeypatch.setattr(module, "SHARE", 0.3)
     assert len(suspects("train", Answers(INTENT, logits), np.zeros(5, int), TEXTS)) == 2
 
@@ -92,7 +98,7 @@ def test_the_review_file(tmp_path) -> None:
         "a=1",
     ]
     rows = [row(text, probability=0.9 - i / 100) for i, text in enumerate(texts)]
-    write_review(tmp_path / "a.csv", [*reversed(rows), row("low", "=x", 0.2)])
+    write_review(tmp_path / "a.csv", ranked([*reversed(rows), row("low", "=x", 0.2)]))
     content = (tmp_path / "a.csv").read_bytes()
     assert content.startswith(",".join(COLUMNS).encode()) and content == content.decode().encode()
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
