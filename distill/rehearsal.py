@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from distill.data.dataset import write_texts
 from distill.data.tokens import TextTokenizer
+from distill.evaluation.floor import MOST, floors
 from distill.heads import Head
 from distill.memory import peak_rss_bytes
 from distill.models.base import TextClassifier
@@ -45,6 +46,10 @@ SAMPLE_TEXTS, SAMPLE_TOKENS = 12_800, 400_000  # of the rehearsed transfer set
 HELD_OUT = 1000  # texts of validation and test in the sample, and of a split without labels in the table
 WEIGHTS = 5  # copies of the weights on the disk: a checkpoint with two moments, the best epoch, the result
 FIXED_SECONDS = {"calibrate": 0.5, "export": 2.0, "check": 2.0, "bundle": 1.0}  # with a student of few layers
+FEW = 8  # texts that the rehearsed floor answers
+MEMORY_GROWTH = (
+    1.4  # of a training on a CPU after its first steps, as its memory fragments; 1.3 to 1.6 measured
+)
 SPLITS = ("train", "validation", "test")
 
 
@@ -200,6 +205,7 @@ class _Rehearser:
         inference = inference_seconds(
             lambda some: predict_logits(network, Rows(job.validation.texts, some), accelerator),
             job.validation.texts.lengths,
+            accelerator.device,
         )
         saves = epochs + steps // job.checkpoint_every
         self.found.seconds[stage] = (
@@ -255,7 +261,9 @@ class _Rehearser:
         teacher = artifacts.teacher(run)
         network, tokenizer = artifacts.teacher_network(run)
         lengths = network.text_encoder(tokenizer, found.max_length["teacher"])(texts).lengths
-        per_token = inference_seconds(lambda rows: teacher.logits([texts[i] for i in rows]), lengths)
+        per_token = inference_seconds(
+            lambda rows: teacher.logits([texts[i] for i in rows]), lengths, run.accelerator.device
+        )
         tokens = float(lengths.mean()) * found.texts_to_label
         found.seconds["label"] = near - began + (written - near) * self.scale + tokens * per_token
         if run.recipe.teacher.networks:
@@ -294,8 +302,21 @@ class _Rehearser:
         self.train("fit_student", network, job, built * self.scale, training.matching, self.scale)
 
     def check_seconds(self) -> float:
-        """Of the served forms on validation and test, about as fast as the student in torch."""
-        return 2 * self.per_token * float(sum(self.read[split].sum() for split in ("validation", "test")))
+        """Of the served forms on validation and test, as the student in torch, and of the floor."""
+        inference = (
+            2 * self.per_token * float(sum(self.read[split].sum() for split in ("validation", "test")))
+        )
+        texts, labels = artifacts.texts(self.sample, "train"), artifacts.labels(self.sample, "train")
+        few = {name: known[:FEW] for name, known in labels.items()}
+        began = clock()
+        floors(
+            self.found.heads,
+            {"train": texts} | dict.fromkeys(("validation", "test"), texts[:FEW]),
+            {"train": labels} | dict.fromkeys(("validation", "test"), few),
+        )
+        characters = sum(map(len, texts))
+        most = min(MOST, characters * self.rows["train"] / len(texts))
+        return inference + (clock() - began) * most / characters
 
     def some(self, split: str, most: int | None) -> list[str]:
         """The texts of a split, or a sample of them."""
@@ -306,10 +327,9 @@ class _Rehearser:
 
 
 def _peak_memory(accelerator: Accelerator) -> dict[str, int]:
-    memory = {"process": peak_rss_bytes()}
     if accelerator.device.type == "cuda":
-        memory["gpu"] = torch.cuda.max_memory_allocated()
-    return memory
+        return {"process": peak_rss_bytes(), "gpu": torch.cuda.max_memory_allocated()}
+    return {"process": round(MEMORY_GROWTH * peak_rss_bytes())}
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _with_near_words(augmenter: Augmenter, words: list[str], chance: random.Rand
     """
     share = 2 * NEAR_WORDS * chance.random()
     for word in words:
-        before, core, after = _split_punctuation(word)
+        before, core, after = split_punctuation(word)
         near = augmenter.near.get(core) or augmenter.near.get(core.lower())
         replaces = near and chance.random() < share
         yield before + chance.choice(near) + after if near and replaces else word
@@ -120,7 +120,7 @@ def _mixed(augmenter: Augmenter, words: list[str], chance: random.Random) -> lis
     return beginning + span if chance.random() < 0.5 else span + beginning
 
 
-def _split_punctuation(word: str) -> tuple[str, str, str]:
+def split_punctuation(word: str) -> tuple[str, str, str]:
     """The punctuation before a word, the word, and the punctuation after it."""
     letters = [place for place, character in enumerate(word) if character.isalnum() or character == "_"]
     if not letters:

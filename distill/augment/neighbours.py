@@ -6,6 +6,7 @@ in GloVe. The teacher's embeddings need no further file.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +20,20 @@ BATCH = 1024  # words compared with all others at a time
 
 @torch.no_grad()
 def nearest_words(
-    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, count: int
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    of: Container[str] | None = None,
 ) -> dict[str, list[str]]:
-    """The `count` nearest words of each whole word of the vocabulary, nearest first.
+    """The `count` nearest words of whole words of the vocabulary, nearest first.
 
     The distance is the cosine of the embeddings minus their mean.
+
+    Args:
+        encoder: Whose word embeddings.
+        tokenizer: Whose vocabulary.
+        count: Of near words.
+        of: The words to compare with all others; by default all.
     """
     words = whole_words(tokenizer)
     if len(words) < 2:
@@ -33,14 +43,14 @@ def nearest_words(
     rows = table[list(words.values())]
     rows = torch.nn.functional.normalize(rows - rows.mean(0), dim=-1)
     found: dict[str, list[str]] = {}
-    for start in range(0, len(names), BATCH):
-        near = rows[start : start + BATCH] @ rows.T
-        here = torch.arange(len(near))
-        near[here, start + here] = -2  # a word is not its own neighbour
-        for row, best in zip(
-            here.tolist(), near.topk(min(count, len(names) - 1)).indices.tolist(), strict=True
-        ):
-            found[names[start + row]] = [names[i] for i in best]
+    wanted = torch.tensor([i for i, name in enumerate(names) if of is None or name in of], dtype=torch.long)
+    for start in range(0, len(wanted), BATCH):
+        some = wanted[start : start + BATCH]
+        near = rows[some] @ rows.T
+        near[torch.arange(len(some)), some] = -2  # a word is not its own neighbour
+        nearest = near.topk(min(count, len(names) - 1)).indices
+        for word, best in zip(some.tolist(), nearest.tolist(), strict=True):
+            found[names[word]] = [names[i] for i in best]
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.augment.augmenter import WEIGHTS, Augmenter, Weights, words_of
+from distill.augment.augmenter import WEIGHTS, Augmenter, Weights, split_punctuation, words_of
 from distill.augment.neighbours import nearest_words
 from distill.data.dataset import write_texts
 from distill.data.tokens import chunks
@@ -46,13 +46,15 @@ def make_augmenter(run: Run[Any], weights: Weights = WEIGHTS) -> Augmenter:
     """
     texts = artifacts.texts(run, "train")
     network, tokenizer = artifacts.teacher_network(run)
+    words = [sys.intern(word) for text in texts for word in words_of(text)]
+    cores = {split_punctuation(word)[1] for word in {*words}}
     return Augmenter(
         run.recipe.augment,
         run.recipe.seed,
         mask_token=tokenizer.mask_token or "",
-        words=[sys.intern(word) for text in texts for word in words_of(text)],
+        words=words,
         texts=texts,
-        near=nearest_words(network.encoder, tokenizer, NEAREST),
+        near=nearest_words(network.encoder, tokenizer, NEAREST, cores | {core.lower() for core in cores}),
         weights=weights,
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from distill.data.tokens import shuffled_batches
 from distill.models.base import EncodedTexts, TextClassifier
+from distill.models.predict import inference_batches
 from distill.training.checkpoint import TrainingState, save_tensors
 from distill.training.feature_matching import FeatureMatching
 from distill.training.loop import Event, Examples, TrainingError, TrainingJob, fit
@@ -110,12 +111,15 @@ def _measured(
     return times, ends
 
 
-def inference_seconds(infer: Callable[[NDArray[np.int64]], Any], lengths: NDArray[np.int64]) -> float:
-    """The seconds of an inference for each token.
+def inference_seconds(
+    infer: Callable[[NDArray[np.int64]], Any], lengths: NDArray[np.int64], device: torch.device
+) -> float:
+    """The seconds of an inference for each token of its batches, padding included, once it has warmed up.
 
     Args:
         infer: Computes the logits of texts, given by their numbers.
         lengths: The tokens of the texts.
+        device: Of the inference.
     """
     rows = np.random.default_rng(0).permutation(len(lengths))
     size = 8
@@ -125,7 +129,12 @@ def inference_seconds(infer: Callable[[NDArray[np.int64]], Any], lengths: NDArra
         infer(some)
         spent = clock() - began
         if spent >= INFERENCE_SECONDS or len(some) == len(rows):
-            return float(spent / lengths[some].sum())
+            infer(some)
+            spent = clock() - began - spent
+            read = lengths[some]
+            return spent / sum(
+                len(batch) * int(read[batch].max()) for batch in inference_batches(read, device)
+            )
         size = math.ceil(size * min(8.0, max(2.0, 1.2 * INFERENCE_SECONDS / max(spent, 1e-3))))
 
 

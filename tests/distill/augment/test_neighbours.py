@@ -31,6 +31,14 @@ def test_nearest_first_and_never_itself() -> None:
     assert all(word not in near and len(near) == 2 for word, near in found.items())
 
 
+def test_the_words_that_are_asked_for_have_the_neighbours_that_they_have_among_all() -> None:
+    torch.manual_seed(0)
+    pieces = [a + b for a in "abcdef" for b in "ghijkl"]
+    every = encoder(torch.randn(len(pieces), 4).tolist()), tokenizer(pieces), 3
+    some = {"ag", "fl", "absent"}
+    assert nearest_words(*every, some) == {w: near for w, near in nearest_words(*every).items() if w in some}
+
+
 def test_pieces_that_are_no_words_take_no_part() -> None:
     pieces = ["##ing", "x", "don't", "2024", "ok", "yes", "[unused1]"]
     found = nearest_words(encoder([[float(i), 1.0] for i in range(7)]), tokenizer(pieces), 15)
