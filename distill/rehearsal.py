@@ -40,6 +40,7 @@ from distill.training.feature_matching import FeatureMatching
 from distill.training.interrupts import Interrupted
 from distill.training.loop import TrainingJob
 from distill.training.speed import Rows, epoch_tokens, inference_seconds, saving_seconds, step_seconds
+from students.factorized_embeddings import fold
 from teachers.soft_labels import text_digests
 
 SAMPLE_TEXTS, SAMPLE_TOKENS = 12_800, 400_000  # of the rehearsed transfer set
@@ -292,14 +293,15 @@ class _Rehearser:
             "attention_heads": config.num_attention_heads,
             "vocabulary": config.vocab_size,
         }
-        found.parameters["student"] = network.parameters_count
         found.max_length["student"] = int(training.tokenizer.model_max_length)
         found.initialisation = str(training.about["start"])
+        self.train("fit_student", network, job, built * self.scale, training.matching, self.scale)
+        fold(network.encoder)  # as it is saved
+        found.parameters["student"] = network.parameters_count
         texts = sum(len(text.encode()) for text in self.texts) * self.scale
         logits = 2 * sum(soft.heads.values()) * found.texts_to_label
         # the soft labels are written once, and once more in the order in which the student reads them
         found.disk = round(2 * logits + texts + 4 * tokens + WEIGHTS * 4 * sum(found.parameters.values()))
-        self.train("fit_student", network, job, built * self.scale, training.matching, self.scale)
 
     def check_seconds(self) -> float:
         """Of the served forms on validation and test, as the student in torch, and of the floor."""

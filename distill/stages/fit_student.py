@@ -75,7 +75,7 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         save_tensors(folder / "logits.safetensors", logits, {})
         save_classifier(network, tokenizer, folder)
-    return metrics | about
+    return metrics | about | {"parameters": network.parameters_count}
 
 
 def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
@@ -118,7 +118,6 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
     )
     about |= {
         "seed": seed,
-        "parameters": network.parameters_count,
         "chosen": {"student": chosen(run.recipe.student, settings)},
     }
     return StudentTraining(network, tokenizer, job, matching, about)

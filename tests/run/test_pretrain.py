@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from distill.cli.main import main
 from distill.recipe.load import dump_yaml, load_pretraining, load_yaml
@@ -85,6 +86,12 @@ def test_a_job_starts_from_it(job, pretrained, tmp_path, capfd):
     figures = json.loads((tmp_path / "run/stages/fit_student/stage.json").read_text("utf-8"))["metrics"]
     assert figures["start"] == f"pretrained student: {start}"
     assert figures["validation"]["mean"] > 0.9
+    # of what is saved: in training, the embeddings are a projection of the teacher's
+    weights = load_file(tmp_path / "run/stages/fit_student/model.safetensors")
+    assert figures["parameters"] == sum(weight.numel() for weight in weights.values())
+    assert main(["check", str(job), "--no-measure", "--json", *settings[:2]]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["settings"]["student"]["parameters"] == figures["parameters"]
 
 
 def test_a_start_of_another_shape_is_refused(job, pretrained, finished, tmp_path, capfd):
