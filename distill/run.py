@@ -190,14 +190,15 @@ class Run(Generic[R]):
             self.accelerator.wait_for_everyone()
         start = time.perf_counter()
         try:
-            metrics = stage.function(self, folder)
+            metrics = dict(stage.function(self, folder))
         except BaseException:
             if main and old.exists():  # what an earlier command made stays, whatever is wrong with this one
                 shutil.rmtree(folder)
                 old.rename(folder)
                 old.parent.rmdir()
             raise
-        seconds = time.perf_counter() - start
+        # what a training that was stopped had taken before
+        seconds = time.perf_counter() - start + metrics.pop("earlier_seconds", 0.0)
         if main:
             write_sealed(folder / "stage.json", self._record(stage, inputs, seconds, metrics))
             shutil.rmtree(folder / "scratch", ignore_errors=True)
@@ -272,7 +273,7 @@ class Run(Generic[R]):
         return record["results"]
 
     def _record(
-        self, stage: Stage, inputs: dict[str, Any], seconds: float, metrics: Mapping[str, Any]
+        self, stage: Stage, inputs: dict[str, Any], seconds: float, metrics: dict[str, Any]
     ) -> StageRecord:
         own = digests(self.folder, files_in(self.stage(stage.name)))
         others = (file for path in stage.leaves(self) for file in files_in(path))
@@ -286,7 +287,7 @@ class Run(Generic[R]):
             "seconds": round(seconds, 2),
             "peak_rss_bytes": peak_rss_bytes(),
             "versions": versions(),
-            "metrics": dict(metrics),
+            "metrics": metrics,
         }
         if self.accelerator.device.type == "cuda":
             record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()

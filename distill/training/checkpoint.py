@@ -36,6 +36,7 @@ class TrainingState:
             that an earlier version finished.
         sums: The sums of those of the epoch that is not finished.
         batches: What the sums are over.
+        seconds: That the training has taken up to the last checkpoint.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class TrainingState:
     losses: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     batches: int = 0
+    seconds: float = 0.0
 
     def add_losses(self, losses: Mapping[str, float]) -> None:
         """Add the losses of a batch to the epoch's. One after another: other sums would round otherwise."""

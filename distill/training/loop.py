@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -154,6 +155,7 @@ def fit(
     optimizer = make_optimizer(learner, settings, accelerator.device, job.head_lr)
     kept = confidence.tensors if confidence else {}
     state = _restored(job, learner, optimizer, kept, accelerator)
+    earlier_seconds, began = state.seconds, perf_counter()
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
     texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
@@ -203,6 +205,7 @@ def fit(
             if saves:
                 if main:
                     hook("checkpoint", state)
+                    state.seconds = earlier_seconds + perf_counter() - began
                     save_checkpoint(job.checkpoint, learner, optimizer.optimizer, state, kept)
                 accelerator.wait_for_everyone()
             if stops:
@@ -213,6 +216,7 @@ def fit(
     network.load_state_dict(load_tensors(job.kept_weights)[0])
     accelerator.wait_for_everyone()  # before the main process removes the file
     return {
+        "earlier_seconds": earlier_seconds,
         "epochs": len(state.history),
         "steps": state.step,
         "best_epoch": state.kept_epoch,

@@ -56,6 +56,13 @@ def test_a_stage_is_recorded_last(run: Run) -> None:
     assert record["versions"] == versions()
 
 
+def test_the_seconds_of_a_stage_that_was_stopped_count(run: Run) -> None:
+    work = counting([])
+    run.do(Stage("one", lambda run, folder: {**work(run, folder), "earlier_seconds": 100.0}, ()), "a")
+    record = json.loads((run.stage("one") / "stage.json").read_text())
+    assert record["seconds"] >= 100 and record["metrics"] == {"metric": 1}
+
+
 def test_a_stage_with_the_same_digest_is_skipped(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "tinyheads")
     seen: list[list[str]] = []

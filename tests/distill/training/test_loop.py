@@ -57,7 +57,9 @@ class Room:
         train, validation = train or self.examples(24), self.examples(30, seed=9)
         place = self.folder / folder
         job = TrainingJob("student", train, validation, settings, seed, place, distillation, 2, head_lr)
-        return network, fit(network, job, self.accelerator, matching=self.matching, **more)
+        metrics = fit(network, job, self.accelerator, matching=self.matching, **more)
+        self.earlier_seconds = metrics.pop("earlier_seconds")
+        return network, metrics
 
 
 @pytest.fixture
@@ -150,6 +152,7 @@ def test_killed_and_resumed_equals_unbroken(room: Room, steps: int, match: Match
     torch.manual_seed(123)  # nothing may depend on the state of the generator
     resumed, metrics = room.fit(QUICK, **more)
     assert same(resumed, unbroken) and metrics == expected
+    assert (room.earlier_seconds > 0) == (steps >= 2)  # those up to the checkpoint
     if matched and room.matching:  # the projections resumed too
         assert same(room.matching, matched)
 
