@@ -208,7 +208,7 @@ def _quality_column(head: str, table: Table) -> Column:
 def quality_text(row: Row, head: str) -> str:
     """The quality of a head with half of its interval and, of several seeds, the lowest and the highest."""
     if (value := quality(row, head)) is None:
-        return NOTHING if row["weights"] else "no weights"
+        return NOTHING if row["weights"] or row["failed"] else "no weights"
     found = row["quality"][head]
     low, high = number(found.get("low")), number(found.get("high"))
     text = f"{value:.3f}" + ("" if low is None or high is None else f" ±{(high - low) / 2:.3f}")

@@ -61,6 +61,12 @@ def test_one_seed_has_no_spread():
     assert re.fullmatch(r"0\.9\d\d ±0\.006", quality_text(row, "topic"))
 
 
+def test_a_candidate_that_failed_is_not_said_to_lack_weights():
+    row = comparison()["rows"][0] | {"quality": {}, "weights": False}
+    assert quality_text(row | {"failed": None}, "topic") == "no weights"
+    assert quality_text(row | {"failed": "killed by SIGKILL"}, "topic") == "–"
+
+
 def test_without_budget_nothing_is_said_to_fit():
     table = comparison()
     table["budget"] = {"ms": None, "mb": None}
