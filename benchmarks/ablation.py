@@ -71,7 +71,8 @@ def main() -> None:
         failed = processes.run(recipe, folder, "fit_student", threads=threads)
         return failed or read_json(folder / "stages/fit_student/stage.json")
 
-    with Processes() as processes, ThreadPoolExecutor(options.jobs) as executor:
+    # an interruption stops the processes first: the executor waits for them
+    with ThreadPoolExecutor(options.jobs) as executor, Processes() as processes:
         if isinstance(first := run("base"), str):
             raise SystemExit(f"base: {first}")
         names = options.only or list(VARIANTS)

@@ -96,7 +96,9 @@ def _run_all(comparison: Comparison, processes: Processes) -> dict[tuple[str, in
     """Train and measure what is not done; returns why a seed of a candidate failed."""
     _choose_hub(comparison)
     distils = any(candidate.how == "distilled" for candidate in comparison.candidates)
-    last, cores = "label" if distils else "prepare", available_cores()
+    # adopted networks lend their tokenizer to candidates without weights
+    adopts = bool(comparison.recipe.teacher.networks)
+    last, cores = "label" if distils else "fit_teacher" if adopts else "prepare", available_cores()
     LOG.info(f"{comparison.base}: {last}, log in {comparison.base}.log")
     if reason := processes.run(comparison.recipe, comparison.base, last, threads=cores):
         raise RecipeError(reason)
@@ -293,10 +295,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _fits(comparison: Comparison, latency: Mapping[str, float] | None, served: int | None) -> bool | None:
-    """Whether a candidate fits the budgets; None without budgets or measurements."""
-    limits = []
-    if comparison.budget_ms is not None and latency:
-        limits.append(latency["p50"] <= comparison.budget_ms)
-    if comparison.budget_mb is not None and served:
-        limits.append(served / 1e6 <= comparison.budget_mb)
-    return all(limits) if limits else None
+    """Whether a candidate fits all budgets; None without budgets, or if what decides was not measured."""
+    pairs = (
+        (comparison.budget_ms, latency["p50"] if latency else None),
+        (comparison.budget_mb, served / 1e6 if served else None),
+    )
+    fits = [None if found is None else found <= limit for limit, found in pairs if limit is not None]
+    return None if not fits or (None in fits and False not in fits) else all(fits)

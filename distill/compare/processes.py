@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -80,8 +81,11 @@ class Processes:
         Raises:
             Stopped: `stop` was called.
         """
-        self._wait_for(folder)
-        with log.open("wb") as output:
+        self._wait_until(lambda: _is_free(folder), folder)
+        with log.open("ab") as output:
+            # the process holds the lock for as long as it lives, also without this one, as this is its stderr
+            self._wait_until(lambda: _locked(output), folder)
+            output.truncate(0)
             with self._lock:
                 if self._stopping:
                     raise Stopped
@@ -95,7 +99,8 @@ class Processes:
                 )
                 self._running.add(process)
             code = process.wait()
-        self._running.discard(process)
+        with self._lock:
+            self._running.discard(process)
         if self._stopping:
             raise Stopped
         return _reason(code, log) if code else None
@@ -107,20 +112,42 @@ class Processes:
             for process in self._running:
                 process.terminate()
 
-    def _wait_for(self, folder: Path) -> None:
-        if not (folder / "stages").is_dir():
+    def _wait_until(self, free: Callable[[], bool], folder: Path) -> None:
+        """Wait while another process works in the folder, such as one whose parent was killed."""
+        if free():
             return
-        lock, said = FileLock(folder / "stages" / ".lock"), False
+        LOG.info(f"{folder}: another process works in this folder; waiting until it ends")
         while not self._stopping:
-            try:
-                with lock.acquire(blocking=False):
-                    return
-            except Timeout:
-                if not said:
-                    LOG.info(f"{folder}: another process works in this folder; waiting until it ends")
-                said = True
-                time.sleep(POLL)
+            time.sleep(POLL)
+            if free():
+                return
         raise Stopped
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no process works in the folder of a run."""
+    if not (folder / "stages").is_dir():
+        return True
+    try:
+        with FileLock(folder / "stages" / ".lock").acquire(blocking=False):
+            return True
+    except Timeout:
+        return False
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock an open file, with all processes that inherit it; False if others hold it."""
+    if sys.platform == "win32":  # whose locks are not inherited
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _reason(code: int, log: Path) -> str:

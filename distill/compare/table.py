@@ -45,16 +45,16 @@ def pareto(points: Iterable[tuple[float | None, float | None]]) -> list[int]:
 def front(table: Table) -> set[int]:
     """The rows on the Pareto front of quality (mean over the heads) and median CPU latency."""
     return set(
-        pareto(
-            (number(at("latency_ms", "p50")(row)), mean_quality(row, table["head_names"]))
-            for row in table["rows"]
-        )
+        pareto((number(at("latency_ms", "p50")(row)), mean_quality(row, table)) for row in table["rows"])
     )
 
 
-def mean_quality(row: Row, heads: Sequence[str]) -> float | None:
-    """The mean over the heads of what the row's candidate reaches; None without a value of each head."""
-    values = [quality(row, head) for head in heads]
+def mean_quality(row: Row, table: Table) -> float | None:
+    """The mean of what the row's candidate reaches over the heads that have labelled test texts.
+
+    None without a value of each of them.
+    """
+    values = [quality(row, head) for head in table["head_names"] if table["texts"]["test"].get(head)]
     return sum(filter(None, values)) / len(values) if values and None not in values else None
 
 
@@ -75,7 +75,7 @@ def ordered(table: Table) -> list[Row]:
     """
 
     def key(row: Row) -> tuple[float, float]:
-        value, latency = mean_quality(row, table["head_names"]), number(at("latency_ms", "p50")(row))
+        value, latency = mean_quality(row, table), number(at("latency_ms", "p50")(row))
         return math.inf if value is None else -value, math.inf if latency is None else latency
 
     figures = [column.value for column in columns(table) if not column.words][:-1]
@@ -208,7 +208,7 @@ def _quality_column(head: str, table: Table) -> Column:
 def quality_text(row: Row, head: str) -> str:
     """The quality of a head with half of its interval and, of several seeds, the lowest and the highest."""
     if (value := quality(row, head)) is None:
-        return NOTHING if row["weights"] else "no weights"
+        return NOTHING if row["weights"] or row["failed"] else "no weights"
     found = row["quality"][head]
     low, high = number(found.get("low")), number(found.get("high"))
     text = f"{value:.3f}" + ("" if low is None or high is None else f" ±{(high - low) / 2:.3f}")

@@ -62,6 +62,8 @@ def _network(folder: Path, stage: str, metrics: Mapping[str, Any]) -> dict[str, 
     """The shape of a network, from the config.json of its encoder."""
     own = metrics[stage]
     config = read_json(folder / "stages" / stage / "config.json") or {}
+    # a student may read fewer tokens than its teacher
+    read = (read_json(folder / "stages" / stage / "tokenizer_config.json") or {}).get("model_max_length")
 
     def first(*names: str) -> Any:
         return next((config[name] for name in names if isinstance(config.get(name), int)), None)
@@ -73,7 +75,7 @@ def _network(folder: Path, stage: str, metrics: Mapping[str, Any]) -> dict[str, 
         "hidden": first("hidden_size", "dim"),
         "attention_heads": first("num_attention_heads", "n_heads"),
         "vocabulary": first("vocab_size"),
-        "max_length": metrics["fit_teacher"].get("max_length"),
+        "max_length": own.get("max_length") or read or metrics["fit_teacher"].get("max_length"),
         "initialisation": own.get("start"),
     }
 
@@ -96,7 +98,7 @@ def _settings(
             **{key: student.get(key) for key in ("layers", "hidden", "attention_heads")},
             "vocabulary": "full",
         },
-        "export": {"max_length": teacher.get("max_length")},
+        "export": {"max_length": student.get("max_length")},
     }
     for side in ("teacher", "student"):
         used[side] |= {

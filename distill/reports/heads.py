@@ -106,7 +106,7 @@ def details_of_head(analysis: Analysis, form: str, where: str, review: str | Non
 def _figures(analysis: Analysis, labelled: str) -> Iterable[Html]:
     figures, name = [], analysis["kind"]
     if bins := analysis.get("reliability"):
-        what = "each probability of a label" if name == "multi_label" else "the predicted label"
+        what = "each label" if name == "multi_label" else "the predicted label"
         note = f"Calibrated probability of {what}; {labelled}."
         title = "Reliability"
         figures.append(page.figure(charts.svg(charts.reliability(bins), f"{title}: {labelled}"), title, note))

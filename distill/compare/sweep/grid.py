@@ -97,7 +97,7 @@ def settings(recipe: Recipe, grid: Grid, seeds: int) -> list[Setting]:
 
     Raises:
         RecipeError: A key is unknown or cannot be compared over, a value is invalid, two settings are equal,
-            or there is no seed.
+            there is no seed, or `student.metric` is one that falls as a student gets better.
     """
     if seeds < 1:
         raise RecipeError(f"--seeds: {seeds} is too small, expected at least 1")
@@ -122,6 +122,11 @@ def settings(recipe: Recipe, grid: Grid, seeds: int) -> list[Setting]:
             )
     first: dict[str, Setting] = {}
     for setting in found:
+        if (metric := setting.recipe.student.metric or "").endswith((".log_loss", ".ece")):
+            raise RecipeError(
+                f"student.metric: {metric!r} falls as a student gets better, and a sweep compares "
+                "metrics that rise (name another, or --set student.metric=null for the heads' first metrics)"
+            )
         if (other := first.setdefault(setting.recipe.digest(), setting)) is not setting:
             raise RecipeError(f"--grid: {other} and {setting} are the same setting (leave one out)")
     return found

@@ -44,6 +44,14 @@ def test_the_front_leaves_out_what_has_no_quality():
     assert names == {"TF-IDF + logistic regression", "tiny", "mini", "small", "MiniLM-L6"}
 
 
+def test_a_head_without_labelled_test_texts_does_not_count():
+    table = comparison(heads=2)
+    best = ordered(table)[0]["candidate"], front(table)
+    table["head_names"].append("untested")
+    table["metrics"]["untested"], table["texts"]["test"]["untested"] = "accuracy", 0
+    assert (ordered(table)[0]["candidate"], front(table)) == best and best[1]
+
+
 def test_the_text_is_aligned_and_names_what_failed_and_what_has_no_weights():
     text = table_text(comparison(heads=3, seeds=3))
     lines = text.splitlines()
@@ -59,6 +67,12 @@ def test_the_text_is_aligned_and_names_what_failed_and_what_has_no_weights():
 def test_one_seed_has_no_spread():
     row = comparison(seeds=1)["rows"][7]
     assert re.fullmatch(r"0\.9\d\d ±0\.006", quality_text(row, "topic"))
+
+
+def test_a_candidate_that_failed_is_not_said_to_lack_weights():
+    row = comparison()["rows"][0] | {"quality": {}, "weights": False}
+    assert quality_text(row | {"failed": None}, "topic") == "no weights"
+    assert quality_text(row | {"failed": "killed by SIGKILL"}, "topic") == "–"
 
 
 def test_without_budget_nothing_is_said_to_fit():

@@ -41,6 +41,15 @@ def test_settings_are_those_that_were_used(folder):
     assert "None" not in words and "null" not in words
 
 
+def test_a_student_may_read_fewer_tokens_than_its_teacher(tmp_path):
+    write_run(tmp_path)
+    (tmp_path / "stages/fit_student/tokenizer_config.json").write_text('{"model_max_length": 64}', "utf-8")
+    report = write_report(tmp_path)
+    assert report["teacher"]["max_length"] == 128 and report["student"]["max_length"] == 64
+    assert report["settings"]["export"]["max_length"] == 64
+    assert "tokens read of a text 128 64" in shown((tmp_path / "report.html").read_text("utf-8"))
+
+
 def test_every_figure_says_which_texts_it_is_on(folder):
     write_report(folder)
     page = (folder / "report.html").read_text("utf-8")

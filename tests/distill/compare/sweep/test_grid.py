@@ -54,6 +54,13 @@ def test_a_grid_that_is_none_is_refused(words: list[str], message: str) -> None:
         parse_grid(words)
 
 
+@pytest.mark.parametrize("metric", ["intent.log_loss", "intent.ece", "flags.log_loss"])
+def test_a_metric_that_falls_as_a_student_gets_better_is_refused(metric: str) -> None:
+    recipe = parse_recipe({**RAW, "student": {"metric": metric}})
+    with pytest.raises(RecipeError, match=f"student.metric: '{metric}' falls as a student gets better"):
+        settings(recipe, {"student.lr": [0.001, 0.002]}, 1)
+
+
 def test_every_setting_in_order_with_the_seeds_of_the_student_alone() -> None:
     grid = parse_grid(["distillation.temperature=1,2", "match.layers=[1],[2]", "student.lr=1e-3"])
     found = settings(RECIPE, grid, 3)
