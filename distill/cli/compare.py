@@ -35,6 +35,8 @@ def compare(options: argparse.Namespace) -> Result:
         budget_mb=options.budget_mb,
     )
     table = compare(comparison)
+    if all(row["failed"] for row in table["rows"]):
+        raise UsageError(f"{out}: every candidate failed: {table['rows'][0]['failed']}")
     return Result(f"{table_text(table)}\n\n{out / 'index.html'}", table)
 
 

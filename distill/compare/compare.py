@@ -160,13 +160,15 @@ def _train(comparison: Comparison, candidate: Candidate, seed: int, processes: P
         "recipe": f"{comparison.base}.yaml",
         "base": str(comparison.base),
         "folder": str(place),
+        "result": str(place / "trained.json"),
     }
+    if candidate.how != "floor":
+        job["texts"] = str(comparison.folder / "texts.json")
     write_json(place / "job.json", job)
     log, threads = place / "train.log", max(1, available_cores() // comparison.jobs)
     LOG.info(f"{candidate.name}, seed {seed}: training, log in {log}")
-    reason = processes.module(
-        "distill.compare.worker", [place / "job.json"], log, threads=threads, folder=place / "run"
-    )
+    module = "distill.compare.floor" if candidate.how == "floor" else "distill.compare.worker"
+    reason = processes.module(module, [place / "job.json"], log, threads=threads, folder=place / "run")
     LOG.info(f"{candidate.name}, seed {seed}: {f'failed: {reason}' if reason else 'trained'}")
     return reason
 
@@ -177,10 +179,21 @@ def _measure(comparison: Comparison, candidate: Candidate, seed: int, processes:
     if read_json(place / "measured.json") is not None:
         return None
     trained = read_json(place / "trained.json")
-    if "measured" in trained:  # the floor, which has no file to load
-        write_json(place / "measured.json", trained["measured"])
-        return None
     LOG.info(f"{candidate.name}: measuring")
+    if candidate.how == "floor":
+        job = {
+            "base": str(comparison.base),
+            "texts": str(comparison.folder / "texts.json"),
+            "result": str(place / "measured.json"),
+        }
+        write_json(place / "measure.json", job)
+        return processes.module(
+            "distill.compare.floor",
+            [place / "measure.json"],
+            place / "measure.log",
+            threads=available_cores(),
+            folder=place,
+        )
     found: dict[str, Any] = {}
     for variant in dict.fromkeys((trained["variant"], "fp32")):
         result, cores = place / f"measured-{variant}.json", available_cores()
@@ -290,8 +303,9 @@ def _over_seeds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _fits(comparison: Comparison, latency: Mapping[str, float] | None, served: int | None) -> bool | None:

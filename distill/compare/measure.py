@@ -74,6 +74,8 @@ def best_throughput(
                 if seconds > BATCH_SECONDS:
                     break
         except out_of_memory:
+            if not best:
+                raise
             break
         rate = count / seconds
         since = 0 if rate > best * GAIN else since + 1
@@ -85,7 +87,7 @@ def best_throughput(
 
 def measure_bundle(job: dict[str, Any]) -> dict[str, Any]:
     """Latency, throughput and peak memory of one variant of a bundle; `job` as in the module's docstring."""
-    from export.runtime.classifier import Classifier
+    from export import BundleError, Classifier
 
     classifier = Classifier.load(job["bundle"], variant=job["variant"], threads=job["threads"])
     texts = json.loads(Path(job["texts"]).read_text("utf-8"))
@@ -96,7 +98,7 @@ def measure_bundle(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"latency_ms": latency(classify, texts)}
     classify(texts[: 8 * BATCH_OF_MEMORY], BATCH_OF_MEMORY)
     found["rss_bytes"] = peak_rss_bytes()  # before larger batches are tried
-    return found if job["latency_only"] else found | best_throughput(classify, texts)
+    return found if job["latency_only"] else found | best_throughput(classify, texts, (BundleError,))
 
 
 def main(path: Path) -> None:

@@ -3,36 +3,32 @@
     python -m distill.compare.worker JOB
 
 JOB is a JSON file with `name`, `seed`, `recipe`, `base` (a run of the recipe that holds the prepared data,
-and the soft labels where a student is distilled) and `folder`, which gets the bundle and, last, trained.json.
+and the soft labels where a student is distilled), `texts` (a JSON file of texts on which speed is measured) and
+`folder`, which gets the bundle and, last, trained.json.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from accelerate.utils import set_seed
 
 from distill.compare.candidates import Candidate, parse
+from distill.compare.floor import judged
 from distill.compare.linked_runs import SHARED, link
-from distill.compare.measure import best_throughput, latency
+from distill.compare.measure import best_throughput
 from distill.compare.recipes import distillation, fine_tuning
 from distill.evaluation.calibration import Calibration, calibrate
-from distill.evaluation.floor import TfIdf
-from distill.evaluation.intervals import interval
 from distill.evaluation.metrics import labelled as known_texts
-from distill.evaluation.metrics import quality, without_nan
-from distill.heads import Head, columns
+from distill.heads import columns
 from distill.memory import peak_rss_bytes
-from distill.models.base import Array, TextClassifier, on_device
+from distill.models.base import TextClassifier, on_device
 from distill.models.families import new_network
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier
@@ -59,8 +55,6 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
     recipe, folder = load_recipe(job["recipe"]), Path(job["folder"])
     [candidate] = parse([job["name"]])
     base = Run(recipe, Path(job["base"]), make_accelerator(recipe, folder))
-    if candidate.how == "floor":
-        return _floor(base)
     encoder, problem = _reachable(candidate)
     work = folder / "run"
     if problem and candidate.known:
@@ -68,6 +62,8 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
         calibrations = {head.name: Calibration() for head in artifacts.heads(base)}
         source, tokens = folder / "network", found.pop("tokens")
         found |= {"weights": False, "problem": str(problem)}
+        if candidate.how == "distilled":  # which these steps do not stand for
+            found |= {"fit_seconds": None, "teacher_seconds": None}
     elif problem:
         raise problem
     else:
@@ -99,7 +95,7 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
     if found["weights"]:
         found["quality"] = {name: _quality(base, bundle, name, calibrations) for name in variants}
     if base.accelerator.device.type == "cuda":
-        found |= _gpu_throughput(base, source, tokens)
+        found |= _gpu_throughput(base, source, tokens, read_json(Path(job["texts"])))
     return found
 
 
@@ -155,51 +151,8 @@ def _quality(
         known = labels[head.name]
         if not known_texts(known, head).any():
             continue
-        found[head.name] = _judged(head, logits[head.name], known, calibrations[head.name].to_json())
+        found[head.name] = judged(head, logits[head.name], known, calibrations[head.name].to_json())
     return found
-
-
-def _judged(head: Head, logits: Array, labels: Array, fitted: dict[str, Any]) -> dict[str, Any]:
-    """The first metric with its interval, and all metrics."""
-    metrics = without_nan(quality(head, logits, labels, **fitted))
-    low, high = interval(head, logits, labels, **fitted) or (None, None)
-    return {"value": metrics[head.first_metric], "low": low, "high": high, "metrics": metrics}
-
-
-def _floor(run: Run[Recipe]) -> dict[str, Any]:
-    """Fit and measure the floor, in one process: it has no file that could be loaded."""
-    heads, begin = artifacts.heads(run), time.perf_counter()
-    model = TfIdf(heads, artifacts.texts(run, "train"), artifacts.labels(run, "train"))
-    seconds, train_rss = time.perf_counter() - begin, peak_rss_bytes()
-    labels = {split: artifacts.labels(run, split) for split in ("validation", "test")}
-    logits = {split: model.logits(artifacts.texts(run, split)) for split in labels}
-    found = {}
-    for head in heads:
-        if head.name in model.regressions and known_texts(labels["test"][head.name], head).any():
-            own = {split: values[head.name] for split, values in logits.items()}
-            fitted = calibrate(head, own["validation"], labels["validation"][head.name]).to_json()
-            found[head.name] = _judged(head, own["test"], labels["test"][head.name], fitted)
-
-    def classify(texts: list[str], size: int) -> None:
-        for first in range(0, len(texts), size):
-            model.logits(texts[first : first + size])
-
-    texts = artifacts.texts(run, "test")
-    gc.collect()
-    speed = {"latency_ms": latency(classify, texts), **best_throughput(classify, texts)}
-    return {
-        "fit_seconds": seconds,
-        "teacher_seconds": 0.0,
-        "fit_seconds_estimated": False,
-        "train_rss_bytes": train_rss,
-        "train_gpu_bytes": None,
-        "parameters": model.parameters,
-        "bytes": {"fp32": model.size_bytes},
-        "weights": True,
-        "variant": "fp32",
-        "quality": {"fp32": found},
-        "measured": speed | {"rss_bytes": psutil.Process().memory_info().rss},
-    }
 
 
 def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[str, Any]:
@@ -250,7 +203,7 @@ def _usual_length(run: Run[Recipe], network: TextClassifier, tokenizer: Any) -> 
     return defaults.max_length(lengths)
 
 
-def _gpu_throughput(run: Run[Recipe], source: Path, tokens: int | None) -> dict[str, Any]:
+def _gpu_throughput(run: Run[Recipe], source: Path, tokens: int | None, texts: list[str]) -> dict[str, Any]:
     """Texts per second of the network in torch on the GPU, at the best batch size."""
     network, tokenizer = load_classifier(source)
     encode = network.text_encoder(tokenizer, int(tokens or tokenizer.model_max_length))
@@ -264,7 +217,6 @@ def _gpu_throughput(run: Run[Recipe], source: Path, tokens: int | None) -> dict[
         torch.cuda.synchronize()
 
     network.to(run.accelerator.device)
-    texts = artifacts.texts(run, "test")
     best = best_throughput(classify, texts, (torch.cuda.OutOfMemoryError,))
     return {"gpu_throughput": best["throughput"], "gpu_batch_size": best["batch_size"]}
 
