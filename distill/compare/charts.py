@@ -191,7 +191,7 @@ def bubbles(table: Table, head: str, measure: Measure, size: tuple[int, int] = W
 def heading(table: Table, head: str, measure: Measure) -> Spec:
     """The title of a chart's picture for documents."""
     machine = table["machine"]
-    where = f"{one_line(machine['cpu'])}, {machine['threads']} threads"
+    where = f"{one_line(machine['cpu'])}, {machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
     text = {
         "text": f"{one_line(table['name'])}: {measure.title[0].lower()}{measure.title[1:]}",
         "subtitle": where,

@@ -181,7 +181,7 @@ def _measure(comparison: Comparison, candidate: Candidate, seed: int, processes:
     trained = read_json(place / "trained.json")
     LOG.info(f"{candidate.name}: measuring")
     if candidate.how == "floor":
-        job = {
+        job: dict[str, Any] = {
             "base": str(comparison.base),
             "texts": str(comparison.folder / "texts.json"),
             "result": str(place / "measured.json"),

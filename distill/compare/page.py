@@ -102,7 +102,7 @@ def _charts(table: Table, heads: int) -> Html:
     missing = unmeasured(table)
     notes = [f"Not drawn, since their weights are out of reach: {', '.join(missing)}."] if missing else []
     if others := len(table["head_names"]) - heads:
-        notes.append(f"The charts of {others} more heads lie beside this page.")
+        notes.append(f"The charts of {others} more heads are beside this page.")
     several = any(len(row["seeds"]) > 1 for row in table["rows"])
     note = (
         "Area is the size of the model file. The dashed line is the Pareto front: no other candidate is as "
@@ -113,7 +113,7 @@ def _charts(table: Table, heads: int) -> Html:
     return join(
         [
             paragraph(note, class_="quiet"),
-            tag("noscript", paragraph("The charts need JavaScript; their pictures lie beside this page.")),
+            tag("noscript", paragraph("The charts need JavaScript; their pictures are beside this page.")),
             *(choice if len(names) > 1 else []),
             *figures,
             *(paragraph(line, class_="quiet") for line in notes),

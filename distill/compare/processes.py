@@ -58,7 +58,7 @@ class Processes:
         Raises:
             Stopped: `stop` was called.
         """
-        self._wait_for(folder)
+        self._wait_until(lambda: _is_free(folder), folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         file, log = (folder.with_name(f"{folder.name}.{kind}") for kind in ("yaml", "log"))
         with written_whole(file) as temporary:

@@ -3,8 +3,8 @@
     python -m distill.compare.worker JOB
 
 JOB is a JSON file with `name`, `seed`, `recipe`, `base` (a run of the recipe that holds the prepared data,
-and the soft labels where a student is distilled), `texts` (a JSON file of texts on which speed is measured) and
-`folder`, which gets the bundle and, last, trained.json.
+and the soft labels where a student is distilled), `texts` (a JSON file of texts that the speed on a GPU is
+measured on) and `folder`, which gets the bundle and, last, trained.json.
 """
 
 from __future__ import annotations

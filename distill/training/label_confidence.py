@@ -1,6 +1,6 @@
 """How sure a network was of the labels that it learnt from, while it learnt them.
 
-At the end of a training, a network knows wrong labels by heart. It learns them last, so the mean over the
+At the end of a training, a network has memorised wrong labels. It learns them last, so the mean over the
 epochs of the probability of a label tells wrong labels from right ones (Swayamdipta et al. 2020,
 arXiv:2009.10795).
 """

@@ -26,6 +26,7 @@ from distill.reports.page import figure, join, notice, page, paragraph
 from distill.reports.text import markdown, one_line
 
 Sweep = Mapping[str, Any]
+DRAWN = 60  # settings in the dot plot; the table has all
 
 
 def write_sweep_page(sweep: Sweep, folder: Path) -> Path:
@@ -141,8 +142,8 @@ def _setting(value: Any) -> str:
 
 
 def dots(sweep: Sweep) -> Spec:
-    """A row for each setting of a sweep: its mean, a bar of one standard deviation, a small dot a seed."""
-    rows = [row for row in _ordered(sweep) if row["mean"] is not None]
+    """A row for each of the best settings: its mean, a bar of one standard deviation, a small dot a seed."""
+    rows = [row for row in _ordered(sweep) if row["mean"] is not None][:DRAWN]
     names = dict(zip(sweep["keys"], short_names(sweep["keys"], "."), strict=True))
     values = [
         {
