@@ -91,6 +91,12 @@ class Candidate:
     known: Encoder | None = None
 
     @property
+    def layer_weights(self) -> int:
+        """About how many weights the layers of a student of ours have; 0 for others."""
+        shape = SIZES[self.size] if self.size else None
+        return 12 * shape.layers * shape.hidden**2 if shape else 0
+
+    @property
     def slug(self) -> str:
         """A name for a folder."""
         safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.name).strip(".-")[-80:]

@@ -103,7 +103,9 @@ def _run_all(comparison: Comparison, processes: Processes) -> dict[tuple[str, in
     if reason := processes.run(comparison.recipe, comparison.base, last, threads=cores):
         raise RecipeError(reason)
     _write_texts(comparison)
-    pairs = [(one, seed) for seed in comparison.seeds for one in comparison.candidates]
+    # students first and the largest of them first, as they take longest
+    order = sorted(comparison.candidates, key=lambda one: -one.layer_weights)
+    pairs = [(one, seed) for seed in comparison.seeds for one in order]
     with ThreadPoolExecutor(comparison.jobs) as executor:
         try:
             found = [executor.submit(_train, comparison, *pair, processes) for pair in pairs]
