@@ -24,7 +24,7 @@ MOST, SHARE = 1000, 0.1  # rows of a head and split, and their share of its labe
 DOUBT = 0.1  # the probability of another label, from which a label is suspect
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("split", "row", "head", "text", "label", "suggested", "probability", "label_probability")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for the beginning of a formula
 
 
 @dataclass(frozen=True)

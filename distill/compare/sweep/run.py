@@ -137,6 +137,7 @@ class _Runner:
 
     def __init__(self, about: Sweep) -> None:
         self.about, self.processes = about, Processes()
+        self.teachers = len({_teacher(setting.recipe) for setting in about.settings})
         self.bases: dict[str, Path | str] = {}
         self.lock = threading.Lock()
 
@@ -154,7 +155,7 @@ class _Runner:
         head = (setting.recipe.student.metric or "").partition(".")[0]
         compared = {head: labelled[head]} if head else labelled
         row["texts"] = max(texts or prepared["rows"]["validation"] for texts in compared.values())
-        if any(key.startswith("teacher") for key in setting.values) and not all(compared.values()):
+        if self.teachers > 1 and not all(compared.values()):
             return row | {"failed": UNLABELLED}
         records = []
         for number, (seed, recipe) in enumerate(setting.recipes.items()):
@@ -183,9 +184,9 @@ class _Runner:
             key = _digest(setting.recipe, LABEL)
             if key not in self.bases:
                 folder = self._base_folder(setting)
-                teacher = _digest(setting.recipe, TEACHER)
+                teacher = _teacher(setting.recipe)
                 for other in self.about.settings:
-                    if not folder.exists() and _digest(other.recipe, TEACHER) == teacher:
+                    if not folder.exists() and _teacher(other.recipe) == teacher:
                         with suppress(LinkError):
                             link(self._base_folder(other), folder, SHARED)
                 self.bases[key] = self._run(setting.recipe, folder, "label") or folder
@@ -206,6 +207,12 @@ def _place(about: Sweep, setting: Setting, seed: int) -> Path:
 def _digest(recipe: Recipe, names: Sequence[str]) -> str:
     """The digest of the sections that a stage depends on."""
     return json_digest(recipe.model_dump(mode="json", include={*names}))
+
+
+def _teacher(recipe: Recipe) -> str:
+    """The digest of the sections that the teacher depends on."""
+    values = recipe.model_dump(mode="json", include={*TEACHER})
+    return json_digest({**values, "data": {**values["data"], "unlabeled": None}})
 
 
 def _summary(about: Sweep, rows: dict[int, Row]) -> dict[str, Any]:
