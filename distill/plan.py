@@ -216,7 +216,7 @@ def _tables(result: Mapping[str, Any]) -> Iterator[list[list[str]]]:
         rows.append([key.replace("_", " "), *(_number(side.get(key)) for side in sides)])
     yield [
         *rows,
-        ["augmented texts a text", "", f"{settings['augment']['copies']}"],
+        ["augmented texts per text", "", f"{settings['augment']['copies']}"],
         ["texts", f"{result['rows']['train']:,}", f"{about}{transfer['texts']:,}"],
         ["texts to label", f"{about}{transfer['texts_to_label']:,}", ""],
         ["steps", f"{result['steps']['teacher']:,}", f"{about}{result['steps']['student']:,}"],

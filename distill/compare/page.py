@@ -100,7 +100,7 @@ def _charts(table: Table, heads: int) -> Html:
         for measure in MEASURES
     ]
     missing = unmeasured(table)
-    notes = [f"Not drawn, since their weights are out of reach: {', '.join(missing)}."] if missing else []
+    notes = [f"Not drawn, since their weights could not be loaded: {', '.join(missing)}."] if missing else []
     if others := len(table["head_names"]) - heads:
         notes.append(f"The charts of {others} more heads are beside this page.")
     several = any(len(row["seeds"]) > 1 for row in table["rows"])

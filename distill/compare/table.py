@@ -139,7 +139,7 @@ def facts(table: Table) -> list[str]:
     gpu = f", {one_line(machine['gpu'])}" if machine.get("gpu") else ""
     threads = machine["threads"]
     return [
-        f"{table['texts']['train']:,} training texts. Labelled test texts, which choose nothing: {counts}.",
+        f"{table['texts']['train']:,} training texts. Labelled test texts, which no training reads: {counts}.",
         f"{one_line(machine['cpu'])}, {threads} thread{'' if threads == 1 else 's'}{gpu}; "
         f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds)) or 'none'}.",
     ]
@@ -270,7 +270,11 @@ def _notes(table: Table, chosen: Sequence[Column]) -> list[str]:
     return [
         *facts(table),
         *meanings(chosen),
-        *([f"Weights out of reach, so without quality: {', '.join(missing)}."] if missing else []),
+        *(
+            [f"Without quality, as their weights could not be loaded: {', '.join(missing)}."]
+            if missing
+            else []
+        ),
         *(f"failed: {who}: {reason}" for who, reason in failures(table)),
     ]
 

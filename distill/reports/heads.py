@@ -85,7 +85,7 @@ def details_of_head(analysis: Analysis, form: str, where: str, review: str | Non
     parts += _texts(analysis, form, where)
     if suspects := analysis.get("suspect_labels"):
         title = page.heading("Labels to review")
-        note = "The teacher is confident of another label."
+        note = "The teacher finds another label likely; the most suspect come first."
         more = page.join([" All of them are in ", page.tag("code", review), "."]) if review else ""
         rows = [
             [
