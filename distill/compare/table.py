@@ -139,7 +139,7 @@ def facts(table: Table) -> list[str]:
     gpu = f", {one_line(machine['gpu'])}" if machine.get("gpu") else ""
     threads = machine["threads"]
     return [
-        f"{table['texts']['train']:,} training texts. Labelled test texts, which no training reads: {counts}.",
+        f"{table['texts']['train']:,} training texts. Labelled test texts, not read in training: {counts}.",
         f"{one_line(machine['cpu'])}, {threads} thread{'' if threads == 1 else 's'}{gpu}; "
         f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds)) or 'none'}.",
     ]
