@@ -84,9 +84,7 @@ def add_compare_commands(add: Add) -> None:
     sub.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     sub.add_argument("--out", metavar="DIR", help="folder of the comparison (comparisons/NAME)")
-    names = (
-        "names, hub ids, folders or package:NAME, separated by commas; distilled:NAME distils (14)"
-    )
+    names = "names, hub ids, folders or package:NAME, separated by commas; distilled:NAME distils (14)"
     sub.add_argument("--candidates", type=lambda given: given.split(","), metavar="NAME,NAME", help=names)
     sub.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each candidate (1)")
     sub.add_argument("--jobs", type=int, default=1, metavar="N", help="candidates to train at once (1)")
