@@ -152,7 +152,7 @@ def labelled(write_recipe, encoder_of, tmp_path_factory):
 def refused(capfd, recipe: str, run: Path) -> str:
     """The one line with which `check` and `run` refuse a recipe, before there is a folder."""
     lines = []
-    for command in (["check", recipe], ["run", recipe, "--out", str(run)]):
+    for command in (["check", recipe, "--no-measure"], ["run", recipe, "--out", str(run)]):
         capfd.readouterr()
         assert main(command) == 2
         (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("distill: ")]
@@ -163,7 +163,7 @@ def refused(capfd, recipe: str, run: Path) -> str:
 
 def checked(recipe: str, run: Path) -> str:
     """How the student of a recipe that runs was initialised; its graph computes what torch computes."""
-    assert main(["check", recipe]) == 0
+    assert main(["check", recipe, "--no-measure"]) == 0
     assert main(["run", recipe, "--out", str(run), "--to", "check"]) == 0
     metrics = json.loads((run / "stages/check/stage.json").read_text("utf-8"))["metrics"]
     assert metrics["parity"]["heads"]["intent"]["max_difference"] < 1e-4
