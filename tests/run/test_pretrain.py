@@ -89,6 +89,7 @@ def test_a_job_starts_from_it(job, pretrained, tmp_path, capfd):
     # of what is saved: in training, the embeddings are a projection of the teacher's
     weights = load_file(tmp_path / "run/stages/fit_student/model.safetensors")
     assert figures["parameters"] == sum(weight.numel() for weight in weights.values())
+    capfd.readouterr()
     assert main(["check", str(job), "--no-measure", "--json", *settings[:2]]) == 0
     plan = json.loads(capfd.readouterr().out)
     assert plan["settings"]["student"]["parameters"] == figures["parameters"]
