@@ -40,7 +40,7 @@ def test_charts_of_more_heads_than_a_page_holds_lie_beside_it(tmp_path, monkeypa
     monkeypatch.setattr("distill.compare.page.LARGEST", 946_000)
     page = write_page(comparison(heads=3), tmp_path)
     assert page.stat().st_size <= 946_000
-    assert "The charts of 2 more heads lie beside this page." in page.read_text("utf-8")
+    assert "The charts of 2 more heads are beside this page." in page.read_text("utf-8")
     assert len([*tmp_path.glob("*.png")]) == 9
 
 
