@@ -81,7 +81,7 @@ class Candidate:
         how: fine-tuned on the labelled texts, distilled from the recipe's teacher, or the TF-IDF floor.
         size: The shape of a student of ours; None for an encoder.
         encoders: Where an encoder's weights may be.
-        known: The published encoder, whose configuration stands in where no weights can be reached.
+        known: The published encoder. Its configuration is used where its weights cannot be loaded.
     """
 
     name: str

@@ -202,7 +202,6 @@ def _measure(comparison: Comparison, candidate: Candidate, seed: int, processes:
         job = {
             "bundle": str(place / "export" / "candidate"),
             "variant": variant,
-            "heads": None,
             "threads": cores,
             "texts": str(comparison.folder / "texts.json"),
             "latency_only": bool(found),

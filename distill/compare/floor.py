@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distill.compare.measure import best_throughput, latency
 from distill.data.dataset import hard_labels, load_heads, load_split
-from distill.evaluation.calibration import calibrate
+from distill.evaluation.analysis import Answers
 from distill.evaluation.floor import TfIdf
-from distill.evaluation.intervals import interval
-from distill.evaluation.metrics import Array, labelled, quality, without_nan
-from distill.heads import Head
+from distill.evaluation.metrics import Array, labelled, without_nan
 from distill.memory import peak_rss_bytes
 from distill.storage import read_json, write_json
 
@@ -32,13 +29,12 @@ def train(prepared: Path) -> dict[str, Any]:
     seconds, memory = time.perf_counter() - began, peak_rss_bytes()
     splits = {name: load_split(prepared, name) for name in ("validation", "test")}
     labels = {name: hard_labels(split, heads) for name, split in splits.items()}
-    logits = {name: model.logits(list(split["text"])) for name, split in splits.items()}
-    found = {}
-    for head in heads:
-        known = labels["test"][head.name]
-        if head.name in model.regressions and labelled(known, head).any():
-            fitted = calibrate(head, logits["validation"][head.name], labels["validation"][head.name])
-            found[head.name] = judged(head, logits["test"][head.name], known, fitted.to_json())
+    answers = model.answers(heads, {name: list(split["text"]) for name, split in splits.items()}, labels)
+    found = {
+        head.name: judged(answers[head.name]["test"], labels["test"][head.name])
+        for head in heads
+        if head.name in answers and labelled(labels["test"][head.name], head).any()
+    }
     return {
         "fit_seconds": seconds,
         "teacher_seconds": 0.0,
@@ -68,11 +64,11 @@ def measure(prepared: Path, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def judged(head: Head, logits: Array, labels: Array, fitted: Mapping[str, Any]) -> dict[str, Any]:
-    """The first metric of a head with its interval, and all metrics; calibrated by `fitted`."""
-    metrics = without_nan(quality(head, logits, labels, **fitted))
-    low, high = interval(head, logits, labels, **fitted) or (None, None)
-    return {"value": metrics[head.first_metric], "low": low, "high": high, "metrics": metrics}
+def judged(answers: Answers, labels: Array) -> dict[str, Any]:
+    """The first metric of a head with its interval, and all metrics."""
+    metrics = without_nan(answers.quality(labels))
+    low, high = answers.interval(labels) or (None, None)
+    return {"value": metrics[answers.head.first_metric], "low": low, "high": high, "metrics": metrics}
 
 
 def _fitted(prepared: Path) -> TfIdf:

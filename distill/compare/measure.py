@@ -3,7 +3,7 @@
     python -m distill.compare.measure JOB
 
 measures a bundle in a process of its own, without torch, so that its peak memory is what serving needs. JOB
-is a JSON file with `bundle`, `variant`, `heads`, `threads`, `texts`, `latency_only`, and `result`, the file
+is a JSON file with `bundle`, `variant`, `threads`, `texts`, `latency_only`, and `result`, the file
 to write. Other load on the machine is not controlled, so compare only what was measured on one idle machine.
 """
 
@@ -93,7 +93,7 @@ def measure_bundle(job: dict[str, Any]) -> dict[str, Any]:
     texts = json.loads(Path(job["texts"]).read_text("utf-8"))
 
     def classify(some: list[str], size: int) -> Any:
-        return classifier(some, heads=job["heads"], batch_size=size)
+        return classifier(some, batch_size=size)
 
     found: dict[str, Any] = {"latency_ms": latency(classify, texts)}
     classify(texts[: 8 * BATCH_OF_MEMORY], BATCH_OF_MEMORY)
@@ -103,11 +103,10 @@ def measure_bundle(job: dict[str, Any]) -> dict[str, Any]:
 
 def main(path: Path) -> None:
     """Carry out a job."""
-    job = json.loads(path.read_text("utf-8"))
-    result = Path(job["result"])
-    temporary = result.with_name(f".{result.name}.tmp")
-    temporary.write_text(json.dumps(measure_bundle(job)), encoding="utf-8")
-    temporary.replace(result)
+    from distill.storage import read_json, write_json  # the rest of the module is for numpy alone
+
+    job = read_json(path)
+    write_json(Path(job["result"]), measure_bundle(job))
 
 
 if __name__ == "__main__":

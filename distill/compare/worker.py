@@ -17,32 +17,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
 
 from distill.compare.candidates import Candidate, parse
 from distill.compare.floor import judged
 from distill.compare.linked_runs import SHARED, link
 from distill.compare.measure import best_throughput
 from distill.compare.recipes import distillation, fine_tuning
+from distill.evaluation.analysis import Answers
 from distill.evaluation.calibration import Calibration, calibrate
-from distill.evaluation.metrics import labelled as known_texts
+from distill.evaluation.metrics import labelled
 from distill.heads import columns
 from distill.memory import peak_rss_bytes
-from distill.models.base import TextClassifier, on_device
-from distill.models.families import new_network
+from distill.models.base import on_device
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.pipeline import run as run_recipe
-from distill.recipe import defaults
 from distill.recipe.load import load_recipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.export_onnx import export_network
-from distill.stages.train import labelled
+from distill.stages.fit_teacher import teacher_training
 from distill.storage import read_json, write_json
 from distill.training.devices import make_accelerator
-from distill.training.loop import TrainingJob
 from distill.training.speed import epoch_tokens, step_seconds
 from export.bundle.files import read_bundle
 from export.runtime.classifier import Classifier
@@ -149,41 +146,29 @@ def _quality(
     labels, found = artifacts.labels(run, "test"), {}
     for head in artifacts.heads(run):
         known = labels[head.name]
-        if not known_texts(known, head).any():
+        if not labelled(known, head).any():
             continue
-        found[head.name] = judged(head, logits[head.name], known, calibrations[head.name].to_json())
+        found[head.name] = judged(
+            Answers(head, logits[head.name], **calibrations[head.name].to_json()), known
+        )
     return found
 
 
 def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Build a candidate from its configuration, with random weights, and time a few steps of its training."""
-    assert candidate.known is not None
-    settings, heads = base.recipe.teacher, artifacts.heads(base)
-    set_seed(base.recipe.seed)
-    if settings.networks:
+    known, given, name = candidate.known, base.recipe.teacher, candidate.encoders[0]
+    assert known is not None
+    if given.networks:
         _, tokenizer = artifacts.teacher_network(base)
     else:
-        tokenizer = load_tokenizer(settings.encoder, settings.sha256)
-    encoder = untrained_encoder(
-        candidate.known.model_type,
-        candidate.known.config,
-        tokenizer,
-        dropout=settings.dropout,
-        attention_dropout=settings.attention_dropout,
-    )
-    network = new_network(settings.model_copy(update={"network": None}), encoder, heads)
-    wanted = settings.max_length or _usual_length(base, network, tokenizer)
-    tokens = network.usable_length(wanted)
-    encode = network.text_encoder(tokenizer, tokens)
-    train, validation = (labelled(base, split, encode) for split in ("train", "validation"))
-    batch = settings.batch_size * settings.accumulate
-    epochs = settings.epochs or defaults.teacher_epochs(len(train.texts), batch)
-    rates = {"lr": defaults.teacher_lr(network.config.hidden_size), "epochs": epochs}
-    (scratch := folder / "scratch").mkdir(exist_ok=True)
-    job = TrainingJob("sample", train, validation, settings.model_copy(update=rates), 0, scratch)
-    seconds = step_seconds(network, job, base.accelerator) * epoch_tokens(job) * epochs
-    place = folder / "network"
-    place.mkdir(exist_ok=True)
+        tokenizer = load_tokenizer(given.encoder, given.sha256)
+    own = Run(fine_tuning(base.recipe, name, base.recipe.seed), base.folder, base.accelerator)
+    rates = {"dropout": given.dropout, "attention_dropout": given.attention_dropout}
+    encoder = untrained_encoder(known.model_type, known.config, tokenizer, **rates)
+    (place := folder / "network").mkdir(exist_ok=True)
+    network, _, job, about = teacher_training(own, place, (encoder, tokenizer))
+    job.folder.mkdir(exist_ok=True)
+    seconds = step_seconds(network, job, base.accelerator) * epoch_tokens(job) * (job.settings.epochs or 1)
     save_classifier(network, tokenizer, place)
     return {
         "fit_seconds": seconds,
@@ -191,16 +176,10 @@ def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[st
         "fit_seconds_estimated": True,
         "train_rss_bytes": peak_rss_bytes(),
         "train_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        "parameters": network.parameters_count,
-        "tokens": tokens,
-        "encoder": candidate.encoders[0],
+        "parameters": about["parameters"],
+        "tokens": about["max_length"],
+        "encoder": name,
     }
-
-
-def _usual_length(run: Run[Recipe], network: TextClassifier, tokenizer: Any) -> int:
-    """The tokens read of a text, as the stage fit_teacher finds them."""
-    lengths = network.text_encoder(tokenizer, 1_000_000)(artifacts.texts(run, "train")).lengths
-    return defaults.max_length(lengths)
 
 
 def _gpu_throughput(run: Run[Recipe], source: Path, tokens: int | None, texts: list[str]) -> dict[str, Any]:

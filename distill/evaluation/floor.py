@@ -56,18 +56,8 @@ def floors(
         model = TfIdf(heads, texts["train"], labels["train"])
     except ValueError:  # no labelled text, or none with a word
         return {}
-    logits = {split: model.logits(texts[split]) for split in ("validation", "test")}
-    found = {}
-    for head in heads:
-        if head.name not in model.regressions:
-            continue
-        own = {split: values[head.name] for split, values in logits.items()}
-        fitted = calibrate(head, own["validation"], labels["validation"][head.name])
-        found[head.name] = Floor(
-            model.train_texts[head.name],
-            {split: Answers(head, x, fitted.temperature, fitted.thresholds) for split, x in own.items()},
-        )
-    return found
+    answers = model.answers(heads, texts, labels)
+    return {name: Floor(model.train_texts[name], answers[name]) for name in model.regressions}
 
 
 class TfIdf:
@@ -107,6 +97,25 @@ class TfIdf:
         """The logits of each head, `[texts, labels]`."""
         features = self.vectorizer.transform(texts)
         return {name: regression.logits(features) for name, regression in self.regressions.items()}
+
+    def answers(
+        self,
+        heads: Sequence[Head],
+        texts: Mapping[str, Sequence[str]],
+        labels: Mapping[str, Mapping[str, Array]],
+    ) -> dict[str, dict[str, Answers]]:
+        """The answers of each fitted head to validation and test, calibrated on validation.
+
+        The arguments are those of `floors`.
+        """
+        logits = {split: self.logits(texts[split]) for split in ("validation", "test")}
+        found: dict[str, dict[str, Answers]] = {}
+        for head in heads:
+            if head.name in self.regressions:
+                own = {split: values[head.name] for split, values in logits.items()}
+                fitted = calibrate(head, own["validation"], labels["validation"][head.name]).to_json()
+                found[head.name] = {split: Answers(head, x, **fitted) for split, x in own.items()}
+        return found
 
     @property
     def parameters(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def suspects(
 ) -> list[Suspect]:
     """The labelled texts whose labels are the least probable, the most suspect first.
 
-    At most a tenth of them, and those alone that have another label of a probability of at least 0.1.
+    At most 1,000 of them, and those alone that have another label of a probability of at least 0.1.
 
     Args:
         split: The split of the texts.
@@ -93,8 +93,7 @@ def suspects(
     left = own.probability(other) / np.maximum(1 - of_label, 1e-12)  # its share of the other labels
     suggested = (1 - given) * np.minimum(left, 1)
     found = np.flatnonzero(suggested >= DOUBT)
-    most = min(MOST, math.ceil(SHARE * len(known)))
-    order = found[np.argsort((given - suggested)[found], kind="stable")][:most]
+    order = found[np.argsort((given - suggested)[found], kind="stable")][:MOST]
     return [
         Suspect(
             split,
@@ -123,18 +122,22 @@ def _other(answers: Answers, labels: Array) -> Array:
     return other
 
 
-def ranked(rows: Iterable[Suspect]) -> list[Suspect]:
+def ranked(rows: Iterable[Suspect], labelled: Mapping[tuple[str, str], int]) -> list[Suspect]:
     """The rows of train, which the student learns, then of validation and test; the most suspect first.
 
-    At most 1,000 of each head and split.
+    At most 1,000 of each head and split, and a tenth of its labelled texts.
 
     The teacher has not learnt the labels of validation and test, so its probabilities there do not compare
     with those of train.
+
+    Args:
+        rows: As `suspects` gives them.
+        labelled: The number of labelled texts of each split and head.
     """
     counts, found = Counter[tuple[str, str]](), []
     for row in sorted(rows, key=lambda row: (SPLITS.index(row.split), -row.score)):
         counts[row.split, row.head] += 1
-        if counts[row.split, row.head] <= MOST:
+        if counts[row.split, row.head] <= min(MOST, math.ceil(SHARE * labelled[row.split, row.head])):
             found.append(row)
     return found
 

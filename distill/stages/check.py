@@ -140,7 +140,12 @@ def _labels_to_review(
                 mean = learnt[head.name][rows] if split == "train" and head.name in learnt else None
                 some, first = (own[head.name][rows], texts[split][rows]), rows.start + 1
                 found += suspects.suspects(split, answers, *some, mean, first=first)
-    return suspects.ranked(found)
+    counts = {
+        (split, head.name): int(metrics.labelled(own[head.name], head).sum())
+        for split, own in labels.items()
+        for head in artifacts.heads(run)
+    }
+    return suspects.ranked(found, counts)
 
 
 def _served(

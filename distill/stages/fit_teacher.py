@@ -29,7 +29,9 @@ from distill.training.loop import TrainingJob, fit
 from teachers.encoders import load_encoder, load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    Loaded = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 UNTRUNCATED = 1_000_000  # tokens, more than any text has
 MANY_TRUNCATED = 0.05  # share of the training texts
@@ -66,12 +68,18 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     return metrics | about
 
 
-def teacher_training(run: Run[Recipe], folder: Path) -> TeacherTraining:
-    """The teacher and its training, with a value for every setting that the recipe leaves open."""
+def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = None) -> TeacherTraining:
+    """The teacher and its training, with a value for every setting that the recipe leaves open.
+
+    Args:
+        run: Whose recipe and prepared data.
+        folder: Of the stage.
+        loaded: An encoder and its tokenizer in place of the recipe's.
+    """
     settings, heads = run.recipe.teacher, artifacts.heads(run)
     seed = seed_of(run, settings)
     set_seed(seed)
-    encoder, tokenizer = load_encoder(
+    encoder, tokenizer = loaded or load_encoder(
         settings.encoder,
         sha256=settings.sha256,
         layers=settings.layers,

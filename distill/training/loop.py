@@ -301,7 +301,7 @@ class _Log:
     def __init__(self, job: TrainingJob, accelerator: Accelerator, state: TrainingState) -> None:
         self.job, self.accelerator, self.state = job, accelerator, state
         self.losses: list[dict[str, Tensor]] = []
-        self._line: list[dict[str, float]] = []  # what is read since the last line
+        self._line: list[dict[str, float]] = []  # losses read since the last line of the log
 
     def read(self, steps: int) -> None:
         """Read the losses up to `steps` steps; refuses a loss that is not finite."""

@@ -9,19 +9,13 @@ import pytest
 
 from distill.compare.page import write_page
 from distill.compare.sweep.page import write_sweep_page
-from tests.browser.chromium import PROGRAM, Chromium
+from tests.browser.chromium import PROGRAM
 from tests.distill.compare.made_up import comparison, sweep
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="needs Chromium")
 AXE = os.environ.get("AXE_CORE", "")
 HOSTILE = '</script><img src="http://127.0.0.1/x" onerror="alert(1)">'
 ROWS = "[...document.querySelectorAll('.sorts tbody tr')].map(row => row.cells[0].textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,23 @@ def finished(job, run_distill) -> dict:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     return {"folder": run, "stdout": done.stdout, "stderr": done.stderr, "report": report}
+
+
+@pytest.fixture(scope="session")
+def start_distill():
+    """A function that starts the command, which Ctrl-C can interrupt; returns the process."""
+
+    def start(*arguments) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+        )
+
+    return start
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.run.conftest import COMMAND, ENVIRONMENT, ROOT
+from tests.run.conftest import ENVIRONMENT, ROOT
 
 pytestmark = pytest.mark.exporting
 
@@ -24,19 +24,12 @@ MOMENTS = {
 
 @pytest.mark.parametrize(("name", "own"), [("SIGINT", False), ("SIGTERM", True)])
 def test_a_signal_ends_a_training_after_its_checkpoint_is_saved(
-    job, finished, run_distill, tmp_path, name, own
+    job, finished, run_distill, start_distill, tmp_path, name, own
 ):
     run = tmp_path / "run"
     shutil.copytree(finished["folder"], run)
     words = ["run", str(job), "--out", str(run), "--from", "fit_student"]
-    process = subprocess.Popen(
-        [*COMMAND, *words],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
-    )
+    process = start_distill(*words)
     while not (run / "stages/fit_student/scratch/checkpoint.safetensors").exists() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(getattr(signal, name))

@@ -4,7 +4,6 @@ import json
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -16,7 +15,6 @@ from distill.pipeline import run
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_yaml
 from distill.run import read_record
-from tests.run.conftest import COMMAND, ENVIRONMENT, ROOT
 
 GRID = ["--grid", "distillation.temperature=1,2,4", "--grid", "distillation.soft_weight=0.5,0.9"]
 
@@ -173,7 +171,9 @@ def test_without_optuna_the_extra_is_named(tiny_job, tmp_path, capsys, monkeypat
     assert not (tmp_path / "out").exists()
 
 
-def test_killed_and_interrupted_a_sweep_continues(tiny_job, tmp_path, kill_when, run_distill, swept):
+def test_killed_and_interrupted_a_sweep_continues(
+    tiny_job, tmp_path, kill_when, run_distill, start_distill, swept
+):
     """In processes of their own: kill -9 leaves the run of a setting, for which the next sweep waits."""
     out = tmp_path / "out"
     words = ["sweep", tiny_job, "--grid", "distillation.soft_weight=0.5,0.9", "--out", out]
@@ -181,14 +181,7 @@ def test_killed_and_interrupted_a_sweep_continues(tiny_job, tmp_path, kill_when,
     assert not (out / "sweep.json").exists() and (out / "study.jsonl").exists()
     (teacher,) = out.glob("base/*/stages/fit_teacher/stage.json")
     before = teacher.stat().st_ino
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, words)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
-    )
+    process = start_distill(*words)
     while not (out / "sweep.json").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

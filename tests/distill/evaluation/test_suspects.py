@@ -15,9 +15,7 @@ FLAGS = Head("flags", "multi_label", ("x", "y"))
 TEXTS = ["zero", "one", "two", "three", "four"]
 
 
-@pytest.fixture(autouse=True)
-def every_row(monkeypatch) -> None:
-    monkeypatch.setattr(module, "SHARE", 1.0)
+MANY = {(split, head): 10_000 for split in ("train", "validation", "test") for head in ("intent", "flags")}
 
 
 def test_the_surest_of_another_label_is_first() -> None:
@@ -45,8 +43,8 @@ def test_the_labels_of_a_multi_label_head() -> None:
     assert [(row.row, row.label, row.suggested) for row in found] == [(3, "none", "x, y"), (2, "x", "none")]
 
 
-def test_the_confidence_while_learning_counts_for_what_is_known_by_heart() -> None:
-    """Of two labels that the teacher knows by heart, the one that it learnt last is suspect."""
+def test_the_confidence_while_learning_counts_for_what_is_memorised() -> None:
+    """Of two labels that the teacher has memorised, the one that it learnt last is suspect."""
     logits = np.array([[9.0, 1, 0], [9, 1, 0], [0, 9, 0], [0, 9, 0]])
     labels, confidence = np.array([0, 0, 0, 0]), np.array([0.2, 0.9, 0.4, np.nan], np.float32)
     assert [row.row for row in suspects("train", Answers(INTENT, logits), labels, TEXTS)] == [3, 4]
@@ -64,7 +62,7 @@ def test_the_confidence_while_learning_counts_for_what_is_known_by_heart() -> No
 def test_training_labels_are_reviewed_first() -> None:
     rows = [row("a", probability=0.99), row("b", probability=0.6), row("c", probability=0.7)]
     rows[0] = replace(rows[0], split="test")
-    assert [one.text for one in ranked(rows)] == ["c", "b", "a"]
+    assert [one.text for one in ranked(rows, MANY)] == ["c", "b", "a"]
 
 
 def test_a_head_has_so_many_rows_and_no_more(monkeypatch) -> None:
@@ -76,9 +74,9 @@ def test_a_head_has_so_many_rows_and_no_more(monkeypatch) -> None:
     by_chunk = [
         suspects("train", Answers(INTENT, logits[[i]]), one, TEXTS[i:], first=i + 1) for i in range(5)
     ]
-    assert ranked(chain(*by_chunk)) == found
-    monkeypatch.setattr(module, "SHARE", 0.3)
-    assert len(suspects("train", Answers(INTENT, logits), np.zeros(5, int), TEXTS)) == 2
+    assert ranked(chain(*by_chunk), MANY) == found
+    # a tenth of the labelled texts of all chunks
+    assert ranked(chain(*by_chunk), {("train", "intent"): 11}) == found[:2]
 
 
 def row(text: str, label: str = "a", probability: float = 0.9) -> Suspect:
@@ -98,7 +96,7 @@ def test_the_review_file(tmp_path) -> None:
         "a=1",
     ]
     rows = [row(text, probability=0.9 - i / 100) for i, text in enumerate(texts)]
-    write_review(tmp_path / "a.csv", ranked([*reversed(rows), row("low", "=x", 0.2)]))
+    write_review(tmp_path / "a.csv", ranked([*reversed(rows), row("low", "=x", 0.2)], MANY))
     content = (tmp_path / "a.csv").read_bytes()
     assert content.startswith(",".join(COLUMNS).encode()) and content == content.decode().encode()
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
@@ -106,4 +104,4 @@ def test_the_review_file(tmp_path) -> None:
     assert [line["text"].removeprefix("'") for line in found] == [*texts, "low"]
     assert [line["text"].startswith("'") for line in found] == [False] * 3 + [True] * 5 + [False] * 2
     assert found[-1]["label"] == "'=x" and found[-1]["probability"] == "0.2000"
-    assert found[0]["row"] == "1" and ranked(rows)[0].text == "plain"
+    assert found[0]["row"] == "1" and ranked(rows, MANY)[0].text == "plain"
