@@ -66,23 +66,33 @@ def distillation_loss(
     `standardized`: `kl` of each row's logits minus their mean, divided by their standard deviation (Sun et
     al. 2024, arXiv:2403.01265, eq. 9), so that a small student need not reach the teacher's range. With two
     labels only the sign would remain, so heads of two labels and multi_label heads use `kl`.
+
+    A row of NaN in `teacher` is a text that the teacher does not know; the mean is over the other rows, and 0
+    without any.
     """
+    known = ~teacher.isnan().any(-1)
+    teacher = teacher.masked_fill(~known.unsqueeze(-1), 0.0)
     # a packed student scores a sample of the labels: the others drop out of both distributions
     teacher = teacher.to(student.dtype).masked_fill(student <= NOT_SCORED / 2, NOT_SCORED)
     if loss == "mse":
-        return F.mse_loss(student, teacher)
+        return _mean((student - teacher).square().mean(-1), known)
     if loss == "standardized" and _standardizable(kind, student.shape[-1]):
         student, teacher = _standardized(student), _standardized(teacher)
     s, t = student / temperature, teacher / temperature
     if kind == "single_label":
         log_t = t.log_softmax(-1)
-        kl = (log_t.exp() * (log_t - s.log_softmax(-1))).sum(-1).mean()
+        kl = (log_t.exp() * (log_t - s.log_softmax(-1))).sum(-1)
     else:
         p = t.sigmoid()
         on = p * (F.logsigmoid(t) - F.logsigmoid(s))
         off = (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
-        kl = (on + off).sum(-1).mean()
-    return temperature**2 * kl
+        kl = (on + off).sum(-1)
+    return temperature**2 * _mean(kl, known)
+
+
+def _mean(losses: Tensor, known: Tensor) -> Tensor:
+    """The mean of the losses `[batch]` of known rows."""
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def _standardizable(kind: Kind, labels: int) -> bool:

@@ -3,8 +3,6 @@ import sys
 
 import numpy as np
 
-from distill.memory import peak_rss_bytes
-
 GROW = """
 import numpy as np
 from distill.memory import peak_rss_bytes

@@ -332,3 +332,18 @@ def test_each_head_has_its_own_default_and_what_is_said_holds_for_all() -> None:
     asked = total_loss(z, hard, teacher, [many, flags_of_many], soft_weight=1.0, loss="standardized")[1]
     torch.testing.assert_close(asked["many/distillation"], one)
     torch.testing.assert_close(asked["flags/distillation"], other)  # kl at its own temperature
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse", "standardized"])
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
+def test_rows_that_the_teacher_does_not_know_are_skipped(kind: Any, loss: Any) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, 12, requires_grad=True), torch.randn(5, 12)
+    unknown = teacher.clone()
+    unknown[[1, 3]] = float("nan")
+    found = distillation_loss(student, unknown, kind, loss=loss)
+    expected = distillation_loss(student[[0, 2, 4]], teacher[[0, 2, 4]], kind, loss=loss)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert student.grad is not None and torch.isfinite(student.grad).all() and not student.grad[[1, 3]].any()
+    assert distillation_loss(student, torch.full((5, 12), float("nan")), kind, loss=loss) == 0
