@@ -58,10 +58,11 @@ def predict(options: argparse.Namespace) -> None:
             if len(names) > 1:
                 raise ValueError(f"labels: are of one head, expected --heads to name one, got {len(names)}")
             classifier = classifier.with_labels(_labels(options.labels), names[0])
+    thresholds = _thresholds(options.threshold)
     texts, done = _texts(classifier, options.text, options.text_column), 0
     while chunk := list(itertools.islice(texts, CHUNK)):
         with _usage_errors(f"after {done} texts: " if done else ""):
-            answers = classifier(chunk, heads=options.heads, top_k=options.top_k)
+            answers = classifier(chunk, heads=options.heads, top_k=options.top_k, thresholds=thresholds)
         for text, answer in zip(chunk, answers, strict=True):
             print_line(json.dumps({"text": text, **answer}, ensure_ascii=False))
         done += len(chunk)
@@ -80,6 +81,28 @@ def _labels(given: str) -> list[str] | dict[str, str | None]:
     if not isinstance(labels, (list, dict)):
         raise UsageError(f"--labels: {given}: must be a list of labels or an object of descriptions")
     return labels
+
+
+def _thresholds(given: Sequence[str] | None) -> dict[str, Any] | None:
+    """The thresholds of `--threshold HEAD=NUMBER` and `--threshold HEAD.LABEL=NUMBER`."""
+    found: dict[str, Any] = {}
+    for option in given or ():
+        name, equals, number = option.rpartition("=")
+        head, dot, label = name.partition(".")
+        try:
+            value = float(number)
+        except ValueError:
+            equals = ""
+        if not (head and equals):
+            raise UsageError(f"--threshold: expected HEAD=NUMBER or HEAD.LABEL=NUMBER, got {option!r}")
+        of_head = found.setdefault(head, {} if dot else None)
+        if dot and isinstance(of_head, dict) and label not in of_head:
+            of_head[label] = value
+        elif not dot and of_head is None:
+            found[head] = value
+        else:
+            raise UsageError(f"--threshold: {name} has two thresholds (keep one)")
+    return found or None
 
 
 def _texts(classifier: Classifier, texts: list[str], columns: list[str] | None) -> Iterator[str]:
@@ -330,6 +353,8 @@ def add_bundle_commands(add: Add) -> None:
     about = "labels to choose from, for a packed bundle: separated by commas, or a .json file"
     parsers["predict"].add_argument("--labels", metavar="LABEL,LABEL", help=about)
     parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
+    about = "probability from which labels apply, HEAD=NUMBER or HEAD.LABEL=NUMBER; may be repeated"
+    parsers["predict"].add_argument("--threshold", metavar="HEAD=NUMBER", action="append", help=about)
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
     about = f"{again} (those of the bundle's recipe)"
     parsers["evaluate"].add_argument("--text", "--text-column", help=about, **column)

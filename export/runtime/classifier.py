@@ -6,11 +6,10 @@ labels with the calibration of the manifest. Threads may share one classifier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any, overload
 
 import numpy as np
@@ -20,9 +19,10 @@ from export.bundle.files import opened_bundle
 from export.bundle.manifest import INTEGER, STRING, TOKENIZER, Head, Manifest, unknown
 from export.runtime.cpus import available_cores
 from export.runtime.packed import Labels, PackedSession, open_session
-from export.runtime.postprocess import Answers, columns
+from export.runtime.postprocess import Answers, Thresholds, columns, with_thresholds
 from export.runtime.probabilities import Floats, probabilities
 from export.runtime.tokenizer import CachedTokenizer
+from export.text import check_texts
 
 _WINDOW = 32  # batches that are tokenised and sorted together; it bounds the memory
 _VIEWS = 64  # sets of labels whose tokens are kept
@@ -165,17 +165,20 @@ class Classifier:
         self, texts: str, *, heads: Sequence[str] | None = None, top_k: int | None = None,
         scores: bool = False, batch_size: int = 32,
         labels: Iterable[str] | Mapping[str, str | None] | None = None,
+        thresholds: Thresholds | None = None,
     ) -> dict[str, Any]: ...
     @overload
     def __call__(
         self, texts: Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
         labels: Iterable[str] | Mapping[str, str | None] | None = None,
+        thresholds: Thresholds | None = None,
     ) -> list[dict[str, Any]]: ...
     def __call__(
         self, texts: str | Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
         labels: Iterable[str] | Mapping[str, str | None] | None = None,
+        thresholds: Thresholds | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         # fmt: on
         """The answers `{head: answer}` to each text, in the order of the texts and the requested heads.
@@ -191,6 +194,8 @@ class Classifier:
             batch_size: Number of texts that run together.
             labels: The labels to choose from, for a packed bundle; see `with_labels`. With several heads,
                 `heads` must name one.
+            thresholds: The probability from which labels apply, in place of the bundle's: a number for each
+                head, or a dict `{label: number}`.
 
         Raises:
             ValueError: A text, head, label or option is invalid.
@@ -198,21 +203,29 @@ class Classifier:
         if labels is not None:
             names = [head.name for head in self._choose(heads)]
             view: Any = self.with_labels(labels, names[0] if len(names) == 1 else None)
-            answers: Any = view(texts, top_k=top_k, scores=scores, batch_size=batch_size)
+            options = {"top_k": top_k, "scores": scores, "batch_size": batch_size}
+            answers: Any = view(texts, **options, thresholds=thresholds)
             return answers  # type: ignore[no-any-return]
-        checked, chosen = _check_texts(texts), self._choose(heads)
+        checked, chosen = check_texts(texts), self._choose(heads)
         if top_k is not None:
             _check_count("top_k", top_k)
         answers, selected = self._answers, None
-        if heads is not None:
+        if thresholds is not None:
+            if scores or top_k is not None:
+                raise ValueError("thresholds: do not apply to lists of labels (leave out top_k and scores)")
+            answers = Answers(chosen := with_thresholds(chosen, thresholds))
+        elif heads is not None:
             answers = Answers(chosen)
+        if heads is not None:
             selected = np.r_[tuple(self._columns[head.name] for head in chosen)]
         results: list[dict[str, Any]] = []
         for logits in self._windows(checked, batch_size):
             results += answers(logits if selected is None else logits[:, selected], top_k, scores)
         return results[0] if isinstance(texts, str) else results
 
-    def predict(self, texts: str | Iterable[str], head: str | None = None) -> Any:
+    def predict(
+        self, texts: str | Iterable[str], head: str | None = None, *, thresholds: Thresholds | None = None
+    ) -> Any:
         """The label of each text, as a list; a text alone returns its label.
 
         Those of a multi_label head are the lists of labels that reach their thresholds, best first.
@@ -220,12 +233,14 @@ class Classifier:
         Args:
             texts: A text or an iterable of texts.
             head: Name of a head. By default, a bundle of several heads returns a dict of all of them.
+            thresholds: See `__call__`.
 
         Raises:
-            ValueError: A text or the head is invalid.
+            ValueError: A text, the head or a threshold is invalid.
         """
         chosen = self._choose(None if head is None else [head])
-        answers = self([texts] if isinstance(texts, str) else texts, heads=[one.name for one in chosen])
+        listed, names = [texts] if isinstance(texts, str) else texts, [one.name for one in chosen]
+        answers = self(listed, heads=names, thresholds=thresholds)
         labels = {one.name: [_labels(answer[one.name]) for answer in answers] for one in chosen}
         if isinstance(texts, str):
             return self._single({name: found[0] for name, found in labels.items()}, head)
@@ -263,7 +278,7 @@ class Classifier:
         """
         chosen = self._choose(heads)
         width = sum(len(head.labels) for head in self.manifest.heads)
-        windows = self._windows(_check_texts(texts), batch_size)
+        windows = self._windows(check_texts(texts), batch_size)
         whole = np.concatenate([np.empty((0, width), np.float32), *windows], dtype=np.float32)
         return {head.name: whole[:, self._columns[head.name]] for head in chosen}
 
@@ -285,7 +300,7 @@ class Classifier:
 
     def tokens(self, texts: str | Iterable[str]) -> list[int]:
         """The number of tokens of each text after truncation, special tokens included."""
-        return [len(ids) for ids in self._token_ids(_check_texts(texts))]
+        return [len(ids) for ids in self._token_ids(check_texts(texts))]
 
     @property
     def label_tokens(self) -> int:
@@ -350,31 +365,6 @@ def _loaded(
 ) -> Classifier:
     classifier = kind(folder, variant, threads)
     return classifier if given is None else classifier._view(given)
-
-
-def _check_texts(texts: object) -> list[str]:
-    """The texts as a list. Raises ValueError unless all are str that UTF-8 can encode."""
-    if isinstance(texts, str):
-        listed = [texts]
-    elif isinstance(texts, (bytes, bytearray, Mapping, Set)) or not isinstance(texts, Iterable):
-        raise ValueError(f"texts: must be str or a list of str, got {type(texts).__name__}")
-    elif getattr(texts, "ndim", 1) != 1:  # a data frame would give the names of its columns
-        kind = f"{type(texts).__name__} of shape {texts.shape}"  # type: ignore[attr-defined]
-        raise ValueError(f"texts: must be str or a list of str, got {kind} (choose one column)")
-    else:
-        listed = list(texts)
-    for position, text in enumerate(listed):
-        if not isinstance(text, str):
-            problem = f"must be str, got {type(text).__name__} {short(text)}"
-            if str(text) in ("None", "nan", "<NA>", "NaT"):
-                problem += " (drop missing texts, or replace them with '')"
-            raise ValueError(f"texts: position {position}: {problem}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = f"character {error.start} is half a surrogate pair (decode with errors='replace')"
-            raise ValueError(f"texts: position {position}: {half}") from error
-    return listed
 
 
 def _labels(answer: Any) -> Any:

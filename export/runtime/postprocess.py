@@ -5,15 +5,21 @@ All heads are processed as columns of one matrix, so 32 heads take little longer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, repeat
+from reprlib import repr as short
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle.manifest import SINGLE_LABEL, Head
+from export.bundle.manifest import SINGLE_LABEL, Head, unknown
 from export.runtime.probabilities import Floats, probabilities, sigmoid
+
+Thresholds: TypeAlias = Mapping[str, float | Mapping[Any, float]]  # of heads, or of the labels of heads
+
+_NUMBERS = int, float, np.integer, np.floating
 
 
 def columns(heads: Sequence[Head]) -> dict[str, slice]:
@@ -22,6 +28,42 @@ def columns(heads: Sequence[Head]) -> dict[str, slice]:
     for head in heads:
         found[head.name] = slice(start, start := start + len(head.labels))
     return found
+
+
+def with_thresholds(heads: Sequence[Head], thresholds: object) -> list[Head]:
+    """The heads with the thresholds of a call; labels that it does not name keep theirs.
+
+    Args:
+        heads: The heads that answer.
+        thresholds: `{head: threshold}`, or `{head: {label: threshold}}`.
+
+    Raises:
+        ValueError: A head or a label is unknown, a head has no thresholds, or one is no number from 0 to 1.
+    """
+    if not isinstance(thresholds, Mapping):
+        raise ValueError(f"thresholds: must map heads to numbers, got {short(thresholds)}")
+    names = [head.name for head in heads]
+    for name in thresholds:
+        if name not in names:
+            raise ValueError(f"thresholds: {unknown('head', name, names)}")
+    return [
+        _with_thresholds(head, thresholds[head.name]) if head.name in thresholds else head for head in heads
+    ]
+
+
+def _with_thresholds(head: Head, given: object) -> Head:
+    where = f"thresholds: {short(head.name)}"
+    if head.kind == SINGLE_LABEL:
+        raise ValueError(f"{where}: is a single_label head, expected a multi_label one (leave it out)")
+    found = dict(zip(head.labels, head.thresholds or repeat(0.5), strict=False))
+    for label, value in (given if isinstance(given, Mapping) else dict.fromkeys(head.labels, given)).items():
+        if str(label) not in found:
+            raise ValueError(f"{where}: {unknown('label', label, head.labels)}")
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not 0 <= value <= 1:
+            of = f"{where}: {short(label)}" if isinstance(given, Mapping) else where
+            raise ValueError(f"{of}: must be a number from 0 to 1, got {short(value)}")
+        found[str(label)] = float(value)
+    return replace(head, thresholds=tuple(found.values()))
 
 
 class Answers:

@@ -95,11 +95,12 @@ class _Endpoints:
         if body.labels is not None:
             given = model.labels(body.labels, body.heads[0] if body.heads and len(body.heads) == 1 else None)
             check_size(len(body.texts), len(given.labels))
-        elif body.scores or body.top_k is not None:
+        elif body.lists or body.thresholds is not None:
             check_size(len(body.texts), model.scores(body.heads, body.top_k))
+        heads = model.answering(body.heads, given, body.thresholds)
         _record(request, model, body.texts)
         results = await model.classify(body.texts, given and [given] * len(body.texts))
-        predictions = model.predictions(results, body.heads, body.top_k, body.scores, given)
+        predictions = model.predictions(results, body, heads)
         return _JSON(predictions[0] if body.single else predictions)
 
     async def systemone(self, request: Request) -> Response:

@@ -25,11 +25,12 @@ from starlette.applications import Starlette
 from export.bundle.manifest import MANIFEST, PACKED, BundleError, Head
 from export.runtime.classifier import Classifier
 from export.runtime.packed import Labels
-from export.runtime.postprocess import Answers, columns
+from export.runtime.postprocess import Answers, columns, with_thresholds
 from export.runtime.probabilities import Floats
 from export.runtime.session import LOAD_SECONDS
 from export.serving import telemetry
 from export.serving.batcher import Batcher, InvalidTextError, QueueFullError
+from export.serving.predict_api import PredictRequest
 from export.serving.request import check_name, unavailable, unprocessable
 from export.serving.settings import ServingError, Settings
 from export.serving.v2_api import output_tensors
@@ -119,24 +120,33 @@ class Model:
         except InvalidTextError as error:
             raise unprocessable(f"{where[error.position] if where else ''}{error}", "text") from None
 
+    def answering(
+        self, names: Sequence[str] | None, given: Labels | None, thresholds: object
+    ) -> Sequence[Head]:
+        """The heads that answer a request, with its labels and thresholds.
+
+        Raises:
+            RequestError: 422 if a threshold is invalid.
+        """
+        heads = [self.heads[name] for name in names or self.heads] if given is None else [self.head(given)]
+        try:
+            return heads if thresholds is None else with_thresholds(heads, thresholds)
+        except ValueError as error:
+            raise unprocessable(str(error), "thresholds") from None
+
     def predictions(
-        self,
-        results: Sequence[Result],
-        heads: Sequence[str] | None,
-        top_k: int | None,
-        scores: bool,
-        given: Labels | None = None,
+        self, results: Sequence[Result], body: PredictRequest, heads: Sequence[Head]
     ) -> list[dict[str, Any]]:
-        """What `Classifier.__call__` returns for the texts of these results with these options."""
-        if results and (scores or top_k is not None):
-            if given is not None:
-                return Answers([self.head(given)])(np.stack([one.logits for one in results]), top_k, scores)
-            answers = Answers([self.heads[name] for name in heads or self.heads])
-            logits = [self._logits(results, head.name) for head in answers.heads]
-            return answers(np.hstack(logits), top_k, scores)
-        if heads is None:
+        """What `Classifier.__call__` returns for the texts of a request, from their results and its heads."""
+        if results and (body.lists or body.thresholds is not None):
+            if body.labels is None:
+                logits = np.hstack([self._logits(results, head.name) for head in heads])
+            else:
+                logits = np.stack([result.logits for result in results])
+            return Answers(heads)(logits, body.top_k, body.scores)
+        if body.heads is None:
             return [result.prediction for result in results]
-        return [{name: result.prediction[name] for name in heads} for result in results]
+        return [{name: result.prediction[name] for name in body.heads} for result in results]
 
     def scores(self, heads: Sequence[str] | None, top_k: int | None) -> int:
         """Number of scores of each text in a prediction with scores, or with the best `top_k`."""

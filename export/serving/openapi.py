@@ -34,6 +34,7 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
     string, flag = {"type": "string"}, {"type": "boolean"}
     text = {"type": "string", "maxLength": settings.max_text}
     texts = {**_array(text), "maxItems": settings.queue}
+    threshold = {"type": "number", "minimum": 0, "maximum": 1}
     options: Json = {
         "heads": {"type": ["array", "null"], "items": string, "minItems": 1},
         "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": 2**64 - 1},
@@ -44,6 +45,12 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
             "additionalProperties": {"type": ["string", "null"]},
             **dict.fromkeys(("minItems", "minProperties"), 1),
             **dict.fromkeys(("maxItems", "maxProperties"), MAX_LABELS),
+        },
+        "thresholds": {
+            "type": ["object", "null"],
+            "additionalProperties": {
+                "oneOf": [threshold, {"type": "object", "additionalProperties": threshold}]
+            },
         },
         "model": {"enum": [*models] if len(models) > 1 else [*models, None]},
     }

@@ -9,12 +9,12 @@ from export.serving.request import as_json, check_labels, check_name, check_text
 from export.serving.settings import Settings
 
 MAX_LABELS = 1000  # of a request
-_KEYS = ("text", "texts", "heads", "top_k", "scores", "labels", "model")
+_KEYS = ("text", "texts", "heads", "top_k", "scores", "labels", "thresholds", "model")
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The body of a `/predict` request. Names of heads and models, and labels, are not checked yet."""
+    """The body of a `/predict` request. Names, labels and thresholds are not checked yet."""
 
     texts: list[str]
     single: bool
@@ -22,7 +22,13 @@ class PredictRequest:
     top_k: int | None
     scores: bool
     labels: dict[str, Any] | list[str] | None
+    thresholds: object
     model: str | None
+
+    @property
+    def lists(self) -> bool:
+        """Whether the answers are lists of all labels or of the best ones."""
+        return self.scores or self.top_k is not None
 
 
 def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
@@ -53,4 +59,8 @@ def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
     labels = data.get("labels")
     if labels is not None:
         labels = check_labels("labels", labels, MAX_LABELS, settings)
-    return PredictRequest(texts, single, heads, top_k, scores, labels, model)
+    thresholds = data.get("thresholds")
+    body = PredictRequest(texts, single, heads, top_k, scores, labels, thresholds, model)
+    if body.lists and thresholds is not None:
+        raise unprocessable("thresholds: do not apply to lists of labels (leave out top_k and scores)")
+    return body

@@ -70,6 +70,31 @@ def test_predict_reads_the_lines_of_a_text_file(bundle, files, capfd) -> None:
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["where is my parcel", "thanks"]
 
 
+def test_predict_takes_thresholds(bundle, classifier, capfd) -> None:
+    words = ("predict", bundle, "thanks", "--threshold")
+    for options, thresholds in (
+        (("flags=0",), {"flags": 0}),
+        (("flags.urgent=0", "--threshold", "flags.späte=1"), {"flags": {"urgent": 0, "späte": 1}}),
+    ):
+        code, out, _ = call(capfd, *words, *options)
+        assert code == 0
+        assert json.loads(out) == {"text": "thanks", **classifier("thanks", thresholds=thresholds)}
+    for options, problem in {
+        ("flags",): "--threshold: expected HEAD=NUMBER or HEAD.LABEL=NUMBER, got 'flags'",
+        ("flags=",): "expected HEAD=NUMBER",
+        ("=0.3",): "expected HEAD=NUMBER",
+        ("flags=high",): "got 'flags=high'",
+        ("flags=1.5",): "thresholds: 'flags': must be a number from 0 to 1, got 1.5",
+        ("flag=0.5",): "unknown head 'flag', expected one of ['intent', 'flags'] (did you mean 'flags'?)",
+        ("flags.urgnt=0.5",): "did you mean 'urgent'?",
+        ("flags=0.5", "--top-k", 1): "thresholds: do not apply to lists of labels",
+        ("flags=0.5", "--threshold", "flags=0.6"): "--threshold: flags has two thresholds (keep one)",
+        ("flags=0.5", "--threshold", "flags.urgent=0.6"): "--threshold: flags.urgent has two thresholds",
+        ("flags.urgent=0.5", "--threshold", "flags=0.6"): "--threshold: flags has two thresholds",
+    }.items():
+        assert problem in complaint(capfd, *words, *options)
+
+
 def test_columns_are_joined_as_in_training(bundle, classifier, files, capfd) -> None:
     words = ("--text-column", "body", "--text-column", "intent")
     _, out, _ = call(capfd, "predict", bundle, files / "a.csv", *words)

@@ -143,6 +143,29 @@ def test_top_k_and_scores(classifier: Classifier):
     assert json.loads(json.dumps(every)) == every
 
 
+def test_thresholds_of_a_call_replace_those_of_the_bundle(classifier: Classifier, texts: list[str]):
+    chance = classifier.predict_proba(texts, "flags")
+    own = classifier(texts)
+
+    def reaching(*thresholds: float) -> list[list[str]]:
+        ranked = ([i for i in np.argsort(-row) if row[i] >= thresholds[i]] for row in chance)
+        return [[("urgent", "späte")[i] for i in row] for row in ranked]
+
+    cases = {0.3: (0.3, 0.3), 0: (0, 0), 1: (1, 1), np.float32(0.5): (0.5, 0.5)}
+    given = list(cases.items())
+    given += [({"urgent": 0.2}, (0.2, 0.7)), ({"späte": 0.1, "urgent": 0.9}, (0.9, 0.1)), ({}, (0.6, 0.7))]
+    for value, both in given:
+        found = classifier(texts, thresholds={"flags": value})
+        assert [[x["label"] for x in answer["flags"]] for answer in found] == reaching(*both)
+        assert same([{"i": x["intent"]} for x in found], [{"i": x["intent"]} for x in own])
+        assert classifier(texts, heads=["flags"], thresholds={"flags": value})[3].keys() == {"flags"}
+        assert classifier.predict(texts, "flags", thresholds={"flags": value}) == reaching(*both)
+        assert classifier.predict_flags(texts, thresholds={"flags": value}) == [x["flags"] for x in found]
+    assert reaching(0.3, 0.3) != reaching(0.6, 0.7) != reaching(0.2, 0.7), "the texts must try the thresholds"
+    assert same(classifier(texts, thresholds={}), own)
+    assert same(classifier(texts), own), "a call's thresholds are its own"
+
+
 def test_predict_head(classifier: Classifier):
     texts = ["where is my order", "thanks"]
     whole = classifier(texts)
@@ -293,6 +316,22 @@ def test_the_other_variant_takes_token_types(classifier: Classifier, bundle: Pat
         (lambda c: c("a", top_k=True), "top_k"),
         (lambda c: c("a", top_k=1.0), "top_k"),
         (lambda c: c([], top_k=-1), "top_k"),
+        (lambda c: c("a", thresholds=[0.3]), r"thresholds: must map heads to numbers, got \[0.3\]"),
+        (lambda c: c("a", thresholds={"flag": 0.3}), "thresholds: unknown head 'flag'.*did you mean 'flags'"),
+        (lambda c: c("a", thresholds={"intent": 0.3}), "'intent': is a single_label head"),
+        (lambda c: c("a", heads=["intent"], thresholds={"flags": 1}), "unknown head 'flags'"),
+        (lambda c: c("a", thresholds={"flags": {"urgnt": 0.3}}), "label 'urgnt'.*did you mean 'urgent'"),
+        (lambda c: c("a", thresholds={"flags": 1.01}), "'flags': must be a number from 0 to 1, got 1.01"),
+        (lambda c: c("a", thresholds={"flags": True}), "must be a number from 0 to 1, got True"),
+        (lambda c: c("a", thresholds={"flags": None}), "must be a number from 0 to 1, got None"),
+        (lambda c: c("a", thresholds={"flags": float("nan")}), "must be a number from 0 to 1, got nan"),
+        (
+            lambda c: c("a", thresholds={"flags": {"urgent": "1"}}),
+            "'flags': 'urgent': must be a number .* '1'",
+        ),
+        (lambda c: c("a", thresholds={"flags": 0.3}, top_k=1), "thresholds: do not apply to lists of labels"),
+        (lambda c: c("a", thresholds={}, scores=True), "thresholds: do not apply to lists of labels"),
+        (lambda c: c.predict("a", thresholds={"flags": -0.1}), "must be a number from 0 to 1, got -0.1"),
         (lambda c: c("a", batch_size=0), "batch_size"),
         (lambda c: c([], batch_size=0), "batch_size"),
         (lambda c: c.logits(["a", 1]), "position 1"),

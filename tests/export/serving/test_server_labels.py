@@ -33,7 +33,7 @@ def question(**changes):
 
 
 @pytest.mark.parametrize("labels", [LABELS, DESCRIBED])
-@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"scores": True}])
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"scores": True}, {"thresholds": {}}])
 @pytest.mark.parametrize("head", ["intent", "flags"])
 def test_predict_with_labels_returns_what_the_classifier_returns(
     packed_server, packed, close_to, labels, options, head
@@ -44,6 +44,17 @@ def test_predict_with_labels_returns_what_the_classifier_returns(
     reply = packed_server.predict(texts=TEXTS, labels=labels, heads=[head, head], **options)
     assert close_to(reply.json(), packed(TEXTS, labels=labels, heads=[head], **options))
     assert packed_server.predict(texts=[], labels=labels, heads=[head]).json() == []
+
+
+def test_thresholds_of_labels(packed_server, packed):
+    options = {"labels": ["red", "now"], "heads": ["flags"], "thresholds": {"flags": {"red": 0}}}
+    found = packed_server.predict(text="thanks", **options).json()
+    assert found == packed("thanks", **options) and "red" in [one["label"] for one in found["flags"]]
+    reply = packed_server.predict(text="thanks", **{**options, "thresholds": {"flags": {"please": 0}}})
+    assert (
+        reply.status == 422
+        and "unknown label 'please', expected one of ['red', 'now']" in reply.json()["error"]
+    )
 
 
 def test_null_labels_are_those_of_the_bundle(packed_server, packed, close_to):

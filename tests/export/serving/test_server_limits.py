@@ -281,6 +281,7 @@ def test_a_response_has_a_limited_number_of_scores(serve, bundle):
     assert server.predict(texts=["a"] * 4, scores=True).status == 200
     assert server.predict(texts=["a"] * 5, scores=True).json() == {"error": problem}
     assert server.predict(texts=["a"] * 5, scores=True, heads=["intent"]).status == 200
+    assert server.predict(texts=["a"] * 5, thresholds={"flags": 0}).json() == {"error": problem}
     assert server.predict(texts=["a"] * 10, top_k=1).status == 200
     assert server.predict(texts=["a"] * 11, top_k=1).status == 422
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [4], "data": ["a"] * 4}]

@@ -31,6 +31,9 @@ def infer(server, data, shape=None, **more):
         {"heads": ["flags", "intent", "flags"], "top_k": 1},
         {"scores": True},
         {"top_k": 10**9, "model": "tiny", "heads": None},
+        {"thresholds": {"flags": 0}},
+        {"thresholds": {"flags": {"urgent": 0.2}}, "heads": ["flags"]},
+        {"thresholds": None},
     ],
 )
 def test_predict_returns_what_the_classifier_returns(server, classifier, options, close_to):
@@ -69,6 +72,13 @@ def test_a_single_text_gets_exactly_the_same_scores(server, classifier):
         ({"text": "a", "top_k": 0}, 422, "top_k: must be an integer >= 1, got 0"),
         ({"text": "a", "top_k": 10**30}, 422, "top_k: must be an integer >= 1, got 1e+30"),
         ({"text": "a", "top_k": True}, 422, "top_k: must be an integer"),
+        ({"text": "a", "thresholds": 0.3}, 422, "thresholds: must map heads to numbers, got 0.3"),
+        ({"text": "a", "thresholds": {"flag": 0.3}}, 422, "did you mean 'flags'?"),
+        ({"text": "a", "thresholds": {"flags": {"urgnt": 0}}}, 422, "did you mean 'urgent'?"),
+        ({"text": "a", "thresholds": {"flags": 2}}, 422, "'flags': must be a number from 0 to 1, got 2"),
+        ({"text": "a", "thresholds": {"flags": True}}, 422, "must be a number from 0 to 1"),
+        ({"text": "a", "thresholds": {"flags": {"urgent": None}}}, 422, "'urgent': must be a number"),
+        ({"texts": [], "thresholds": {"flags": 0.1}, "top_k": 1}, 422, "thresholds: do not apply to lists"),
         ({"text": "a", "scores": 1}, 422, "scores: must be true or false"),
         ({"text": "a", "model": "tinny"}, 404, "did you mean 'tiny'?"),
         ({"text": "a", "model": 1}, 422, "model: must be a string"),
@@ -262,7 +272,11 @@ TENSOR = st.fixed_dictionaries(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.sampled_from(["text", "texts", "heads", "top_k", "scores", "model"]), JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(["text", "texts", "heads", "top_k", "scores", "thresholds", "model"]), JSON
+    )
+)
 def test_any_predict_request_is_answered_or_rejected(server, body):
     assert server.send("/predict", body).status in (200, 400, 404, 422)
 
