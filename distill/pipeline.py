@@ -19,6 +19,7 @@ from distill.data.in_memory import has_data_in_memory, name_sources, write_sourc
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
 from distill.probe import probe
+from distill.push import push_run
 from distill.recipe.data_section import RecipeError
 from distill.recipe.load import load_recipe, parse_recipe
 from distill.recipe.near import near
@@ -157,6 +158,10 @@ class RunResult:
             BundleError: The run stopped before it wrote a bundle.
         """
         return Classifier.load(self.bundle)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push the run to a repository of the hub; arguments, result and errors as in `push.push_run`."""
+        return push_run(self.folder, repo_id, **options)
 
 
 def run(

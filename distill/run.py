@@ -86,6 +86,12 @@ def read_record(path: Path) -> StageRecord | None:
     return cast("StageRecord | None", read_sealed(path))
 
 
+def is_current(record: StageRecord, records: Mapping[str, StageRecord]) -> bool:
+    """Whether a stage was made from the results that the stages before it have now."""
+    after: dict[str, str] = record["inputs"]["after"]
+    return all(name in records and records[name]["results"] == results for name, results in after.items())
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a run.

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
 from distill.cli.compare import add_compare_commands
+from distill.cli.push import add_push_command
 from distill.cli.terminal import Result, flush, logging_to_stderr, prepare_streams, print_error, print_result
 
 # the extras with packages that `train` does not install
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_compare_commands(add)
     add_bundle_commands(add)
+    add_push_command(add)
     return parser
 
 

@@ -11,7 +11,7 @@ from distill.reports.about_run import DAMAGED, about_run
 from distill.reports.model_card import format_metric, labelled_texts
 from distill.reports.run_page import run_page
 from distill.reports.text import one_line
-from distill.run import StageRecord, read_record
+from distill.run import StageRecord, is_current, read_record
 from distill.storage import write_json, written_whole
 
 
@@ -37,7 +37,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         stages[path.parent.name] = record
     try:
         # without those that were made from earlier results of others
-        current = {name: stage for name, stage in stages.items() if _is_current(stage, stages)}
+        current = {name: stage for name, stage in stages.items() if is_current(stage, stages)}
         # in their order, also in a copy of the folder whose times are others
         stages = dict(sorted(current.items(), key=lambda pair: len(pair[1]["inputs"]["after"])))
         if not {"prepare", "fit_student", "export", "check"} <= stages.keys():
@@ -86,11 +86,6 @@ def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dic
         report |= {"latency_ms": published["latency_ms"], "throughput": published["throughput"]}
         report["throughput_threads"] = published["threads"]
     return report
-
-
-def _is_current(stage: StageRecord, stages: Mapping[str, StageRecord]) -> bool:
-    after: dict[str, str] = stage["inputs"]["after"]
-    return all(name in stages and stages[name]["results"] == results for name, results in after.items())
 
 
 def summary(report: Mapping[str, Any]) -> str:

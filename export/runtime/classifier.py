@@ -18,6 +18,7 @@ import numpy.typing as npt
 from export.bundle.files import opened_bundle
 from export.bundle.manifest import INTEGER, STRING, TOKENIZER, Head, Manifest, unknown
 from export.runtime.cpus import available_cores
+from export.runtime.hub import HubModel
 from export.runtime.packed import Labels, PackedSession, open_session
 from export.runtime.postprocess import Answers, Thresholds, columns, with_thresholds
 from export.runtime.probabilities import Floats, probabilities
@@ -28,7 +29,7 @@ _WINDOW = 32  # batches that are tokenised and sorted together; it bounds the me
 _VIEWS = 64  # sets of labels whose tokens are kept
 
 
-class Classifier:
+class Classifier(HubModel):
     """A loaded bundle. Calling it with a text returns a dict, with a list of texts a list of dicts.
 
     A list of texts may be any iterable of str, such as a generator, a NumPy array or a pandas Series.
@@ -89,36 +90,6 @@ class Classifier:
             BundleError: A file is missing, changed, or does not match the manifest.
             ValueError: The variant is unknown, or there is less than one thread.
         """
-        return cls(folder, variant, threads)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        variant: str | None = None,
-        threads: int | None = None,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-    ) -> Classifier:
-        """Load the bundle in a folder or in a repository of the Hugging Face hub.
-
-        Args:
-            name: Folder of the bundle, or the id of a repository, such as ORG/NAME.
-            variant: See `load`.
-            threads: See `load`.
-            revision: Branch, tag or commit of the repository.
-            cache_dir: Folder of downloaded files; by default that of huggingface-hub.
-
-        Raises:
-            BundleError: There is neither such a folder nor such a repository, or see `load`.
-            ValueError: See `load`.
-        """
-        folder = Path(name)
-        if not folder.is_dir():
-            from export.runtime.hub import download  # most bundles are folders
-
-            folder = download(str(name), revision, cache_dir)
         return cls(folder, variant, threads)
 
     def with_labels(
