@@ -20,7 +20,15 @@ NOT_SCORED = -1e4
 # metrics by kind; the first one compares epochs and variants
 METRICS: dict[Kind, tuple[str, ...]] = {
     "single_label": ("accuracy", "macro_f1", "log_loss", "ece"),
-    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "label_accuracy", "log_loss", "roc_auc"),
+    "multi_label": (
+        "micro_f1",
+        "macro_f1",
+        "subset_accuracy",
+        "label_accuracy",
+        "log_loss",
+        "roc_auc",
+        "average_precision",
+    ),
     "embedding": ("cosine",),
 }
 

@@ -212,9 +212,12 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table of the labels of a head, lowest F1 first."""
     from distill.reports.text import one_line
 
-    rows: list[tuple[str, ...]] = [("label", "precision", "recall", "f1", "texts", "predicted")]
+    shown = [name for name in ("precision", "recall", "f1", "average_precision") if name in classes[0]]
+    rows: list[tuple[str, ...]] = [
+        ("label", *(name.replace("_", " ") for name in shown), "texts", "predicted")
+    ]
     for row in classes[:CLASSES]:
-        values = (row[name] for name in ("precision", "recall", "f1"))
+        values = (row[name] for name in shown)
         shares = ("-" if value is None else f"{value:.4f}" for value in values)
         rows.append((one_line(row["label"]), *shares, f"{row['support']:,}", f"{row['predicted']:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

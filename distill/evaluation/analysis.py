@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.evaluation.intervals import Interval, interval
-from distill.evaluation.metrics import Array, decisions, labelled, probabilities, quality
+from distill.evaluation.metrics import Array, average_precision, decisions, labelled, probabilities, quality
 from distill.heads import Head
 
 Json = dict[str, Any]
@@ -130,7 +130,10 @@ class Pairs(NamedTuple):
 
 
 def class_metrics(answers: Answers, labels: Array) -> list[Json]:
-    """Precision, recall and F1 of each label, lowest F1 first; labels that never occur last."""
+    """Precision, recall and F1 of each label, lowest F1 first; labels that never occur last.
+
+    Those of a multi_label head also have their average precision.
+    """
     found, names = answers.decisions, answers.head.labels
     if answers.head.kind == "single_label":
         sets = (found[found == labels], found, labels)
@@ -148,6 +151,9 @@ def class_metrics(answers: Answers, labels: Array) -> list[Json]:
         }
         for label, hit, chosen, occurs in zip(names, hits, predicted, support, strict=True)
     ]
+    if answers.head.kind == "multi_label":
+        for i, row in enumerate(rows):
+            row["average_precision"] = average_precision(answers.p[:, i], labels[:, i] == 1)
     return sorted(rows, key=lambda row: (row["f1"] is None, row["f1"] or 0.0, -row["support"]))
 
 

@@ -142,6 +142,8 @@ def _single_label(p: Array, y: Array) -> dict[str, float]:
 def _multi_label(p: Array, y: Array, thresholds: Sequence[float] | None) -> dict[str, float]:
     """Metrics of label probabilities `[texts, labels]` against bools `[texts, labels]`."""
     predicted = _applies(p, thresholds)
+    each = (average_precision(p[:, i], y[:, i]) for i in range(y.shape[1]))
+    precisions = [value for value in each if value is not None]
     auc = [_roc_auc(y[:, i], p[:, i]) for i in range(y.shape[1]) if 0 < y[:, i].sum() < len(y)]
     return {
         "micro_f1": _f1(predicted.ravel(), y.ravel()),
@@ -150,7 +152,21 @@ def _multi_label(p: Array, y: Array, thresholds: Sequence[float] | None) -> dict
         "label_accuracy": float((predicted == y).mean()),
         "log_loss": float(log_losses(p, y).mean()),
         "roc_auc": float(np.mean(auc)) if auc else float("nan"),
+        "average_precision": float(np.mean(precisions)) if precisions else float("nan"),
     }
+
+
+def average_precision(p: Array, y: Array) -> float | None:
+    """The mean of the precisions at each recall, of probabilities `[n]` against bools `[n]`.
+
+    None without positives.
+    """
+    if not y.any():
+        return None
+    order = np.argsort(-p, kind="stable")
+    hits, ranked = np.cumsum(y[order]), p[order]
+    ends = np.append(np.flatnonzero(ranked[1:] < ranked[:-1]), len(p) - 1)  # equals are together
+    return float((np.diff(hits[ends], prepend=0) * hits[ends] / (ends + 1)).sum() / hits[-1])
 
 
 def _roc_auc(y: Array, p: Array) -> float:

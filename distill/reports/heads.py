@@ -144,6 +144,7 @@ def _coverage(points: Sequence[Mapping[str, Any]]) -> Html:
 def _classes(analysis: Analysis, labelled: str) -> Iterable[Html]:
     thresholds, train = analysis.get("thresholds"), analysis.get("train_labels")
     header = ["label", "F1", "", "precision", "recall", "texts", "predicted"]
+    header += ["average precision"] if thresholds else []
     header += ["training texts"] if train else []
     header += ["threshold"] if thresholds else []
     rows = []
@@ -151,6 +152,7 @@ def _classes(analysis: Analysis, labelled: str) -> Iterable[Html]:
         name = row["label"]
         cells = [page.short(name), number(row["f1"]), page.bar(row["f1"]), number(row["precision"])]
         cells += [number(row["recall"]), f"{row['support']:,}", f"{row['predicted']:,}"]
+        cells += [number(row.get("average_precision"))] if thresholds else []
         cells += [f"{train[name]:,}" if name in train else "–"] if train else []
         cells += [number(thresholds.get(name))] if thresholds else []
         rows.append(cells)

@@ -169,6 +169,10 @@ def test_evaluate_shows_the_labels_that_it_answers_worst(
     for line, row in zip(lines[2:], classes, strict=False):
         shares = ["-" if row[x] is None else f"{row[x]:.4f}" for x in ("precision", "recall", "f1")]
         assert line == [row["label"], *shares, str(row["support"]), str(row["predicted"])]
+    header = next(line for line in lines if "average" in line)
+    assert header == ["label", "precision", "recall", "f1", "average", "precision", "texts", "predicted"]
+    flags = value["analysis"]["flags"]["classes"]
+    assert lines[lines.index(header) + 1][4] == f"{flags[0]['average_precision']:.4f}"
     monkeypatch.setattr("distill.cli.bundle.CLASSES", 1)
     out = call(capfd, "evaluate", bundle, files / "a.csv", "--text", "body")[1]
     assert out.splitlines()[3] == f"  {len(classes) - 1} more"
@@ -181,6 +185,7 @@ def test_evaluate_writes_a_page(bundle, files, capfd, tmp_path, run_blocked) -> 
     assert code == 0 and out.endswith(f"{page}: written\n")
     shown = page.read_text("utf-8")
     assert "2 of 5 texts are labelled for this head" in shown and "where is my parcel" in shown
+    assert shown.count("average precision") == 2  # of all labels, and of each
     assert "Confident errors" in shown and shown.count("<h2") == 2 and "agree" not in shown
     command = ["evaluate", str(bundle), str(files / "a.csv"), *words, str(page), "--json"]
     done = run_blocked(f"from distill.cli.main import main\nraise SystemExit(main({command}))")

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
 from distill.evaluation import analysis
 from distill.evaluation.analysis import Answers, analyse, disagreements, label_counts
@@ -47,6 +47,12 @@ def test_classes_are_those_of_scikit_learn(intents, flags) -> None:
         for label, *values in zip(names, *expected, strict=True):
             own = [found[label][name] for name in ("precision", "recall", "f1", "support")]
             assert [np.nan if x is None else x for x in own] == pytest.approx(values, nan_ok=True)
+            if answers.head is FLAGS:
+                column = names.index(label)
+                expected_ap = average_precision_score(true[:, column], answers.p[known, column])
+                assert found[label]["average_precision"] == pytest.approx(expected_ap)
+            else:
+                assert "average_precision" not in found[label]
         f1 = [row["f1"] for row in analyse(answers, labels, TEXTS)["classes"] if row["f1"] is not None]
         assert f1 == sorted(f1)
     assert found.keys() == {*FLAGS.labels}

@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from distill.evaluation.metrics import (
+    average_precision,
     decisions,
     expected_calibration_error,
     labelled,
@@ -17,6 +18,7 @@ from distill.heads import METRICS, UNKNOWN, UNLABELLED, Head
 INTENT = Head("intent", "single_label", ("a", "b", "c", "d"))
 FLAGS = Head("flags", "multi_label", ("x", "y", "z"))
 ROWS = 200
+UNDEFINED = ("roc_auc", "average_precision")  # where a label occurs in no text, or in every one
 
 
 def logits(head: Head, seed: int = 0) -> np.ndarray:
@@ -58,6 +60,7 @@ def test_multi_label_against_scikit_learn(thresholds: tuple[float, ...] | None) 
     assert found["label_accuracy"] == pytest.approx(1 - sk.hamming_loss(y, predicted))
     assert found["log_loss"] == pytest.approx(np.mean([sk.log_loss(y[:, i], p[:, i]) for i in range(3)]))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(y, p, average="macro"))
+    assert found["average_precision"] == pytest.approx(sk.average_precision_score(y, p, average="macro"))
 
 
 def test_labels_of_no_text_or_of_every_text() -> None:
@@ -66,11 +69,21 @@ def test_labels_of_no_text_or_of_every_text() -> None:
     p = probabilities(z, FLAGS)
     found = quality(FLAGS, z, y)
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(y[:, 2], p[:, 2]))
+    occur = [sk.average_precision_score(y[:, i], p[:, i]) for i in (1, 2)]
+    assert found["average_precision"] == pytest.approx(np.mean(occur))
     expected = sk.f1_score(y, p >= 0.5, average="macro", zero_division=0.0)
     assert found["macro_f1"] == pytest.approx(expected)
     nothing = quality(FLAGS, np.full_like(z, -9), np.zeros_like(y))
     assert nothing["micro_f1"] == 0 and nothing["subset_accuracy"] == 1
-    assert math.isnan(nothing["roc_auc"])
+    assert math.isnan(nothing["roc_auc"]) and math.isnan(nothing["average_precision"])
+
+
+def test_equal_probabilities_are_one_point_of_the_average_precision() -> None:
+    y = labels(FLAGS)[:, 0] == 1
+    p = np.round(probabilities(logits(FLAGS), FLAGS)[:, 0], 1)
+    assert average_precision(p, y) == pytest.approx(sk.average_precision_score(y, p))
+    assert average_precision(np.full(len(y), 0.5), y) == pytest.approx(y.mean())
+    assert average_precision(p, np.zeros_like(y)) is None
 
 
 @pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
@@ -93,7 +106,7 @@ def test_nan_without_labelled_texts(head: Head) -> None:
 @pytest.mark.parametrize("head", [INTENT, FLAGS], ids=lambda head: head.kind)
 def test_one_text_is_enough(head: Head) -> None:
     found = quality(head, logits(head)[:1], labels(head)[:1])
-    assert all(math.isfinite(value) for name, value in found.items() if name != "roc_auc")
+    assert all(math.isfinite(value) for name, value in found.items() if name not in UNDEFINED)
 
 
 def test_probabilities() -> None:
