@@ -31,10 +31,11 @@ from distill.recipe.schema import Distillation, Recipe, Training
 from distill.run import LOG, Run
 from distill.stages import artifacts
 from distill.stages.fit_student import student_training
-from distill.stages.fit_teacher import UNTRUNCATED, adopted_networks, teacher_training
+from distill.stages.fit_teacher import UNTRUNCATED, adopted_networks, lent_encoder, teacher_training
 from distill.stages.train import limit_threads
 from distill.stages.transfer_set import copies, make_augmenter, write_transfer_set
 from distill.storage import write_sealed
+from distill.teaching.named import fitted_heads
 from distill.training.devices import make_accelerator
 from distill.training.feature_matching import FeatureMatching
 from distill.training.interrupts import Interrupted
@@ -152,6 +153,8 @@ class _Rehearser:
         training = None
         if run.recipe.teacher.networks:
             about = adopted_networks(run, stage)
+        elif not fitted_heads(run.recipe, artifacts.heads(run)):
+            about = lent_encoder(run, stage)
         else:
             training = teacher_training(run, stage)
             about, found.teacher = training.about, training.job.settings

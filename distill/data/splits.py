@@ -165,10 +165,10 @@ def make_heads(
 ) -> tuple[tuple[Head, ...], list[str]]:
     """The heads with their labels in order, and all errors of the labels, a line each.
 
-    A head needs labelled texts in train, unless networks of earlier runs teach it the labels that the recipe
+    A head needs labelled texts in train, unless a teacher knows it already, with the labels that the recipe
     lists.
     """
-    listed = {name for name, head in recipe.heads.items() if recipe.teacher.networks and head.names}
+    listed = {name for name, head in recipe.heads.items() if recipe.needs_no_labels(name) and head.names}
     lines = [
         f"data.{split}: no text is labelled for any head, expected some (check the columns of the heads)"
         for split in SPLITS

@@ -30,7 +30,7 @@ def probabilities(logits: Array, head: Head, temperature: float = 1.0) -> Array:
 def labelled(labels: Array, head: Head) -> Array:
     """A mask `[texts]` of the texts that have a label, or a teacher's logits; labels as in `quality`."""
     if labels.dtype.kind == "f":
-        return np.ones(len(labels), bool)
+        return np.asarray(~np.isnan(labels).any(-1))
     if head.kind == "single_label":
         return np.asarray(labels != UNLABELLED)
     return np.asarray((labels != UNKNOWN).all(-1))
@@ -54,7 +54,7 @@ def quality(
         head: The head.
         logits: Logits `[texts, labels]`.
         labels: Class indices `[texts]`, or 0 and 1 `[texts, labels]`; UNLABELLED or UNKNOWN without a label.
-            Or a teacher's logits, floats `[texts, labels]`.
+            Or a teacher's logits, floats `[texts, labels]`; NaN for a text that it does not know.
         temperature: Calibration temperature.
         thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
     """
@@ -62,6 +62,10 @@ def quality(
         lengths = np.linalg.norm(logits, axis=-1) * np.linalg.norm(labels, axis=-1)
         return {"cosine": float(((logits * labels).sum(-1) / np.maximum(lengths, 1e-12)).mean())}
     if labels.dtype.kind == "f":
+        rows = labelled(labels, head)
+        if not rows.any():
+            return {"agreement": float("nan"), "cross_entropy": float("nan")}
+        logits, labels = logits[rows], labels[rows]
         return {
             "agreement": agreement(*(decisions(head, x, thresholds, temperature) for x in (logits, labels))),
             "cross_entropy": cross_entropy(head, logits, labels),

@@ -283,16 +283,20 @@ class Recipe(Job):
                 raise ValueError("distillation.loss: a packed student compares few labels (use kl)")
         return self
 
+    def needs_no_labels(self, head: str) -> bool:
+        """Whether a teacher knows the head already, so that no text need be labelled for it."""
+        return bool(self.teacher.networks)
+
     @model_validator(mode="after")
     def _has_labels(self) -> Recipe:
         for name, head in self.heads.items():
-            if not (self.teacher.networks or head.column is not None or head.columns):
+            if not (self.needs_no_labels(name) or head.column is not None or head.columns):
                 raise ValueError(
                     f"heads.{name}: `labels` alone are for a teacher of networks (give `column` or `columns`)"
                 )
         if self.data.train is not None:
             return self
-        if not self.teacher.networks:
+        if not all(map(self.needs_no_labels, self.heads)):
             raise ValueError(
                 "data.train: is required, as a teacher is fine-tuned on labelled texts (give them, or "
                 "networks of earlier runs in teacher.networks, which label the texts of data.unlabeled)"

@@ -17,6 +17,8 @@ from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
 from distill.run import Run
 from distill.storage import read_json
+from distill.teaching.combined import CombinedTeacher, combined_digest
+from distill.teaching.named import kept_labels, merged, merged_digests
 from distill.training.checkpoint import load_tensors
 from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
@@ -70,7 +72,11 @@ def unknown_tokens(run: Run[Any]) -> float:
 
 def teacher(run: Run[Any]) -> Teacher:
     """What labels texts in this run (of `fit_teacher`)."""
-    return NetworkTeacher(run.stage("fit_teacher"), max_length(run), run.accelerator)
+    stage = run.stage("fit_teacher")
+    kept = kept_labels(stage)
+    others = [*([kept] if kept else []), *merged(run.recipe, heads(run), run.accelerator)]
+    network = NetworkTeacher(stage, max_length(run), run.accelerator)
+    return CombinedTeacher([*others, network]) if others else network
 
 
 def label_confidence(run: Run[Any]) -> dict[str, Array]:
@@ -91,14 +97,23 @@ def teacher_network(run: Run[Any]) -> tuple[TextClassifier, PreTrainedTokenizerF
 
 def soft_labels_folder(run: Run[Any]) -> Path:
     """The folder of the soft labels of the run's teacher, named by its digest (of `label`)."""
-    digest = teacher_digest(run.stage("fit_teacher"), max_length(run))
+    stage = run.stage("fit_teacher")
+    kept = kept_labels(stage)
+    others = [*([kept.digest] if kept else []), *merged_digests(run.recipe, heads(run))]
+    digest = teacher_digest(stage, max_length(run))
+    if others:
+        digest = combined_digest([*others, digest])
     return run.folder / "soft_labels" / digest[:16]
 
 
 def soft_labels(run: Run[Any]) -> SoftLabels:
     """The soft labels of the run's teacher (of `label`)."""
-    about = read_json(run.stage("fit_teacher") / "heads.json")["heads"]
-    return SoftLabels(soft_labels_folder(run), {head["name"]: len(head["labels"]) for head in about})
+    stage = run.stage("fit_teacher")
+    about = read_json(stage / "heads.json")["heads"]
+    sizes = {head["name"]: len(head["labels"]) for head in about}
+    if kept_labels(stage) or merged_digests(run.recipe, heads(run)):
+        sizes = {head.name: len(head.labels) for head in heads(run)}  # each known to one of them at least
+    return SoftLabels(soft_labels_folder(run), sizes)
 
 
 def transfer_set(run: Run[Any]) -> datasets.Dataset:

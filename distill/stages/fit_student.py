@@ -100,7 +100,9 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
     device = run.accelerator.device
     matching = feature_matching(run.recipe.match, teacher_network, network, tokenizer, tokens, device)
     training = in_training(network, distilled(run, artifacts.labels(run, "train"), encode, folder), settings)
-    validation, settings = compared(run, validation, settings)
+    validation, settings = compared(
+        run, "student", validation, settings, artifacts.teacher_logits(run, "validation")
+    )
     settings = with_defaults(
         settings,
         epochs=defaults.student_epochs(int(training.texts.lengths.sum())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,20 +12,32 @@ from accelerate.utils import set_seed
 from distill.data.tokens import TextTokenizer, chunks
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
-from distill.models.base import TextClassifier
+from distill.heads import UNKNOWN, UNLABELLED
+from distill.models.base import Array, TextClassifier, TextEncoder
+from distill.models.classifier import MultiHeadClassifier
 from distill.models.families import new_network
 from distill.models.network_teacher import NetworkTeacher, adopt, member_folders
 from distill.models.packing import HYPOTHESIS_TOKENS, LABEL_TOKENS, LabelTokens
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe import defaults
-from distill.recipe.schema import Recipe
+from distill.recipe.schema import Distillation, Recipe, Teacher
 from distill.run import Run
 from distill.stages import artifacts
 from distill.stages.student_init import check_coverage, checkpoint
-from distill.stages.train import MANY_UNKNOWN, chosen, in_training, labelled, seed_of, with_defaults
+from distill.stages.train import (
+    MANY_UNKNOWN,
+    chosen,
+    compared,
+    in_training,
+    labelled,
+    seed_of,
+    with_defaults,
+)
+from distill.teaching.combined import KeptLabels, unknown
+from distill.teaching.named import fitted_heads, keep_asked, kept_labels
 from distill.training.checkpoint import save_tensors
 from distill.training.label_confidence import LabelConfidence
-from distill.training.loop import TrainingJob, fit
+from distill.training.loop import Examples, TrainingJob, fit
 from teachers.encoders import load_encoder, load_tokenizer
 
 if TYPE_CHECKING:
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
     Loaded = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 UNTRUNCATED = 1_000_000  # tokens, more than any text has
+ASKED = ("train", "validation", "test", "unlabeled")  # the splits whose texts other teachers are asked for
 MANY_TRUNCATED = 0.05  # share of the training texts
 
 
@@ -54,9 +67,13 @@ class TeacherTraining(NamedTuple):
 
 
 def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
-    """Fine-tune the teacher on the labelled texts."""
+    """Fine-tune the teacher on the labelled texts, and on the answers of teachers of some texts."""
     if run.recipe.teacher.networks:
         return _adopted(run, folder)
+    heads = artifacts.heads(run)
+    keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], folder)
+    if not fitted_heads(run.recipe, heads):
+        return lent_encoder(run, folder)
     network, tokenizer, job, about = teacher_training(run, folder)
     confidence = LabelConfidence(network.heads, len(job.train.texts), run.accelerator.device)
     with run.tracked("teacher"):
@@ -76,28 +93,27 @@ def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = Non
         folder: Of the stage.
         loaded: An encoder and its tokenizer in place of the recipe's.
     """
-    settings, heads = run.recipe.teacher, artifacts.heads(run)
+    settings, heads = run.recipe.teacher, fitted_heads(run.recipe, artifacts.heads(run))
     seed = seed_of(run, settings)
     set_seed(seed)
-    encoder, tokenizer = loaded or load_encoder(
-        settings.encoder,
-        sha256=settings.sha256,
-        layers=settings.layers,
-        dropout=settings.dropout,
-        attention_dropout=settings.attention_dropout,
-    )
+    encoder, tokenizer = loaded or _encoder(settings)
     network = new_network(settings, encoder, heads)
     length = _length(run, [network], tokenizer)
     encode = network.text_encoder(tokenizer, length["max_length"])
-    unknown = _unknown_tokens(run, TextTokenizer(tokenizer, length["max_length"]))
+    uncovered = _unknown_tokens(run, TextTokenizer(tokenizer, length["max_length"]))
     of_student = tokenizer
     if start := checkpoint(run.recipe):  # of another language: refused before the teacher is trained
         of_student = load_tokenizer(start)
         students = TextTokenizer(of_student, length["max_length"])
-        check_coverage(run, students, f"checkpoint: {start}", unknown["unknown_tokens"])
+        check_coverage(run, students, f"checkpoint: {start}", uncovered["unknown_tokens"])
     if run.recipe.student.network == "packed":  # labels that it cannot read: refused now, too
         LabelTokens(of_student, heads, LABEL_TOKENS, HYPOTHESIS_TOKENS)
     examples, validation = (labelled(run, split, encode) for split in ("train", "validation"))
+    distillation = None
+    if kept := kept_labels(folder):
+        examples, distillation = _with_answers(run, kept, examples.hard, encode), Distillation()
+        answers = kept.logits(artifacts.texts(run, "validation"))
+        validation, settings = compared(run, "teacher", validation, settings, answers)
     training = in_training(network, examples, settings)
     batch = settings.batch_size * settings.accumulate * run.accelerator.num_processes
     lr = settings.lr or defaults.teacher_lr(network.config.hidden_size)
@@ -115,6 +131,7 @@ def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = Non
         settings,
         seed,
         folder / "scratch",
+        distillation,
         checkpoint_every=run.recipe.checkpoint_every,
         head_lr=settings.head_lr,
     )
@@ -123,7 +140,47 @@ def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = Non
         "parameters": network.parameters_count,
         "chosen": {"teacher": chosen(run.recipe.teacher, settings)},
     }
-    return TeacherTraining(network, tokenizer, job, length | unknown | about)
+    return TeacherTraining(network, tokenizer, job, length | uncovered | about)
+
+
+def _with_answers(
+    run: Run[Recipe], kept: KeptLabels, labels: Mapping[str, Array], encode: TextEncoder
+) -> Examples:
+    """The labelled texts, then the unlabelled ones with answers, which are their soft labels."""
+    texts = artifacts.texts(run, "train")
+    others = list(artifacts.split(run, "unlabeled")["text"])
+    known = np.any([~unknown(logits) for logits in kept.logits(others).values()], 0) if others else ()
+    texts += [others[row] for row in np.flatnonzero(known)]
+    hard = {}
+    for name, own in labels.items():
+        fill = UNLABELLED if own.ndim == 1 else UNKNOWN
+        more = np.full((len(texts) - len(own), *own.shape[1:]), fill, own.dtype)
+        hard[name] = np.concatenate([own, more])
+    return Examples(encode(texts), hard, kept.logits(texts))
+
+
+def _encoder(settings: Teacher) -> Loaded:
+    return load_encoder(
+        settings.encoder,
+        sha256=settings.sha256,
+        layers=settings.layers,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+    )
+
+
+def lent_encoder(run: Run[Recipe], folder: Path) -> dict[str, Any]:
+    """Save the encoder as it is, for the student's tokenizer and initialisation; what it reads of the texts.
+
+    Other teachers label the texts.
+    """
+    encoder, tokenizer = _encoder(run.recipe.teacher)
+    network = MultiHeadClassifier(encoder, (), pooling=run.recipe.teacher.pooling)
+    length = _length(run, [network], tokenizer)
+    uncovered = _unknown_tokens(run, TextTokenizer(tokenizer, length["max_length"]))
+    if run.accelerator.is_main_process:
+        save_classifier(network, tokenizer, folder)
+    return {"parameters": network.parameters_count} | length | uncovered
 
 
 def _adopted(run: Run[Recipe], folder: Path) -> dict[str, Any]:
@@ -144,9 +201,9 @@ def adopted_networks(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     run.accelerator.wait_for_everyone()
     members = [load_classifier(member) for member in member_folders(folder)]
     length = _length(run, [network for network, _ in members], members[0][1])
-    unknown = _unknown_tokens(run, TextTokenizer(members[0][1], length["max_length"]))
+    uncovered = _unknown_tokens(run, TextTokenizer(members[0][1], length["max_length"]))
     about = {"networks": len(networks), "parameters": sum(one.parameters_count for one, _ in members)}
-    return about | length | unknown
+    return about | length | uncovered
 
 
 def _length(

@@ -75,13 +75,21 @@ def in_training(network: TextClassifier, examples: Examples, settings: Training)
     return replace(examples, texts=texts)
 
 
-def compared(run: Run[Any], validation: Examples, settings: T) -> tuple[Examples, T]:
-    """What epochs of a student are compared on.
+def compared(
+    run: Run[Any], side: str, validation: Examples, settings: T, teacher: Mapping[str, Array]
+) -> tuple[Examples, T]:
+    """What epochs are compared on, and the settings with the metric for it.
 
     A head without labels in validation has its teacher's logits there instead, and the agreement with them as
     its metric.
+
+    Args:
+        run: Whose heads.
+        side: `teacher` or `student`.
+        validation: Texts and hard labels.
+        settings: Of the training.
+        teacher: The logits on validation of what teaches it, for the heads that it knows.
     """
-    teacher = artifacts.teacher_logits(run, "validation")
     unlabelled = {
         head.name: teacher[head.name]
         for head in artifacts.heads(run)
@@ -90,7 +98,7 @@ def compared(run: Run[Any], validation: Examples, settings: T) -> tuple[Examples
     name = (settings.metric or "").partition(".")[0]
     if name in unlabelled:
         run.info(
-            f"student.metric: head {name!r} has no labels in validation, so epochs are compared by its "
+            f"{side}.metric: head {name!r} has no labels in validation, so epochs are compared by its "
             "agreement with the teacher"
         )
         settings = settings.model_copy(update={"metric": f"{name}.agreement"})

@@ -19,7 +19,7 @@ from distill.models.saved_networks import SavedNetworkError, load_classifier, sa
 from distill.recipe.load import parse_recipe
 from distill.recipe.schema import Distillation, Training
 from distill.run import Run
-from distill.stages.label import label_texts
+from distill.teaching.labelling import label_texts
 from distill.training.loop import Examples, TrainingJob, fit
 from teachers.base import Teacher
 from teachers.soft_labels import SoftLabels, text_digests
