@@ -69,9 +69,7 @@ def locate(name: str, sha256: str | None = None) -> Location:
         if not (folder / file).is_file():
             pickled = file == WEIGHTS and (folder / PICKLE).is_file()
             other = f", and {PICKLE} is a pickle, which is not loaded" if pickled else ""
-            raise EncoderError(
-                f"{name}: {folder} has no {file}{other} (save the encoder with save_pretrained)"
-            )
+            raise EncoderError(f"{name}: {folder} has no {file}{other} (save the model with save_pretrained)")
     for file, expected in pinned.items():
         if (digest := file_sha256(folder / file)) != expected:
             raise EncoderError(
@@ -124,7 +122,7 @@ def _weights_files(name: str, folder: Path) -> list[str]:
         return sorted({*json.loads((folder / SHARDS).read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EncoderError(
-            f"{name}: {SHARDS} names no weights (save the encoder with save_pretrained)"
+            f"{name}: {SHARDS} names no weights (save the model with save_pretrained)"
         ) from None
 
 

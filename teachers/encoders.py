@@ -52,13 +52,13 @@ def load_encoder(
     logging.set_verbosity_error()  # the missing pooler would print a page of warnings
     logging.disable_progress_bar()
     python_logging.getLogger("huggingface_hub").setLevel(python_logging.ERROR)  # warnings about retries
-    config = _from_pretrained(AutoConfig, name, place, instead)
+    config = from_pretrained(AutoConfig, name, place, instead)
     if problem := _not_an_encoder(config):
         raise EncoderError(f"{name}: {config.model_type} {problem} (name another encoder)")
     if layers is not None:
         _keep_layers(config, layers, name)
     _set_dropout(config, dropout, attention_dropout)
-    encoder, info = _from_pretrained(
+    encoder, info = from_pretrained(
         AutoModel,
         name,
         place,
@@ -122,7 +122,7 @@ def load_tokenizer(
     """The fast tokenizer of an encoder; arguments and errors as in `load_encoder`."""
     from transformers import AutoTokenizer
 
-    tokenizer = _from_pretrained(AutoTokenizer, name, locate(name, sha256), instead, use_fast=True)
+    tokenizer = from_pretrained(AutoTokenizer, name, locate(name, sha256), instead, use_fast=True)
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"{name}: has no fast tokenizer (add its tokenizer.json)")
     return tokenizer
@@ -172,8 +172,19 @@ def _keep_layers(config: Any, layers: int, name: str) -> None:
         config.layer_types = types[:layers]
 
 
-def _from_pretrained(auto: Any, name: str, place: Location, instead: str, **settings: Any) -> Any:
-    """What an auto class of transformers loads; raises EncoderError if it fails."""
+def from_pretrained(auto: Any, name: str, place: Location, instead: str, **settings: Any) -> Any:
+    """What an auto class of transformers loads, without remote code.
+
+    Args:
+        auto: The class.
+        name: In messages.
+        place: Of the files.
+        instead: Options of the command that need no hub, named where the hub has no such files.
+        settings: Of the class's `from_pretrained`.
+
+    Raises:
+        EncoderError: It cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -185,7 +196,7 @@ def _from_pretrained(auto: Any, name: str, place: Location, instead: str, **sett
             reason = "it needs the code in its folder, which is not run"
             advice = "name an encoder that transformers knows"
         elif place.local:
-            advice = "save the encoder and its tokenizer there with save_pretrained"
+            advice = "save the model and its tokenizer there with save_pretrained"
         else:
             advice = f"check the name and the network, or name a local folder, or {instead}"
         what = "its tokenizer cannot be loaded" if auto is AutoTokenizer else "cannot be loaded"

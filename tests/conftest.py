@@ -161,6 +161,85 @@ def tiny_encoder_folder(tiny_bert: Callable[..., Any], tiny_tokenizer: Any) -> C
     return write
 
 
+@pytest.fixture(scope="session")
+def classifier_folder(toy_corpus: Callable[..., Corpus]) -> Callable[..., Path]:
+    """A function that writes a sequence classifier of a head of the toy corpus, as `save_pretrained` does.
+
+    `architecture` is bert, distilbert, roberta or mpnet, each with a vocabulary of its own. `order` permutes
+    the labels, `names` renames them. Untrained, it answers at random.
+    """
+
+    def write(
+        folder: Path,
+        head: str = "intent",
+        architecture: str = "bert",
+        *,
+        order: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+        trained: bool = True,
+        **config: Any,
+    ) -> Path:
+        import torch
+        import transformers
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+        torch.manual_seed(0)
+        first, last = ("[CLS]", "[SEP]") if architecture.endswith("bert") else ("<s>", "</s>")
+        special = [first, "[PAD]", last, "[UNK]"]
+        words = [*special, *sorted(WORDS, reverse=architecture != "bert"), *PIECES]
+        backend = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+        backend.normalizer = normalizers.BertNormalizer()
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.post_processor = processors.TemplateProcessing(
+            f"{first} $A {last}", f"{first} $A {last} $B {last}", [(first, 0), (last, 2)]
+        )
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            model_max_length=32,
+            **dict(zip(("cls_token", "pad_token", "sep_token", "unk_token"), special, strict=True)),
+        )
+        labels = list(CLASSES if head == "intent" else FLAGS)
+        order = order or range(len(labels))
+        given = names or [labels[i] for i in order]
+        problem = "single_label_classification" if head == "intent" else "multi_label_classification"
+        prefix = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "mpnet": "MPNet"}[
+            architecture
+        ]
+        shape: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+        shape["intermediate_size"] = 32
+        if architecture == "distilbert":
+            shape = {"dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+        made = getattr(transformers, f"{prefix}Config")(
+            vocab_size=len(words),
+            max_position_embeddings=40,
+            pad_token_id=1,
+            id2label=dict(enumerate(given)),
+            label2id={label: i for i, label in enumerate(given)},
+            **{"problem_type": problem, "initializer_range": 0.2, **shape, **config},
+        )
+        model = getattr(transformers, f"{prefix}ForSequenceClassification")(made)
+        if trained:
+            corpus = toy_corpus(240, 7)
+            true = corpus.labels[head]
+            if head == "intent":
+                target = torch.tensor([list(order).index(i) for i in true])
+                loss: Any = torch.nn.functional.cross_entropy
+            else:
+                target = torch.tensor(true[:, list(order)], dtype=torch.float32)
+                loss = torch.nn.functional.binary_cross_entropy_with_logits
+            batch = tokenizer(corpus.texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+            optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+            for _ in range(40):
+                optimizer.zero_grad()
+                loss(model(**batch).logits, target).backward()
+                optimizer.step()
+        model.eval().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return write
+
+
 @pytest.fixture
 def cpu_accelerator() -> Iterator[Any]:
     """A fresh `Accelerator` on the CPU in float32, without trackers."""

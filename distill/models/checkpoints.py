@@ -20,7 +20,7 @@ def encoder_identities(recipe: Job) -> dict[str, list[str]]:
     if not isinstance(recipe, Recipe):
         return {"teacher": [identity(recipe.teacher.encoder, recipe.teacher.sha256)], "student": []}
     teacher, student = recipe.teacher, recipe.student
-    teachers = [_network_identity(folder) for folder in teacher.networks]
+    teachers = [network_identity(folder, "teacher.networks: ") for folder in teacher.networks]
     start = student.encoder or student.start or default_initialisation(recipe)
     if start in ("teacher", "random"):
         students = []
@@ -54,18 +54,27 @@ def default_initialisation(recipe: Recipe) -> str:
     return str(shipped_start(shape, weights) or "teacher")
 
 
-def _network_identity(folder: str) -> str:
+def network_identity(folder: str, setting: str = "") -> str:
+    """A string that changes with a network of an earlier run.
+
+    Args:
+        folder: RUN/stages/fit_teacher or fit_student.
+        setting: Of the recipe, in front of messages.
+
+    Raises:
+        EncoderError: The folder holds no network, an ensemble, or damaged files.
+    """
     if not all(
         Path(folder, name).is_file() for name in ("heads.json", "model.safetensors", "tokenizer.json")
     ):
         raise EncoderError(
-            f"teacher.networks: {folder} holds no network, expected RUN/stages/fit_teacher or fit_student"
+            f"{setting}{folder} holds no network, expected RUN/stages/fit_teacher or fit_student"
         )
     if any(Path(folder).glob("member-*")):
-        raise EncoderError(f"teacher.networks: {folder} is an ensemble (name its networks instead)")
+        raise EncoderError(f"{setting}{folder} is an ensemble (name its networks instead)")
     record = read_sealed(Path(folder, "stage.json")) or {"stage": "", "files": {}}
     own = f"stages/{record['stage']}/"
     files = {name[len(own) :]: digest for name, digest in record["files"].items() if name.startswith(own)}
     for name, what in damaged(Path(folder), files).items():
-        raise EncoderError(f"teacher.networks: {Path(folder, name)}: {what} (run its recipe again)")
+        raise EncoderError(f"{setting}{Path(folder, name)}: {what} (run its recipe again)")
     return f"{identity(folder)}/{file_sha256(Path(folder, 'heads.json'))}"

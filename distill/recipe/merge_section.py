@@ -1,0 +1,50 @@
+"""The recipe's sections on teachers that exist already: classifiers to merge, and soft labels in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from distill.recipe.data_section import Label, Part, Word
+
+TERMS = Field(None, description="terms of use of what it answers, for the manifest")
+
+
+class MergedModel(Part):
+    """A classifier that teaches one head."""
+
+    model: str = Field(
+        description="sequence classifier: hub id[@revision], folder, or package:NAME; or a network of an "
+        "earlier run, RUN/stages/fit_teacher or fit_student"
+    )
+    labels: dict[Word, Label | None] | None = Field(
+        None,
+        description="label of the head for labels of the classifier; null leaves one out; default: by name",
+    )
+    max_length: int | None = Field(
+        None, gt=2, le=8192, description="tokens read of a text; default: as its tokenizer, 512 at most"
+    )
+    terms: str | None = TERMS
+
+
+def _models(value: Any) -> Any:
+    """The classifiers of a head as a list, from a name, a mapping, or `{ensemble: [...]}`."""
+    if isinstance(value, Mapping) and value.keys() == {"ensemble"}:
+        value = value["ensemble"]
+    models = value if isinstance(value, (list, tuple)) else [value]
+    return [{"model": one} if isinstance(one, str) else one for one in models]
+
+
+Merged = Annotated[tuple[MergedModel, ...], Field(min_length=1), BeforeValidator(_models)]
+
+
+class SoftLabelFiles(Part):
+    """Soft labels from anywhere, a row a text."""
+
+    files: tuple[str, ...] = Field(min_length=1, description=".jsonl or .parquet files")
+    values: Literal["probabilities", "logits"] | None = Field(
+        None, description="default: found by the values"
+    )
+    terms: str | None = TERMS
