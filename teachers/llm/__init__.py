@@ -1,0 +1,1 @@
+"""A large language model as a teacher, behind an OpenAI-compatible HTTP server."""
