@@ -34,6 +34,7 @@ class FakeServer:
         fault: Which requests it answers badly.
         key: That it expects, if any.
         bodies: Of the requests, in order.
+        answered: Of those that were answered well.
         headers: Likewise.
         slow: Seconds of the fault `slow`.
         retry_after: The header of a 429.
@@ -44,6 +45,7 @@ class FakeServer:
         self.fault: Fault = lambda number, body: None
         self.key: str | None = None
         self.bodies: list[dict[str, Any]] = []
+        self.answered: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.slow, self.retry_after = 1.0, "0"
@@ -94,7 +96,11 @@ class FakeServer:
             self.most_at_once = max(self.at_once, self.most_at_once)
         try:
             time.sleep(self.delay)
-            self._reply(handler, body, self.fault(number, body))
+            with self._lock:
+                fault = self.fault(number, body)
+            self._reply(handler, body, fault)
+            if fault is None:
+                self.answered.append(body)
         finally:
             with self._lock:
                 self.at_once -= 1
@@ -156,7 +162,9 @@ def logprobs_reply(body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
     top = {"The" if wrong else token: p for token, p in top.items()}
     best = max(top, key=top.__getitem__)
     some = top | {f"word{i}": 1e-9 for i in range(20)}
-    entries = [{"token": token, "logprob": math.log(p)} for token, p in [*some.items()][: body["top_logprobs"]]]
+    entries = [
+        {"token": token, "logprob": math.log(p)} for token, p in [*some.items()][: body["top_logprobs"]]
+    ]
     choice = {
         "message": {"role": "assistant", "content": best},
         "logprobs": {"content": [{"token": best, "logprob": math.log(top[best]), "top_logprobs": entries}]},
@@ -178,7 +186,10 @@ def chat_reply(body: dict[str, Any], *, wrong: bool, several: bool) -> dict[str,
     if not answer:  # a letter was asked for
         message["content"] = "A"
     number = body.get("n", 1) if several else 1
-    return {"choices": [{"message": message}] * number, "usage": {"prompt_tokens": 50, "completion_tokens": 9}}
+    return {
+        "choices": [{"message": message}] * number,
+        "usage": {"prompt_tokens": 50, "completion_tokens": 9},
+    }
 
 
 def systemone_reply(body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
