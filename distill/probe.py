@@ -28,7 +28,7 @@ from distill.stages.train import feature_matching, label_positions
 from export.runtime.session import open_graph
 from export.runtime.tokenizer import CachedTokenizer
 from students.factorized_embeddings import fold
-from teachers.checkpoints import EncoderError
+from teachers.checkpoints import EncoderError, network_folder
 from teachers.encoders import first_sentences, load_encoder
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _teacher(recipe: Job, folder: Path | None, heads: Sequence[Head]) -> Loaded:
     """The teacher before its training, or a trained one from its folder."""
     settings = recipe.teacher
     if networks := getattr(settings, "networks", ()):
-        folder = Path(networks[0])
+        folder = network_folder(networks[0])
     if folder:
         return load_classifier(folder)
     encoder, tokenizer = load_encoder(settings.encoder, sha256=settings.sha256, layers=settings.layers)

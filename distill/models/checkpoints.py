@@ -8,7 +8,7 @@ from distill.recipe.schema import Job, Recipe, SmallEncoder
 from distill.storage import damaged, read_sealed
 from students.pretrained_files import is_start, shipped_start, start_identity
 from students.shapes import SIZES, Shape
-from teachers.checkpoints import EncoderError, file_sha256, identity, weights_sha256
+from teachers.checkpoints import EncoderError, file_sha256, identity, network_folder, weights_sha256
 
 
 def encoder_identities(recipe: Job) -> dict[str, list[str]]:
@@ -54,27 +54,26 @@ def default_initialisation(recipe: Recipe) -> str:
     return str(shipped_start(shape, weights) or "teacher")
 
 
-def network_identity(folder: str, setting: str = "") -> str:
+def network_identity(given: str, setting: str = "") -> str:
     """A string that changes with a network of an earlier run.
 
     Args:
-        folder: RUN/stages/fit_teacher or fit_student.
+        given: RUN/stages/fit_teacher or fit_student.
         setting: Of the recipe, in front of messages.
 
     Raises:
         EncoderError: The folder holds no network, an ensemble, or damaged files.
     """
-    if not all(
-        Path(folder, name).is_file() for name in ("heads.json", "model.safetensors", "tokenizer.json")
-    ):
+    folder = network_folder(given)
+    if not all((folder / name).is_file() for name in ("heads.json", "model.safetensors", "tokenizer.json")):
         raise EncoderError(
-            f"{setting}{folder} holds no network, expected RUN/stages/fit_teacher or fit_student"
+            f"{setting}{given} holds no network, expected RUN/stages/fit_teacher or fit_student"
         )
-    if any(Path(folder).glob("member-*")):
-        raise EncoderError(f"{setting}{folder} is an ensemble (name its networks instead)")
-    record = read_sealed(Path(folder, "stage.json")) or {"stage": "", "files": {}}
+    if any(folder.glob("member-*")):
+        raise EncoderError(f"{setting}{given} is an ensemble (name its networks instead)")
+    record = read_sealed(folder / "stage.json") or {"stage": "", "files": {}}
     own = f"stages/{record['stage']}/"
     files = {name[len(own) :]: digest for name, digest in record["files"].items() if name.startswith(own)}
-    for name, what in damaged(Path(folder), files).items():
-        raise EncoderError(f"{setting}{Path(folder, name)}: {what} (run its recipe again)")
-    return f"{identity(folder)}/{file_sha256(Path(folder, 'heads.json'))}"
+    for name, what in damaged(folder, files).items():
+        raise EncoderError(f"{setting}{folder / name}: {what} (run its recipe again)")
+    return f"{identity(str(folder))}/{file_sha256(folder / 'heads.json')}"

@@ -20,7 +20,7 @@ from distill.models.packed import PackedClassifier
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe.data_section import RecipeError
-from teachers.checkpoints import file_sha256
+from teachers.checkpoints import file_sha256, network_folder
 
 IDENTITY_FILES = ("model.safetensors", "config.json", "heads.json", "tokenizer.json")
 
@@ -71,7 +71,7 @@ def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
     """Save the networks of other runs' stages as the teacher of this run.
 
     Args:
-        folders: Of networks, `RUN/stages/fit_teacher` or `RUN/stages/fit_student`.
+        folders: Of networks, as `network_folder` takes them.
         heads: The heads of this run's data, which must be theirs. A packed network takes any labels.
         stage: The folder to save into.
 
@@ -80,7 +80,7 @@ def adopt(folders: Sequence[str], heads: Sequence[Head], stage: Path) -> None:
     """
     wanted = [(head.name, head.kind, head.labels) for head in heads]
     for number, folder in enumerate(folders):
-        network, tokenizer = load_classifier(Path(folder))
+        network, tokenizer = load_classifier(network_folder(folder))
         if isinstance(network, PackedClassifier):
             try:
                 network = network.with_heads(heads)
