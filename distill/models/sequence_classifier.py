@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from distill.models.saved_networks import SavedNetworkError, load_classifier
 from distill.recipe.data_section import RecipeError
 from distill.recipe.merge_section import MergedModel
 from distill.storage import json_digest
-from teachers.checkpoints import EncoderError
+from teachers.checkpoints import EncoderError, network_folder
 from teachers.hf_classifier import MAX_TOKENS, load_hf_classifier
 from teachers.label_map import LabelMapError, match_labels
 
@@ -190,7 +189,7 @@ def combined(head: Head, logits: Sequence[Array], temperatures: Sequence[float])
 
 def is_network(name: str) -> bool:
     """Whether a name is the folder of a network of an earlier run, not a classifier of Hugging Face."""
-    return Path(name, "heads.json").is_file()
+    return (network_folder(name) / "heads.json").is_file()
 
 
 def _load(one: MergedModel, heads: Sequence[Head]) -> _Loaded:
@@ -198,7 +197,7 @@ def _load(one: MergedModel, heads: Sequence[Head]) -> _Loaded:
     network: TextClassifier
     if is_network(one.model):
         identity = network_identity(one.model)
-        network, tokenizer = load_classifier(Path(one.model))
+        network, tokenizer = load_classifier(network_folder(one.model))
         length = min(MAX_TOKENS, tokenizer.model_max_length)
         if isinstance(network, PackedClassifier):
             network = network.with_heads(heads)

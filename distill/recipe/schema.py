@@ -83,8 +83,8 @@ class Teacher(Training, TeacherEncoder):
     )
     networks: tuple[str, ...] = Field(
         (),
-        description="networks of earlier runs as the teacher (RUN/stages/fit_teacher or fit_student, RUN a folder "
-        "or the hub id of a pushed run): one is an assistant, several are an ensemble",
+        description="networks of earlier runs as the teacher (RUN/stages/fit_teacher or fit_student, RUN a "
+        "folder or the hub id of a pushed run): one is an assistant, several are an ensemble",
     )
 
     @model_validator(mode="after")
