@@ -62,7 +62,13 @@ def predict(options: argparse.Namespace) -> None:
     texts, done = _texts(classifier, options.text, options.text_column), 0
     while chunk := list(itertools.islice(texts, CHUNK)):
         with _usage_errors(f"after {done} texts: " if done else ""):
-            answers = classifier(chunk, heads=options.heads, top_k=options.top_k, thresholds=thresholds)
+            answers = classifier(
+                chunk,
+                heads=options.heads,
+                top_k=options.top_k,
+                thresholds=thresholds,
+                abstain=not options.no_abstain,
+            )
         for text, answer in zip(chunk, answers, strict=True):
             print_line(json.dumps({"text": text, **answer}, ensure_ascii=False))
         done += len(chunk)
@@ -356,8 +362,11 @@ def add_bundle_commands(add: Add) -> None:
     about = "labels to choose from, for a packed bundle: separated by commas, or a .json file"
     parsers["predict"].add_argument("--labels", metavar="LABEL,LABEL", help=about)
     parsers["predict"].add_argument("--top-k", type=int, metavar="K", help="best K labels of each head")
-    about = "probability from which labels apply, HEAD=NUMBER or HEAD.LABEL=NUMBER; may be repeated"
+    about = "probability from which labels apply, or from which a single_label head answers: HEAD=NUMBER or "
+    about += "HEAD.LABEL=NUMBER; may be repeated"
     parsers["predict"].add_argument("--threshold", metavar="HEAD=NUMBER", action="append", help=about)
+    about = "answer every text, also where a head would abstain (label null)"
+    parsers["predict"].add_argument("--no-abstain", action="store_true", help=about)
     parsers["evaluate"].add_argument("data", help="labelled file with a column for each head")
     about = f"{again} (those of the bundle's recipe)"
     parsers["evaluate"].add_argument("--text", "--text-column", help=about, **column)

@@ -27,6 +27,8 @@ HEADS = "heads"
 PACKED = "packed"
 STRING = "string"
 INTEGER = "integer"
+PROBABILITY = "probability"
+ENERGY = "energy"
 
 _HEAD = {"name": str, "kind": str, "labels": list, "output": str}
 _RECORD = {"sha256": str, "bytes": int}
@@ -34,7 +36,7 @@ _VERSION = {"format_version": int, "digest": str}
 _FIELDS = {"name": str, "heads": list, "max_length": int, "pad_token_id": int, "variants": dict}
 _FIELDS |= {"default_variant": str, "files": dict}
 _DEFAULTS: dict[str, Any] = {"kind": HEADS, "label_length": 0}  # left out of a manifest of heads
-_HEAD_DEFAULTS: dict[str, Any] = {"hypothesis": "", "descriptions": {}}
+_HEAD_DEFAULTS: dict[str, Any] = {"hypothesis": "", "descriptions": {}, "abstain": None}
 AGAIN = "(copy or build the bundle again)"
 # Far beyond any bundle. Without limits, a stranger's manifest of a few bytes could cost gigabytes.
 MAX_MANIFEST = 16 << 20  # bytes
@@ -43,6 +45,7 @@ MAX_DEPTH = 64
 MAX_TOKENS = 8192
 MAX_ID = (1 << 31) - 1
 TEMPERATURES = 1e-3, 1e3
+SCORES = {PROBABILITY: (0.0, 1.0), ENERGY: (-1e9, 1e9)}  # of which a head abstains, and their ranges
 _FILE_NAME = re.compile(
     r"(?!.{256}|.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII
 )
@@ -67,6 +70,46 @@ class FileRecord(TypedDict):
 
 
 @dataclass(frozen=True)
+class Abstain:
+    """When a single_label head abstains: its answers whose score is below the threshold are withheld.
+
+    Attributes:
+        score: `probability`, that of the answer, or `energy`, the log of the sum of the exponentials of
+            logits / temperature (Liu et al. 2020, arXiv:2010.03759). The higher, the surer.
+        threshold: The lowest score that is answered.
+        accuracy: Share of the answered texts that are right, as promised; None if none is promised.
+        confidence: Confidence of that promise.
+        coverage: Share of the validation texts that are answered; None if it was not measured.
+    """
+
+    score: str
+    threshold: float
+    accuracy: float | None = None
+    confidence: float | None = None
+    coverage: float | None = None
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Abstain:
+        """The rule from its JSON object.
+
+        Raises:
+            BundleError: The object is invalid; the message begins with `where`.
+        """
+        _check_types(data, {"score": str}, where)
+        rule = cls(**{"threshold": None, **{key: data[key] for key in _RULE & data.keys()}})
+        scores = (PROBABILITY, ENERGY)
+        require(rule.score in scores, where, f"score: must be one of {scores}, got {short(rule.score)}")
+        low, high = SCORES[rule.score]
+        problem = f"threshold: must be a number from {low:g} to {high:g}, got {short(rule.threshold)}"
+        require(_is_number(rule.threshold, low, high), where, problem)
+        for key in ("accuracy", "confidence", "coverage"):
+            share = getattr(rule, key)
+            problem = f"{key}: must be a number from 0 to 1, got {short(share)}"
+            require(share is None or _is_number(share, 0, 1), where, problem)
+        return rule
+
+
+@dataclass(frozen=True)
 class Head:
     """A classification head: its labels in the order of its logits, and its calibration.
 
@@ -80,6 +123,7 @@ class Head:
         label_type: `integer` if answers give the labels as whole numbers, else `string`.
         hypothesis: What a packed network reads after each text.
         descriptions: What a packed network reads after labels, by label.
+        abstain: When a single_label head abstains; None if it always answers.
     """
 
     name: str
@@ -91,6 +135,7 @@ class Head:
     label_type: str = STRING
     hypothesis: str = ""
     descriptions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    abstain: Abstain | None = None
 
     @cached_property
     def values(self) -> tuple[str, ...] | tuple[int, ...]:
@@ -131,10 +176,13 @@ class Head:
         valid = isinstance(head.descriptions, dict) and {*head.descriptions} <= {*head.labels}
         valid = valid and all(isinstance(text, str) for text in head.descriptions.values())
         require(valid, where, "descriptions: must be an object of texts by label")
+        if head.abstain is not None:
+            require(head.kind == SINGLE_LABEL, where, "abstain: must be of a single_label head")
+            head = replace(head, abstain=Abstain.from_json(head.abstain, f"{where}: abstain"))
         return replace(head, labels=tuple(head.labels))
 
 
-_KNOWN = Head.__dataclass_fields__.keys()
+_KNOWN, _RULE = Head.__dataclass_fields__.keys(), Abstain.__dataclass_fields__.keys()
 
 
 @dataclass(frozen=True)

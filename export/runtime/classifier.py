@@ -102,7 +102,8 @@ class Classifier(HubModel):
         """A classifier of one head of a packed bundle, with other labels; it shares all files in memory.
 
         The head keeps its kind and its calibration temperature. Labels that it knows keep their descriptions,
-        unless others are given, and their thresholds; the others apply from 0.5.
+        unless others are given, and their thresholds; the others apply from 0.5. A single_label head always
+        answers, as it learnt when to abstain on its own labels.
 
         Args:
             labels: The labels in order, or a dict of descriptions, which may be None.
@@ -136,26 +137,27 @@ class Classifier(HubModel):
         self, texts: str, *, heads: Sequence[str] | None = None, top_k: int | None = None,
         scores: bool = False, batch_size: int = 32,
         labels: Iterable[str] | Mapping[str, str | None] | None = None,
-        thresholds: Thresholds | None = None,
+        thresholds: Thresholds | None = None, abstain: bool = True,
     ) -> dict[str, Any]: ...
     @overload
     def __call__(
         self, texts: Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
         labels: Iterable[str] | Mapping[str, str | None] | None = None,
-        thresholds: Thresholds | None = None,
+        thresholds: Thresholds | None = None, abstain: bool = True,
     ) -> list[dict[str, Any]]: ...
     def __call__(
         self, texts: str | Iterable[str], *, heads: Sequence[str] | None = None,
         top_k: int | None = None, scores: bool = False, batch_size: int = 32,
         labels: Iterable[str] | Mapping[str, str | None] | None = None,
-        thresholds: Thresholds | None = None,
+        thresholds: Thresholds | None = None, abstain: bool = True,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         # fmt: on
         """The answers `{head: answer}` to each text, in the order of the texts and the requested heads.
 
-        The answer of a single_label head is {"label", "score"}. That of a multi_label head is a list of the
-        labels that reach their thresholds, best first.
+        The answer of a single_label head is {"label", "score"}; where the head abstains, the label is None
+        and the score is the one below its threshold. That of a multi_label head is a list of the labels that
+        reach their thresholds, best first.
 
         Args:
             texts: A text or an iterable of texts.
@@ -165,8 +167,10 @@ class Classifier(HubModel):
             batch_size: Number of texts that run together.
             labels: The labels to choose from, for a packed bundle; see `with_labels`. With several heads,
                 `heads` must name one.
-            thresholds: The probability from which labels apply, in place of the bundle's: a number for each
-                head, or a dict `{label: number}`.
+            thresholds: In place of the bundle's: for a multi_label head the probability from which labels
+                apply, a number or a dict `{label: number}`; for a single_label head the lowest score that is
+                answered, which is a probability unless the manifest says otherwise.
+            abstain: Whether heads may abstain; if False, only those that `thresholds` names.
 
         Raises:
             ValueError: A text, head, label or option is invalid.
@@ -175,16 +179,16 @@ class Classifier(HubModel):
             names = [head.name for head in self._choose(heads)]
             view: Any = self.with_labels(labels, names[0] if len(names) == 1 else None)
             options = {"top_k": top_k, "scores": scores, "batch_size": batch_size}
-            answers: Any = view(texts, **options, thresholds=thresholds)
+            answers: Any = view(texts, **options, thresholds=thresholds, abstain=abstain)
             return answers  # type: ignore[no-any-return]
         checked, chosen = check_texts(texts), self._choose(heads)
         if top_k is not None:
             _check_count("top_k", top_k)
         answers, selected = self._answers, None
-        if thresholds is not None:
-            if scores or top_k is not None:
+        if thresholds is not None or abstain is not True:
+            if thresholds is not None and (scores or top_k is not None):
                 raise ValueError("thresholds: do not apply to lists of labels (leave out top_k and scores)")
-            answers = Answers(chosen := with_thresholds(chosen, thresholds))
+            answers = Answers(chosen := with_thresholds(chosen, thresholds, abstain))
         elif heads is not None:
             answers = Answers(chosen)
         if heads is not None:
@@ -195,9 +199,14 @@ class Classifier(HubModel):
         return results[0] if isinstance(texts, str) else results
 
     def predict(
-        self, texts: str | Iterable[str], head: str | None = None, *, thresholds: Thresholds | None = None
+        self,
+        texts: str | Iterable[str],
+        head: str | None = None,
+        *,
+        thresholds: Thresholds | None = None,
+        abstain: bool = True,
     ) -> Any:
-        """The label of each text, as a list; a text alone returns its label.
+        """The label of each text, as a list, None where the head abstains; a text alone returns its label.
 
         Those of a multi_label head are the lists of labels that reach their thresholds, best first.
 
@@ -205,13 +214,14 @@ class Classifier(HubModel):
             texts: A text or an iterable of texts.
             head: Name of a head. By default, a bundle of several heads returns a dict of all of them.
             thresholds: See `__call__`.
+            abstain: See `__call__`.
 
         Raises:
             ValueError: A text, the head or a threshold is invalid.
         """
         chosen = self._choose(None if head is None else [head])
         listed, names = [texts] if isinstance(texts, str) else texts, [one.name for one in chosen]
-        answers = self(listed, heads=names, thresholds=thresholds)
+        answers = self(listed, heads=names, thresholds=thresholds, abstain=abstain)
         labels = {one.name: [_labels(answer[one.name]) for answer in answers] for one in chosen}
         if isinstance(texts, str):
             return self._single({name: found[0] for name, found in labels.items()}, head)

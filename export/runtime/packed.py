@@ -254,7 +254,10 @@ class Labels(NamedTuple):
         return cls(check_labels(labels), head or names[0], check_hypothesis(hypothesis))
 
     def replacing(self, head: Head) -> Head:
-        """The head with these labels. Labels that it knows keep their descriptions and thresholds."""
+        """The head with these labels. Labels that it knows keep their descriptions and thresholds.
+
+        It always answers: when to abstain was measured on the labels of the bundle.
+        """
         known = {**head.descriptions, **{label: text for label, text in self.labels if text is not None}}
         thresholds = dict(zip(head.labels, head.thresholds or (), strict=False))
         labels = tuple(label for label, _ in self.labels)
@@ -265,6 +268,7 @@ class Labels(NamedTuple):
             hypothesis=head.hypothesis if self.hypothesis is None else self.hypothesis,
             descriptions={label: known[label] for label in labels if label in known},
             thresholds=tuple(thresholds.get(label, 0.5) for label in labels) if thresholds else None,
+            abstain=None,
         )
 
 

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle.manifest import SINGLE_LABEL, Head, unknown
-from export.runtime.probabilities import Floats, probabilities, sigmoid
+from export.bundle.manifest import PROBABILITY, SCORES, SINGLE_LABEL, Abstain, Head, unknown
+from export.runtime.probabilities import Floats, confidence, probabilities, sigmoid
 
 Thresholds: TypeAlias = Mapping[str, float | Mapping[Any, float]]  # of heads, or of the labels of heads
 
@@ -30,40 +30,54 @@ def columns(heads: Sequence[Head]) -> dict[str, slice]:
     return found
 
 
-def with_thresholds(heads: Sequence[Head], thresholds: object) -> list[Head]:
-    """The heads with the thresholds of a call; labels that it does not name keep theirs.
+def with_thresholds(heads: Sequence[Head], thresholds: object, abstain: object = True) -> list[Head]:
+    """The heads with the thresholds of a call; heads and labels that it does not name keep theirs.
 
     Args:
         heads: The heads that answer.
-        thresholds: `{head: threshold}`, or `{head: {label: threshold}}`.
+        thresholds: `{head: threshold}`, or `{head: {label: threshold}}` of a multi_label head. That of a
+            single_label head is the lowest score that is answered. None changes nothing.
+        abstain: False removes the bundle's thresholds of single_label heads, which then always answer.
 
     Raises:
-        ValueError: A head or a label is unknown, a head has no thresholds, or one is no number from 0 to 1.
+        ValueError: A head or a label is unknown, a threshold is no number of its range, or `abstain` is no
+            bool.
     """
-    if not isinstance(thresholds, Mapping):
+    if not isinstance(abstain, bool):
+        raise ValueError(f"abstain: must be True or False, got {short(abstain)} (thresholds= takes numbers)")
+    if not isinstance(thresholds, Mapping | None):
         raise ValueError(f"thresholds: must map heads to numbers, got {short(thresholds)}")
     names = [head.name for head in heads]
-    for name in thresholds:
+    for name in thresholds or ():
         if name not in names:
             raise ValueError(f"thresholds: {unknown('head', name, names)}")
+    kept = heads if abstain else [replace(head, abstain=None) for head in heads]
     return [
-        _with_thresholds(head, thresholds[head.name]) if head.name in thresholds else head for head in heads
+        _with_thresholds(now, head, thresholds[head.name]) if thresholds and head.name in thresholds else now
+        for now, head in zip(kept, heads, strict=True)
     ]
 
 
-def _with_thresholds(head: Head, given: object) -> Head:
+def _with_thresholds(head: Head, own: Head, given: object) -> Head:
     where = f"thresholds: {short(head.name)}"
     if head.kind == SINGLE_LABEL:
-        raise ValueError(f"{where}: is a single_label head, expected a multi_label one (leave it out)")
+        if isinstance(given, Mapping):
+            raise ValueError(f"{where}: must be one number, as the head is single_label, got {short(given)}")
+        score = own.abstain.score if own.abstain else PROBABILITY
+        return replace(head, abstain=Abstain(score, _number(given, where, *SCORES[score])))
     found = dict(zip(head.labels, head.thresholds or repeat(0.5), strict=False))
     for label, value in (given if isinstance(given, Mapping) else dict.fromkeys(head.labels, given)).items():
         if str(label) not in found:
             raise ValueError(f"{where}: {unknown('label', label, head.labels)}")
-        if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not 0 <= value <= 1:
-            of = f"{where}: {short(label)}" if isinstance(given, Mapping) else where
-            raise ValueError(f"{of}: must be a number from 0 to 1, got {short(value)}")
-        found[str(label)] = float(value)
+        of = f"{where}: {short(label)}" if isinstance(given, Mapping) else where
+        found[str(label)] = _number(value, of, 0, 1)
     return replace(head, thresholds=tuple(found.values()))
+
+
+def _number(value: object, where: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not low <= value <= high:
+        raise ValueError(f"{where}: must be a number from {low:g} to {high:g}, got {short(value)}")
+    return float(value)
 
 
 class Answers:
@@ -80,6 +94,7 @@ class Answers:
             if head.kind == SINGLE_LABEL:
                 groups.setdefault(len(head.labels).bit_length() // 2, []).append(head)
         self._groups = [(group, self._grid(group, padding=labels)) for group in groups.values()]
+        self._abstaining = [(head, head.abstain) for head in heads if head.abstain]
         self._multi = [head for head in heads if head.kind != SINGLE_LABEL]
         parts = [np.arange(labels)[self.columns[head.name]] for head in self._multi]
         self._multi_columns = np.concatenate([np.empty(0, np.intp), *parts])
@@ -97,6 +112,8 @@ class Answers:
         answers: list[dict[str, Any]] = [dict.fromkeys(self.columns) for _ in scaled]
         for heads, grid in self._groups:
             _add_best(heads, scaled[:, grid].reshape(len(scaled), len(heads), -1), answers)
+        for head, rule in self._abstaining:
+            _abstain(head, rule, scaled[:, self.columns[head.name]], answers)
         if self._multi:
             self._add_multi_label(logits, scaled, answers)
         return answers
@@ -149,3 +166,12 @@ def _add_best(heads: list[Head], scaled: npt.NDArray[np.float64], answers: list[
     for answer, labels, values in zip(answers, best.tolist(), scores.tolist(), strict=True):
         for head, label, score in zip(heads, labels, values, strict=True):
             answer[head.name] = {"label": head.values[label], "score": score}
+
+
+def _abstain(
+    head: Head, rule: Abstain, scaled: npt.NDArray[np.float64], answers: list[dict[str, Any]]
+) -> None:
+    """Replace the answers whose score is below the threshold by `{"label": None, "score": score}`."""
+    for answer, score in zip(answers, confidence(scaled, rule.score).tolist(), strict=True):
+        if not score >= rule.threshold:
+            answer[head.name] = {"label": None, "score": score}

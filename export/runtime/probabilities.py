@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle.manifest import SINGLE_LABEL, Head
+from export.bundle.manifest import ENERGY, SINGLE_LABEL, Head
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -31,3 +31,14 @@ def probabilities(logits: Floats, head: Head) -> npt.NDArray[np.float64]:
     """The calibrated probabilities `[texts, labels]`: softmax or sigmoid of logits / temperature."""
     scaled = np.asarray(logits, np.float64) / head.temperature
     return softmax(scaled) if head.kind == SINGLE_LABEL else sigmoid(scaled)
+
+
+def confidence(scaled: Floats, score: str) -> npt.NDArray[np.float64]:
+    """The score `[texts]` by which a head abstains, from logits / temperature `[texts, labels]`.
+
+    It is the probability of the answer, or the energy; see `manifest.Abstain`.
+    """
+    wide = np.asarray(scaled, np.float64)
+    best = wide.max(axis=-1)
+    total: npt.NDArray[np.float64] = np.exp(wide - best[..., None]).sum(axis=-1)
+    return best + np.log(total) if score == ENERGY else 1 / total

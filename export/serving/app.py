@@ -95,9 +95,9 @@ class _Endpoints:
         if body.labels is not None:
             given = model.labels(body.labels, body.heads[0] if body.heads and len(body.heads) == 1 else None)
             check_size(len(body.texts), len(given.labels))
-        elif body.lists or body.thresholds is not None:
+        elif body.own_answers:
             check_size(len(body.texts), model.scores(body.heads, body.top_k))
-        heads = model.answering(body.heads, given, body.thresholds)
+        heads = model.answering(body, given)
         _record(request, model, body.texts)
         results = await model.classify(body.texts, given and [given] * len(body.texts))
         predictions = model.predictions(results, body, heads)

@@ -120,17 +120,16 @@ class Model:
         except InvalidTextError as error:
             raise unprocessable(f"{where[error.position] if where else ''}{error}", "text") from None
 
-    def answering(
-        self, names: Sequence[str] | None, given: Labels | None, thresholds: object
-    ) -> Sequence[Head]:
+    def answering(self, body: PredictRequest, given: Labels | None) -> Sequence[Head]:
         """The heads that answer a request, with its labels and thresholds.
 
         Raises:
             RequestError: 422 if a threshold is invalid.
         """
-        heads = [self.heads[name] for name in names or self.heads] if given is None else [self.head(given)]
+        names = body.heads or self.heads
+        heads = [self.heads[name] for name in names] if given is None else [self.head(given)]
         try:
-            return heads if thresholds is None else with_thresholds(heads, thresholds)
+            return with_thresholds(heads, body.thresholds, body.abstain)
         except ValueError as error:
             raise unprocessable(str(error), "thresholds") from None
 
@@ -138,7 +137,7 @@ class Model:
         self, results: Sequence[Result], body: PredictRequest, heads: Sequence[Head]
     ) -> list[dict[str, Any]]:
         """What `Classifier.__call__` returns for the texts of a request, from their results and its heads."""
-        if results and (body.lists or body.thresholds is not None):
+        if results and body.own_answers:
             if body.labels is None:
                 logits = np.hstack([self._logits(results, head.name) for head in heads])
             else:

@@ -34,7 +34,8 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
     string, flag = {"type": "string"}, {"type": "boolean"}
     text = {"type": "string", "maxLength": settings.max_text}
     texts = {**_array(text), "maxItems": settings.queue}
-    threshold = {"type": "number", "minimum": 0, "maximum": 1}
+    number: Json = {"type": "number"}
+    threshold = {**number, "minimum": 0, "maximum": 1}
     options: Json = {
         "heads": {"type": ["array", "null"], "items": string, "minItems": 1},
         "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": 2**64 - 1},
@@ -49,16 +50,20 @@ def openapi_document(models: Sequence[str], settings: Settings) -> Json:
         "thresholds": {
             "type": ["object", "null"],
             "additionalProperties": {
-                "oneOf": [threshold, {"type": "object", "additionalProperties": threshold}]
+                # of a single_label head, a number of the range of its score
+                "oneOf": [number, {"type": "object", "additionalProperties": threshold}]
             },
         },
+        "abstain": flag,
         "model": {"enum": [*models] if len(models) > 1 else [*models, None]},
     }
     required = ["model"] if len(models) > 1 else []
     one = {**_object([*required, "text"], text=text, **options), "additionalProperties": False}
     many = {**_object([*required, "texts"], texts=texts, **options), "additionalProperties": False}
-    label = _object(label={"type": ["string", "integer"]}, score={"type": "number"})
-    prediction = {"type": "object", "additionalProperties": {"oneOf": [label, _array(label)]}}
+    label = _object(label={"type": ["string", "integer"]}, score=number)
+    # null where the head abstains
+    answer = _object(label={"type": ["string", "integer", "null"]}, score=number)
+    prediction = {"type": "object", "additionalProperties": {"oneOf": [answer, _array(label)]}}
 
     shape = {**_array({"type": "integer", "minimum": 0}), "minItems": 1, "maxItems": 2}
     input_tensor = _object(name={"const": INPUT}, datatype={"const": "BYTES"}, shape=shape, data=texts)

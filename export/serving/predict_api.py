@@ -9,7 +9,7 @@ from export.serving.request import as_json, check_labels, check_name, check_text
 from export.serving.settings import Settings
 
 MAX_LABELS = 1000  # of a request
-_KEYS = ("text", "texts", "heads", "top_k", "scores", "labels", "thresholds", "model")
+_KEYS = ("text", "texts", "heads", "top_k", "scores", "labels", "thresholds", "abstain", "model")
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,18 @@ class PredictRequest:
     scores: bool
     labels: dict[str, Any] | list[str] | None
     thresholds: object
+    abstain: bool
     model: str | None
 
     @property
     def lists(self) -> bool:
         """Whether the answers are lists of all labels or of the best ones."""
         return self.scores or self.top_k is not None
+
+    @property
+    def own_answers(self) -> bool:
+        """Whether the answers are others than those that the bundle gives by default."""
+        return self.lists or self.thresholds is not None or not self.abstain
 
 
 def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
@@ -59,8 +65,10 @@ def parse_predict(data: dict[str, Any], settings: Settings) -> PredictRequest:
     labels = data.get("labels")
     if labels is not None:
         labels = check_labels("labels", labels, MAX_LABELS, settings)
-    thresholds = data.get("thresholds")
-    body = PredictRequest(texts, single, heads, top_k, scores, labels, thresholds, model)
+    thresholds, abstain = data.get("thresholds"), data.get("abstain", True)
+    if not isinstance(abstain, bool):
+        raise unprocessable(f"abstain: must be true or false, got {as_json(abstain)}")
+    body = PredictRequest(texts, single, heads, top_k, scores, labels, thresholds, abstain, model)
     if body.lists and thresholds is not None:
         raise unprocessable("thresholds: do not apply to lists of labels (leave out top_k and scores)")
     return body

@@ -1,9 +1,10 @@
 """The open inference protocol v2: texts as an input tensor, predictions as output tensors.
 
 The input is `text`, BYTES. Each head has three outputs: HEAD (BYTES), HEAD.score and HEAD.probabilities
-(FP32). A single_label head returns one label and one score per text. A multi_label head returns the labels
-at or above their thresholds, best first, padded with "" and score 0 to the number of labels. Probabilities
-are in the order of the labels in the metadata and are returned only when requested by name.
+(FP32). A single_label head returns one label and one score per text; where it abstains, the label is "" and
+the score is the one below its threshold. A multi_label head returns the labels at or above their thresholds,
+best first, padded with "" and score 0 to the number of labels. Probabilities are in the order of the labels
+in the metadata and are returned only when requested by name.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ class OutputTensor:
         return {**self.description(len(predictions)), "data": data}
 
     def _cell(self, label: dict[str, Any]) -> Any:
-        """The label or the score of an answer; a BYTES tensor has labels as strings, also whole numbers."""
-        return str(label["label"]) if self.part == "label" else label[self.part]
+        """The label or the score of an answer; a BYTES tensor has labels as strings, "" for none."""
+        if self.part != "label":
+            return label[self.part]
+        return "" if label["label"] is None else str(label["label"])
 
 
 @dataclass(frozen=True)

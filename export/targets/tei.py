@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from export.bundle.files import read_file
-from export.bundle.manifest import TOKENIZER, Head, Manifest
+from export.bundle.manifest import PROBABILITY, TOKENIZER, Head, Manifest
 from export.graph.gates import GateError
 from export.runtime.postprocess import columns
 from export.runtime.session import run_separately
@@ -115,5 +115,18 @@ def _readme(manifest: Manifest, head: Head) -> str:
         "temperature": f"{head.temperature:g}",
         "max_length": manifest.max_length,
         "thresholds": json.dumps(thresholds, ensure_ascii=False),
+        "abstain": _abstain(head),
     }
     return render("tei/README.md", **values) + render(f"tei/{head.kind}.md", **values)
+
+
+def _abstain(head: Head) -> str:
+    """What the README says of a head that abstains; the server answers every text."""
+    if not (rule := head.abstain):
+        return ""
+    if rule.score == PROBABILITY:
+        return f" The head abstains below a score of {rule.threshold:g}: discard\nthose answers."
+    return (
+        " The head abstains where the log of the sum of\nthe exponentials of the logits is below "
+        f"{rule.threshold:g}: request `raw_scores`, and discard those answers."
+    )

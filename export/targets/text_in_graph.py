@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from tokenizers import Tokenizer
 
 from export.bundle.files import read_file
-from export.bundle.manifest import MANIFEST, SINGLE_LABEL, TOKENIZER, Head, Manifest
+from export.bundle.manifest import MANIFEST, PROBABILITY, SINGLE_LABEL, TOKENIZER, Head, Manifest
 from export.graph.builder import GraphBuilder
 from export.graph.gates import GateError
 from export.runtime.postprocess import columns
@@ -58,8 +58,8 @@ def with_tokenizer(model: ModelProto, tokenizer: Tokenizer, manifest: Manifest, 
     """A copy of a graph that takes `text`, string `[batch]`, instead of token ids.
 
     The outputs are the logits of the heads; `probabilities_HEAD`; `label_HEAD`, string `[batch]`, of a
-    single_label head; `applies_HEAD`, bool `[batch, labels]`, of a multi_label head; and the token ids,
-    `input_ids`.
+    single_label head, empty where it abstains; `applies_HEAD`, bool `[batch, labels]`, of a multi_label
+    head; and the token ids, `input_ids`.
 
     Raises:
         TargetError: The tokenizer is not BERT's WordPiece; the message begins with `where`.
@@ -97,7 +97,16 @@ def _add_answer(builder: GraphBuilder, head: Head) -> list[ValueInfoProto]:
     if head.kind == SINGLE_LABEL:
         builder.node("Softmax", scaled, name=scores, axis=-1)
         best = builder.node("ArgMax", head.output, axis=-1, keepdims=0)
-        builder.node("Gather", builder.constant(np.array(head.labels, object)), best, name=label)
+        labels = builder.constant(np.array(head.labels, object))
+        if rule := head.abstain:
+            reduce = "ReduceMax" if rule.score == PROBABILITY else "ReduceLogSumExp"
+            judged = builder.node(reduce, scores if reduce == "ReduceMax" else scaled, axes=[-1], keepdims=0)
+            threshold = builder.constant(np.array(rule.threshold, np.float32))
+            own = builder.node("Gather", labels, best)
+            none = builder.constant(np.array([""], object))
+            builder.node("Where", builder.node("Less", judged, threshold), none, own, name=label)
+        else:
+            builder.node("Gather", labels, best, name=label)
         return [*described, info(label, TensorProto.STRING, ["batch"])]
     builder.node("Sigmoid", scaled, name=scores)
     thresholds = builder.constant(np.array(head.thresholds or (0.5,) * width, np.float32))

@@ -74,11 +74,13 @@ def test_predict_takes_thresholds(bundle, classifier, capfd) -> None:
     words = ("predict", bundle, "thanks", "--threshold")
     for options, thresholds in (
         (("flags=0",), {"flags": 0}),
+        (("intent=1", "--no-abstain"), {"intent": 1}),
         (("flags.urgent=0", "--threshold", "flags.späte=1"), {"flags": {"urgent": 0, "späte": 1}}),
     ):
         code, out, _ = call(capfd, *words, *options)
         assert code == 0
         assert json.loads(out) == {"text": "thanks", **classifier("thanks", thresholds=thresholds)}
+        assert ('"label": null' in out) is ("intent" in thresholds)
     for options, problem in {
         ("flags",): "--threshold: expected HEAD=NUMBER or HEAD.LABEL=NUMBER, got 'flags'",
         ("flags=",): "expected HEAD=NUMBER",

@@ -218,6 +218,7 @@ def test_a_newer_format(copied: Path):
 
 HEAD = {"name": "intent", "kind": "single_label", "labels": ["a", "b"], "output": "logits_intent"}
 MULTI = {**HEAD, "kind": "multi_label"}
+RULE = {"score": "probability", "threshold": 0.9}
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,25 @@ MULTI = {**HEAD, "kind": "multi_label"}
         ({"heads": [{**HEAD, "name": "a\x00"}]}, "name and output: must be text"),
         ({"heads": [{**HEAD, "output": "a\r"}]}, "name and output: must be text"),
         ({"heads": [{**HEAD, "output": ""}]}, "name and output: must be text"),
+        ({"heads": [{**HEAD, "abstain": 0.5}]}, "abstain: must be an object, got 0.5"),
+        ({"heads": [{**HEAD, "abstain": {"score": "margin", "threshold": 1}}]}, "score: must be one of"),
+        ({"heads": [{**HEAD, "abstain": {"threshold": 1}}]}, "abstain: score: must be of type str"),
+        ({"heads": [{**HEAD, "abstain": {"score": "probability"}}]}, "threshold: must be a number.*None"),
+        (
+            {"heads": [{**HEAD, "abstain": {**RULE, "threshold": 1.1}}]},
+            "threshold: must be a number from 0 to",
+        ),
+        ({"heads": [{**HEAD, "abstain": {**RULE, "threshold": True}}]}, "threshold: must be a number"),
+        (
+            {"heads": [{**HEAD, "abstain": {**RULE, "score": "energy", "threshold": "3"}}]},
+            "threshold: must be",
+        ),
+        (
+            {"heads": [{**HEAD, "abstain": {**RULE, "accuracy": 98}}]},
+            "accuracy: must be a number from 0 to 1",
+        ),
+        ({"heads": [{**HEAD, "abstain": {**RULE, "coverage": "x"}}]}, "coverage: must be a number from 0 to"),
+        ({"heads": [{**MULTI, "abstain": RULE}]}, "abstain: must be of a single_label head"),
         ({"heads": [{**MULTI, "thresholds": [0.5, 1.5]}]}, "from 0 to 1"),
         ({"heads": [{**MULTI, "thresholds": [0.5, -1e-9]}]}, "from 0 to 1"),
         ({"heads": [{**MULTI, "thresholds": [0.5, True]}]}, "from 0 to 1"),

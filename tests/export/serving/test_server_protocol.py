@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from export.bundle.files import write_bundle
+from export.bundle.manifest import Abstain
+from export.runtime.classifier import Classifier
 
 TEXTS = ["where is my parcel", "thanks", "cancel the order now please"]
 
@@ -34,6 +39,9 @@ def infer(server, data, shape=None, **more):
         {"thresholds": {"flags": 0}},
         {"thresholds": {"flags": {"urgent": 0.2}}, "heads": ["flags"]},
         {"thresholds": None},
+        {"thresholds": {"intent": 0.9, "flags": 0.2}},
+        {"thresholds": {"intent": 0.9}, "abstain": False, "heads": ["intent"]},
+        {"abstain": False},
     ],
 )
 def test_predict_returns_what_the_classifier_returns(server, classifier, options, close_to):
@@ -42,6 +50,29 @@ def test_predict_returns_what_the_classifier_returns(server, classifier, options
         assert close_to(server.predict(text=text, **options).json(), classifier(text, **called))
     assert close_to(server.predict(texts=TEXTS, **options).json(), classifier(TEXTS, **called))
     assert server.predict(texts=[], **options).json() == []
+
+
+def test_a_head_that_abstains_answers_null(serve, bundle, manifest, contents, tmp_path):
+    rule = Abstain("probability", 0.8, 0.98, 0.95, 0.5)
+    heads = (replace(manifest.heads[0], abstain=rule), *manifest.heads[1:])
+    write_bundle(tmp_path / "bundle", replace(manifest, heads=heads), contents)
+    classifier, server = Classifier.load(tmp_path / "bundle", threads=1), serve(tmp_path / "bundle")
+    texts = ["parcel", "cancel", "thanks", "where is my parcel", "cancel the order now please", "refund"]
+    answers = [classifier(text) for text in texts]
+    assert {answer["intent"]["label"] is None for answer in answers} == {True, False}
+    assert [server.predict(text=text).json() for text in texts] == answers
+    assert b'"label":null' in server.predict(texts=texts).body
+    own = Classifier.load(bundle, threads=1)
+    assert [server.predict(text=text, abstain=False).json() for text in texts] == [
+        own(text) for text in texts
+    ]
+    labels, scores = [], []
+    for text in texts:
+        found = tensors(infer(server, [text]))
+        labels += found["intent"][2]
+        scores += found["intent.score"][2]
+    assert labels == [answer["intent"]["label"] or "" for answer in answers]
+    assert scores == [answer["intent"]["score"] for answer in answers]
 
 
 def test_a_single_text_gets_exactly_the_same_scores(server, classifier):
@@ -75,6 +106,9 @@ def test_a_single_text_gets_exactly_the_same_scores(server, classifier):
         ({"text": "a", "thresholds": 0.3}, 422, "thresholds: must map heads to numbers, got 0.3"),
         ({"text": "a", "thresholds": {"flag": 0.3}}, 422, "did you mean 'flags'?"),
         ({"text": "a", "thresholds": {"flags": {"urgnt": 0}}}, 422, "did you mean 'urgent'?"),
+        ({"text": "a", "abstain": None}, 422, "abstain: must be true or false, got null"),
+        ({"text": "a", "abstain": 0.5}, 422, "abstain: must be true or false, got 0.5"),
+        ({"text": "a", "thresholds": {"intent": {"track": 0.5}}}, 422, "'intent': must be one number"),
         ({"text": "a", "thresholds": {"flags": 2}}, 422, "'flags': must be a number from 0 to 1, got 2"),
         ({"text": "a", "thresholds": {"flags": True}}, 422, "must be a number from 0 to 1"),
         ({"text": "a", "thresholds": {"flags": {"urgent": None}}}, 422, "'urgent': must be a number"),
@@ -274,7 +308,7 @@ TENSOR = st.fixed_dictionaries(
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(["text", "texts", "heads", "top_k", "scores", "thresholds", "model"]), JSON
+        st.sampled_from(["text", "texts", "heads", "top_k", "scores", "thresholds", "abstain", "model"]), JSON
     )
 )
 def test_any_predict_request_is_answered_or_rejected(server, body):

@@ -28,7 +28,7 @@ for row, text in enumerate(texts):
     for head in heads:
         name, scores = head["name"], outputs[f"probabilities_{head['name']}"][row]
         if head["kind"] == "single_label":
-            answer[name] = {"label": outputs[f"label_{name}"][row], "score": float(scores.max())}
+            answer[name] = {"label": outputs[f"label_{name}"][row] or None, "score": float(scores.max())}
         else:
             order = np.argsort(-scores, kind="stable")
             applies = [i for i in order if outputs[f"applies_{name}"][row][i]]

@@ -31,17 +31,27 @@ export async function load(library, root, manifest) {
     const scores = {};
     const heads = {};
     for (const head of manifest.heads) {
-      scores[head.name] = ranked(head, Array.from(outputs[head.output].data));
-      heads[head.name] = answer(head, scores[head.name]);
+      const logits = Array.from(outputs[head.output].data);
+      scores[head.name] = ranked(head, logits);
+      heads[head.name] = answer(head, scores[head.name], confidence(head, logits));
     }
     return { heads, scores, tokens: ids.length, ms: performance.now() - start };
   };
+}
+
+/** The score by which a single_label head abstains: the probability of its answer, or the energy. */
+export function confidence(head, logits) {
+  const scaled = logits.map((logit) => logit / head.temperature);
+  const max = Math.max(...scaled);
+  const sum = scaled.reduce((total, value) => total + Math.exp(value - max), 0);
+  return head.abstain?.score === "energy" ? max + Math.log(sum) : 1 / sum;
 }
 
 /** The labels of a head, best first, with calibrated scores, thresholds, and whether they apply. */
 export function ranked(head, logits) {
   const scaled = logits.map((logit) => logit / head.temperature);
   const single = head.kind === "single_label";
+  const sure = !head.abstain || confidence(head, logits) >= head.abstain.threshold;
   let scores;
   if (single) {
     const max = Math.max(...scaled);
@@ -56,14 +66,17 @@ export function ranked(head, logits) {
     label: head.label_type === "integer" ? Number(head.labels[label]) : head.labels[label],
     score: scores[label],
     threshold: single ? null : (head.thresholds?.[label] ?? 0.5),
-    applies: single ? rank === 0 : scores[label] >= (head.thresholds?.[label] ?? 0.5),
+    applies: single ? rank === 0 && sure : scores[label] >= (head.thresholds?.[label] ?? 0.5),
   }));
 }
 
-/** The answer in the format of the Python runtime: the best label, or the list of labels that apply. */
-export function answer(head, labels) {
+/**
+ * The answer in the format of the Python runtime: the best label, or the list of labels that apply.
+ * Where a single_label head abstains, the label is null and the score is `confidence`.
+ */
+export function answer(head, labels, confidence) {
   const applying = labels.filter((each) => each.applies).map(({ label, score }) => ({ label, score }));
-  return head.kind === "single_label" ? applying[0] : applying;
+  return head.kind === "single_label" ? (applying[0] ?? { label: null, score: confidence }) : applying;
 }
 
 // White space and characters of no width, which training texts have at neither end.

@@ -91,7 +91,8 @@ function card(head) {
   const multi = head.kind === "multi_label";
   const article = element("article", multi ? "multi" : "");
   const title = element("h2", "", head.name);
-  const kind = multi ? "labels at or above the mark apply" : `one of ${head.labels.length}`;
+  const one = head.abstain ? `one of ${head.labels.length}, or none` : `one of ${head.labels.length}`;
+  const kind = multi ? "labels at or above the mark apply" : one;
   const list = element("ol");
   article.append(title, element("p", "kind", kind), list);
   const limit = Math.min(SHOWN, head.labels.length);

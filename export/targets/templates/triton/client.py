@@ -41,14 +41,21 @@ def tokenise(texts: list[str]) -> dict[str, Any]:
 
 
 def answer(head: dict[str, Any], logits: Any) -> Any:
-    """The label of a single_label head, or the labels of a multi_label head that reach their thresholds."""
+    """The label of a single_label head, or the labels of a multi_label head that reach their thresholds.
+
+    A single_label head that abstains has the label None, and the score that is below its threshold.
+    """
     scaled = np.asarray(logits, np.float64) / head["temperature"]
     labels = [*map(int, head["labels"])] if head.get("label_type") == "integer" else head["labels"]
     order = np.argsort(-scaled, kind="stable")
     if head["kind"] == "single_label":
         powers = np.exp(scaled - scaled.max())
-        scores = powers / powers.sum()
-        return {"label": labels[order[0]], "score": float(scores[order[0]])}
+        score = float(1 / powers.sum())
+        rule = head.get("abstain") or {"score": "probability", "threshold": 0}
+        judged = score if rule["score"] == "probability" else float(scaled.max() + np.log(powers.sum()))
+        if judged < rule["threshold"]:
+            return {"label": None, "score": judged}
+        return {"label": labels[order[0]], "score": score}
     scores = 1 / (1 + np.exp(-scaled))
     thresholds = head["thresholds"] or [0.5] * len(scores)
     reached = [i for i in order if scores[i] >= thresholds[i]]
