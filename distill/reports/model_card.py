@@ -8,6 +8,7 @@ from typing import Any
 from distill.heads import Head
 from distill.recipe.data_section import Hub
 from distill.recipe.schema import Recipe
+from distill.reports.card_metadata import front_matter
 from distill.reports.text import code, markdown
 
 SHOWN = 12  # labels of a head that are listed
@@ -16,7 +17,7 @@ USAGE = """\
 ```python
 from tinyheads import Classifier
 
-classifier = Classifier.load("bundle/")
+classifier = Classifier.from_pretrained("ORG/NAME")  # this repository, or the folder of the bundle
 classifier("...")
 ```
 """
@@ -28,7 +29,7 @@ Labels are input: the classifier scores those above, or others that are given wi
 ```python
 from tinyheads import Classifier
 
-classifier = Classifier.load("bundle/")
+classifier = Classifier.from_pretrained("ORG/NAME")  # this repository, or the folder of the bundle
 classifier("...", heads=["HEAD"], labels=["LABEL", "LABEL"])
 ```
 """
@@ -54,6 +55,7 @@ def model_card(
     sizes: Mapping[str, int],
     max_length: int,
     analysed: Mapping[str, Any],
+    start: str,
 ) -> str:
     """A model card in Markdown, with the front matter that model hubs read.
 
@@ -66,9 +68,17 @@ def model_card(
         sizes: Size of the model files, `{"fp32_bytes": n}`.
         max_length: Number of tokens to which texts are truncated.
         analysed: Heads of analysis.json.
+        start: How the student was initialised.
     """
-    front = ["---", "library_name: tinyheads", "pipeline_tag: text-classification", "---"]
-    lines = [*front, "", f"# {markdown(recipe.name)}", "", "A text classifier with these heads:", ""]
+    form = "int8" if "int8_bytes" in sizes else "fp32"
+    lines = [
+        front_matter(recipe, checked, start, form),
+        "",
+        f"# {markdown(recipe.name)}",
+        "",
+        "A text classifier with these heads:",
+        "",
+    ]
     for head in heads:
         labels = ", ".join(map(markdown, head.labels[:SHOWN]))
         more = f" and {len(head.labels) - SHOWN} more" if len(head.labels) > SHOWN else ""

@@ -48,7 +48,8 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     sizes = run.metrics("export")
     rows, heads, labelled = artifacts.rows(run), artifacts.heads(run), run.metrics("prepare")["labelled"]
     analysed = artifacts.analysis(run)["heads"]
-    card = model_card(run.recipe, heads, checked, rows, labelled, sizes, manifest.max_length, analysed)
+    length, start = manifest.max_length, run.metrics("fit_student")["start"]
+    card = model_card(run.recipe, heads, checked, rows, labelled, sizes, length, analysed, start)
     contents["README.md"] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
     if not (target / manifests.MANIFEST).is_file():  # the run's own bundle, damaged

