@@ -39,6 +39,7 @@ from distill.stages.pretrain import keep_teacher, prepare_texts, pretrain_studen
 from distill.stages.publish import publish, require_passed
 from distill.stages.train import limit_threads
 from distill.storage import damaged, json_digest
+from distill.teaching.named import with_own_labels
 from distill.training.devices import make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
@@ -98,7 +99,7 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
     done. Data and weights are identified by their content, as a folder or a package may hold others than last
     time.
     """
-    settings = recipe.model_dump(mode="json", exclude_none=True)
+    settings = _settings(recipe)
     weights = encoder_identities(recipe)
     labelled, unlabelled = contents(recipe.data)
     data = settings.pop("data")
@@ -116,6 +117,16 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
         inputs["max_length"] = recipe.export.max_length
         inputs["quantize"] = recipe.export.quantize
     return inputs
+
+
+def _settings(recipe: Job) -> dict[str, Any]:
+    """The settings that the recipe does not leave open, as JSON; terms of use change no result."""
+    settings = recipe.model_dump(mode="json", exclude_none=True)
+    teacher = settings["teacher"]
+    models = [one for of in teacher.get("merge", {}).values() for one in of]
+    for part in (*models, teacher.get("soft_labels", {})):
+        part.pop("terms", None)
+    return settings
 
 
 def stage_digests(stages: Sequence[Stage], inputs: Mapping[str, Any]) -> dict[str, str]:
@@ -197,10 +208,12 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe, data = _from_values(recipe, out)
     folder = _folder(recipe.name, out)
-    for network in recipe.teacher.networks:
+    recipe = with_own_labels(recipe)
+    merged = ((f"merge.{name}", one.model) for name, of in (recipe.teacher.merge or {}).items() for one in of)
+    for setting, network in (*(("networks", one) for one in recipe.teacher.networks), *merged):
         if Path(network).resolve().is_relative_to((folder / "stages").resolve()):
             raise RecipeError(
-                f"teacher.networks: {network} is of this run, whose stages are redone (set another --out)"
+                f"teacher.{setting}: {network} is of this run, whose stages are redone (set another --out)"
             )
     inputs = None if data else stage_inputs(recipe)  # first: data and encoders must be there
     with own_folder(recipe.name, folder):
@@ -322,7 +335,7 @@ def _probe(recipe: Job, run: Run[Any], digests: Mapping[str, Sequence[str]], las
 
 def _reopened(inputs: Mapping[str, Any], recipe: Job, chosen: Choices) -> dict[str, Any]:
     """The inputs of the recipe with settings left open that have the chosen values."""
-    settings = reopened(recipe, chosen).model_dump(mode="json", exclude_none=True)
+    settings = _settings(reopened(recipe, chosen))
     weights = {name: inputs[name][1] for name in ("teacher", "student")}
     sections = {
         name: [settings[name], weights[name]] if name in weights else settings[name] for name in chosen

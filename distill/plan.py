@@ -24,6 +24,7 @@ from distill.reports.text import one_line
 from distill.stages.fit_teacher import MANY_TRUNCATED
 from distill.stages.train import MANY_UNKNOWN
 from distill.storage import read_json
+from distill.teaching.named import with_own_labels
 from distill.training.losses import loss_of
 
 FEW_TEXTS = 50  # labelled texts of a split, below which a point of accuracy is less than a text
@@ -48,6 +49,7 @@ def plan(recipe: Recipe, *, measure: bool = True) -> dict[str, Any]:
     Raises:
         RecipeError, DataError, EncoderError, LabelError: What a run would raise before a training.
     """
+    recipe = with_own_labels(recipe)
     encoder_identities(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -20,6 +20,7 @@ from distill.heads import Head
 from distill.models.base import Batch, TextClassifier, on_device
 from distill.models.families import new_network
 from distill.models.saved_networks import load_classifier, load_settings, save_settings
+from distill.models.sequence_classifier import MergedTeacher, own_outputs
 from distill.recipe.schema import Job, Pretraining, Recipe
 from distill.run import LOG
 from distill.stages.pretrain import embedding_network, new_student
@@ -59,6 +60,7 @@ def probe(
         LabelError: A packed network cannot read a label or a hypothesis.
     """
     if isinstance(recipe, Recipe):
+        _try_merged(recipe, heads)
         heads = heads or _heads(recipe)
     name = next(iter(getattr(recipe.teacher, "networks", ())), recipe.teacher.encoder)
     with _one_line(name):
@@ -98,6 +100,18 @@ def _teacher(recipe: Job, folder: Path | None, heads: Sequence[Head]) -> Loaded:
     if isinstance(recipe, Recipe):
         return new_network(recipe.teacher, encoder, heads), tokenizer
     return embedding_network(encoder, settings.pooling), tokenizer
+
+
+def _try_merged(recipe: Recipe, heads: Sequence[Head]) -> None:
+    """Try the classifiers of `merge`, with the labels of their heads as far as they are known."""
+    if not (merge := recipe.teacher.merge):
+        return
+    known = {head.name: head for head in heads}
+    for name, models in merge.items():
+        own, labels = recipe.heads[name], recipe.heads[name].names
+        known.setdefault(name, Head(name, own.kind, labels or own_outputs(name, models[0]).labels))
+    with _one_line("teacher.merge"):
+        MergedTeacher(merge, [*known.values()], None).try_out(TEXTS)
 
 
 def _heads(recipe: Recipe) -> list[Head]:

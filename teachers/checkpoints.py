@@ -18,6 +18,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHARDS = f"{WEIGHTS}.index.json"  # names the files of weights that are saved in several
 PICKLE = "pytorch_model.bin"
+READ = (".json", ".txt", ".model", ".safetensors")  # endings of the files that transformers reads
 # a network of a run that was pushed to the hub
 PUSHED = re.compile(
     r"(?P<id>[^/@\\~.][^/@\\]*/[^/@\\]+)/(?P<stage>stages/fit_(?:teacher|student))(?:@(?P<revision>.+))?"
@@ -131,6 +132,20 @@ def identity(name: str, sha256: str | None = None) -> str:
     folder = Path(place.path)
     paths = [folder / file for file in (CONFIG, *_weights_files(name, folder), *TOKENIZER_FILES)]
     return "/".join(file_sha256(path) for path in paths if path.is_file())
+
+
+def classifier_identity(name: str) -> str:
+    """As `identity`, of a fine-tuned classifier: also with its own tokenizer's settings and its labels.
+
+    Raises:
+        EncoderError: As in `locate`.
+    """
+    place = locate(name)
+    if not place.local:
+        return name
+    files = sorted(path for path in Path(place.path).iterdir() if path.suffix in READ)
+    content = "/".join(f"{path.name}:{file_sha256(path)}" for path in files)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def weights_sha256(name: str, sha256: str | None = None) -> str | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging as python_logging
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from teachers.checkpoints import EncoderError, file_sha256, locate
+from teachers.checkpoints import EncoderError, classifier_identity, locate
 from teachers.encoders import from_pretrained, load_tokenizer
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ KINDS: dict[str, Kind] = {
     "single_label_classification": "single_label",
     "multi_label_classification": "multi_label",
 }
-READ = (".json", ".txt", ".model", ".safetensors")  # endings of the files that transformers reads
 MAX_TOKENS = 512  # read of a text where neither the recipe nor the tokenizer has a lower limit
 GENERIC = re.compile(r"label[ _-]?\d+", re.IGNORECASE)  # what transformers names labels without a name
 INSTEAD = "fine-tune a teacher without it"
@@ -117,20 +114,6 @@ def load_hf_classifier(name: str) -> HFClassifier:
     digest = classifier_identity(name) + (getattr(config, "_commit_hash", None) or "")
     length = min(MAX_TOKENS, int(tokenizer.model_max_length))
     return HFClassifier(model.eval(), tokenizer, outputs, digest, length)
-
-
-def classifier_identity(name: str) -> str:
-    """A string that changes with the files of a local classifier; the name of one on the hub.
-
-    Raises:
-        EncoderError: As in `locate`.
-    """
-    place = locate(name)
-    if not place.local:
-        return name
-    files = sorted(path for path in Path(place.path).iterdir() if path.suffix in READ)
-    content = "/".join(f"{path.name}:{file_sha256(path)}" for path in files)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _config(name: str) -> Any:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distill.data.sources import fingerprint
 from distill.recipe.schema import Job, Recipe, SmallEncoder
 from distill.storage import damaged, read_sealed
 from students.pretrained_files import is_start, shipped_start, start_identity
 from students.shapes import SIZES, Shape
-from teachers.checkpoints import EncoderError, file_sha256, identity, network_folder, weights_sha256
+from teachers.checkpoints import (
+    EncoderError,
+    classifier_identity,
+    file_sha256,
+    identity,
+    network_folder,
+    weights_sha256,
+)
 
 
 def encoder_identities(recipe: Job) -> dict[str, list[str]]:
@@ -26,7 +34,19 @@ def encoder_identities(recipe: Job) -> dict[str, list[str]]:
         students = []
     else:
         students = [start_identity(Path(start)) if is_start(start) else identity(start)]
-    return {"teacher": teachers or [identity(teacher.encoder, teacher.sha256)], "student": students}
+    teachers = teachers or [identity(teacher.encoder, teacher.sha256)]
+    merged = {one.model for models in (teacher.merge or {}).values() for one in models}
+    teachers += [
+        network_identity(name) if is_network(name) else classifier_identity(name) for name in sorted(merged)
+    ]
+    files = teacher.soft_labels.files if teacher.soft_labels else ()
+    teachers += [fingerprint(file, Path(recipe.data.root)) for file in files]
+    return {"teacher": teachers, "student": students}
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is the folder of a network of an earlier run, not a classifier of Hugging Face."""
+    return (network_folder(name) / "heads.json").is_file()
 
 
 def shape_of(settings: SmallEncoder) -> Shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
@@ -61,10 +61,7 @@ def load_settings(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    try:
-        content = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise SavedNetworkError(f"{folder / 'heads.json'}: is not JSON (run its recipe again)") from None
+    content = _content(folder)
     known = TextClassifier.families
     if (family := content.get("family")) not in known:
         raise SavedNetworkError(
@@ -77,3 +74,15 @@ def load_settings(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast
     heads = tuple(Head.from_json(head) for head in content["heads"])
     network = known[family](encoder, heads, **content["settings"])
     return network.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def saved_heads(folder: Path) -> list[Head]:
+    """The heads of a network, without loading it; raises SavedNetworkError as `load_classifier`."""
+    return [Head.from_json(head) for head in _content(folder)["heads"]]
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "heads.json").read_text(encoding="utf-8")))
+    except ValueError:
+        raise SavedNetworkError(f"{folder / 'heads.json'}: is not JSON (run its recipe again)") from None

@@ -6,32 +6,36 @@ are the mean of their calibrated log-probabilities, or of their calibrated logit
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distill.data.labels import label_key
 from distill.data.tokens import TextTokenizer
 from distill.heads import Head, columns
-from distill.models.base import Array, Batch, TextClassifier, TextEncoder
-from distill.models.checkpoints import network_identity
+from distill.models.base import Array, Batch, TextClassifier, TextEncoder, on_device
+from distill.models.checkpoints import is_network, network_identity
 from distill.models.packed import PackedClassifier
 from distill.models.predict import predict_logits
-from distill.models.saved_networks import SavedNetworkError, load_classifier
+from distill.models.saved_networks import SavedNetworkError, load_classifier, saved_heads
 from distill.recipe.data_section import RecipeError
 from distill.recipe.merge_section import MergedModel
 from distill.storage import json_digest
 from teachers.checkpoints import EncoderError, network_folder
-from teachers.hf_classifier import MAX_TOKENS, load_hf_classifier
-from teachers.label_map import LabelMapError, match_labels
+from teachers.hf_classifier import MAX_TOKENS, Outputs, classifier_outputs, load_hf_classifier
+from teachers.label_map import LabelMapError, mapped_labels, match_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+TOLERANCE = 1e-3  # share of the largest logit
 
 
 class SequenceClassifier(TextClassifier):
@@ -69,11 +73,19 @@ class SequenceClassifier(TextClassifier):
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A network, what encodes texts for it, and its identity with the tokens that it reads."""
+    """A network of a name, the first head that it teaches, and its identity with the tokens that it reads."""
 
+    name: str
+    head: str
     network: TextClassifier
+    tokenizer: PreTrainedTokenizerFast
     encode: TextEncoder
     digest: str
+
+    @property
+    def kind(self) -> str:
+        """`sequence classifier`, or `network` of an earlier run."""
+        return "sequence classifier" if isinstance(self.network, SequenceClassifier) else "network"
 
     def places(self, head: Head, labels: Mapping[str, str | None] | None) -> Array:
         """The columns of the network's logits that are the labels of a head, in the head's order.
@@ -111,7 +123,7 @@ class MergedTeacher:
         self,
         merge: Mapping[str, Sequence[MergedModel]],
         heads: Sequence[Head],
-        accelerator: Accelerator,
+        accelerator: Accelerator | None,
         temperatures: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Load the classifiers; one that teaches several heads is loaded once.
@@ -119,23 +131,24 @@ class MergedTeacher:
         Args:
             merge: The classifiers of each head.
             heads: Of the data; those that `merge` lacks are left out.
-            accelerator: The device and precision to compute with.
+            accelerator: The device and precision to compute with; None for `try_out` alone.
             temperatures: By default 1.
 
         Raises:
             RecipeError: A classifier cannot be loaded, or has other labels or another kind than its head.
         """
-        self.accelerator = accelerator
+        self.accelerator, self._merge = accelerator, merge
         self.heads = tuple(head for head in heads if head.name in merge)
         self.labels: Mapping[str, tuple[str, ...]] = {head.name: head.labels for head in self.heads}
-        self.temperatures = temperatures or {head.name: [1.0] * len(merge[head.name]) for head in self.heads}
+        self.temperatures = {head.name: [1.0] * len(merge[head.name]) for head in self.heads}
+        self.temperatures |= {name: [*own] for name, own in (temperatures or {}).items()}
         self._loaded: dict[tuple[str, int | None], _Loaded] = {}
         self._members: dict[str, list[tuple[_Loaded, Array]]] = {}
         for head in self.heads:
             members = self._members[head.name] = []
             for one in merge[head.name]:
                 key = (one.model, one.max_length)
-                with _named(head, one):
+                with _named(head.name, one):
                     if key not in self._loaded:
                         taught = [
                             h
@@ -161,8 +174,32 @@ class MergedTeacher:
             for head, parts in zip(self.heads, self.member_logits(texts).values(), strict=True)
         }
 
+    def try_out(self, texts: Sequence[str]) -> None:
+        """Compare each classifier of Hugging Face with what it computes of its own tokenizer's batch.
+
+        Raises:
+            RecipeError: It computes something else, as of token types or of padding on the left.
+        """
+        for loaded in self._loaded.values():
+            network = loaded.network
+            if not isinstance(network, SequenceClassifier):
+                continue
+            settings = {"padding": True, "truncation": True, "max_length": loaded.encode.max_length}
+            with torch.inference_mode():
+                inputs = loaded.tokenizer([*texts], return_tensors="pt", **settings)
+                read = inspect.signature(network.model.forward).parameters
+                own = network.model(**{key: x for key, x in inputs.items() if key in read}).logits
+                batch = loaded.encode(texts).batch(np.arange(len(texts)))
+                found = network(on_device(batch, torch.device("cpu")))
+            if not torch.isfinite(own).all() or (own - found).abs().max() > TOLERANCE * own.abs().max():
+                raise RecipeError(
+                    f"teacher.merge.{loaded.head}: {loaded.name}: gives other logits for padded texts, or "
+                    "reads more than token ids and their mask (name another)"
+                )
+
     def member_logits(self, texts: Sequence[str]) -> dict[str, list[Array]]:
         """The logits of each classifier of each head, before its temperature."""
+        assert self.accelerator is not None
         found = {
             id(one): predict_logits(one.network, one.encode(texts), self.accelerator)
             for one in self._loaded.values()
@@ -170,6 +207,21 @@ class MergedTeacher:
         return {
             name: [found[id(loaded)][:, places] for loaded, places in members]
             for name, members in self._members.items()
+        }
+
+    def about(self) -> dict[str, list[dict[str, Any]]]:
+        """The name, kind, digest and temperature of the classifiers of each head."""
+        return {
+            head.name: [
+                {"name": one.model, "kind": loaded.kind, "digest": loaded.digest, "temperature": temperature}
+                for one, (loaded, _), temperature in zip(
+                    self._merge[head.name],
+                    self._members[head.name],
+                    self.temperatures[head.name],
+                    strict=True,
+                )
+            ]
+            for head in self.heads
         }
 
 
@@ -187,11 +239,6 @@ def combined(head: Head, logits: Sequence[Array], temperatures: Sequence[float])
     return np.asarray(np.mean(scaled, 0, dtype=np.float32))
 
 
-def is_network(name: str) -> bool:
-    """Whether a name is the folder of a network of an earlier run, not a classifier of Hugging Face."""
-    return (network_folder(name) / "heads.json").is_file()
-
-
 def _load(one: MergedModel, heads: Sequence[Head]) -> _Loaded:
     """A classifier that teaches these heads."""
     network: TextClassifier
@@ -207,15 +254,32 @@ def _load(one: MergedModel, heads: Sequence[Head]) -> _Loaded:
         network, tokenizer = SequenceClassifier(found.model, [Head("labels", kind, labels)]), found.tokenizer
         length, identity = found.max_length, found.digest
     encode = network.text_encoder(tokenizer, one.max_length or length)
-    return _Loaded(network, encode, f"{identity}/{encode.max_length}")
+    return _Loaded(one.model, heads[0].name, network, tokenizer, encode, f"{identity}/{encode.max_length}")
+
+
+def own_outputs(head: str, one: MergedModel) -> Outputs:
+    """The kind and the labels of a classifier of a head, as its `labels` name them, without loading weights.
+
+    Raises:
+        RecipeError: The classifier cannot be read, or has no such head.
+    """
+    with _named(head, one):
+        if is_network(one.model):
+            heads = {own.name: own for own in saved_heads(network_folder(one.model))}
+            if head not in heads:
+                raise RecipeError(f"has no head {head!r}, its heads are {', '.join(heads)} (name another)")
+            kind: Any = heads[head].kind
+            return Outputs(kind, tuple(mapped_labels(heads[head].labels, one.labels)))
+        found = classifier_outputs(one.model)
+        return Outputs(found.kind, tuple(mapped_labels(found.labels, one.labels)))
 
 
 @contextmanager
-def _named(head: Head, one: MergedModel) -> Iterator[None]:
+def _named(head: str, one: MergedModel) -> Iterator[None]:
     """Name the head and the classifier in front of an error."""
     try:
         yield
     except (EncoderError, SavedNetworkError) as error:
-        raise RecipeError(f"teacher.merge.{head.name}: {error}") from None
+        raise RecipeError(f"teacher.merge.{head}: {error}") from None
     except (LabelMapError, RecipeError, ValueError) as error:
-        raise RecipeError(f"teacher.merge.{head.name}: {one.model}: {error}") from None
+        raise RecipeError(f"teacher.merge.{head}: {one.model}: {error}") from None

@@ -210,7 +210,7 @@ class HeadRecipe(Part):
 
     @model_validator(mode="after")
     def _one_source(self) -> HeadRecipe:
-        if (self.column is None) == (self.columns is None) and (self.column is not None or not self.labels):
+        if self.column is not None and self.columns is not None:
             raise ValueError("give either `column` or `columns`, or `labels` alone")
         if self.columns is not None and self.kind != "multi_label":
             raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")

@@ -48,3 +48,23 @@ class SoftLabelFiles(Part):
         None, description="default: found by the values"
     )
     terms: str | None = TERMS
+
+
+def _files(value: Any) -> Any:
+    """The section from a file or a list of files."""
+    section = value if isinstance(value, (Mapping, Part)) else {"files": value}
+    if isinstance(section, Mapping) and isinstance(section.get("files"), str):
+        return {**section, "files": [section["files"]]}
+    return section
+
+
+SoftLabels = Annotated[SoftLabelFiles, BeforeValidator(_files)]
+
+
+def terms(teacher: Mapping[str, Any]) -> dict[str, str]:
+    """The terms of use of the teachers that a recipe's section `teacher` states them for, by name."""
+    parts = [one for models in (teacher.get("merge") or {}).values() for one in models]
+    found = {one["model"]: one.get("terms") for one in parts}
+    files = teacher.get("soft_labels") or {}
+    found |= dict.fromkeys(files.get("files", ()), files.get("terms"))
+    return {name: own for name, own in found.items() if own}

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
 from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts
+from distill.recipe.merge_section import Merged, SoftLabels
 from distill.recipe.near import near
 from distill.storage import json_digest
 
@@ -85,6 +86,17 @@ class Teacher(Training, TeacherEncoder):
         (),
         description="networks of earlier runs as the teacher (RUN/stages/fit_teacher or fit_student, RUN a "
         "folder or the hub id of a pushed run): one is an assistant, several are an ensemble",
+    )
+    merge: dict[str, Merged] | None = Field(
+        None,
+        description="classifiers that teach heads as they are, `{HEAD: hub id, folder or network of an "
+        "earlier run}`, or `{HEAD: {model: ..., labels: ..., max_length: ..., terms: ...}}`, or `{HEAD: "
+        "{ensemble: [...]}}`; the encoder learns the other heads",
+    )
+    soft_labels: SoftLabels | None = Field(
+        None,
+        description="files of soft labels, a row a text: a .jsonl or .parquet file, a list, or `{files: ..., "
+        "values: probabilities or logits, terms: ...}`",
     )
 
     @model_validator(mode="after")
@@ -285,26 +297,33 @@ class Recipe(Job):
 
     def needs_no_labels(self, head: str) -> bool:
         """Whether a teacher knows the head already, so that no text need be labelled for it."""
-        return bool(self.teacher.networks)
+        teacher = self.teacher
+        return bool(teacher.networks or teacher.soft_labels) or head in (teacher.merge or {})
 
     @model_validator(mode="after")
     def _has_labels(self) -> Recipe:
         for name, head in self.heads.items():
-            if not (self.needs_no_labels(name) or head.column is not None or head.columns):
+            if head.column is not None or head.columns:
+                continue
+            if not head.labels and name not in (self.teacher.merge or {}):
+                raise ValueError(f"heads.{name}: give either `column` or `columns`, or `labels` alone")
+            if not self.needs_no_labels(name):
                 raise ValueError(
-                    f"heads.{name}: `labels` alone are for a teacher of networks (give `column` or `columns`)"
+                    f"heads.{name}: `labels` alone are for a teacher that knows them: networks, merge, "
+                    "soft_labels (give `column` or `columns`)"
                 )
         if self.data.train is not None:
             return self
         if not all(map(self.needs_no_labels, self.heads)):
             raise ValueError(
                 "data.train: is required, as a teacher is fine-tuned on labelled texts (give them, or "
-                "networks of earlier runs in teacher.networks, which label the texts of data.unlabeled)"
+                "teachers of every head in teacher.networks, merge or soft_labels, which label the texts of "
+                "data.unlabeled)"
             )
         if not self.distillation.soft_weight:
             raise ValueError("distillation.soft_weight: 0 learns from labels alone, which data.train lacks")
         for name, head in self.heads.items():
-            if not head.names:
+            if not head.names and name not in (self.teacher.merge or {}):
                 raise ValueError(f"heads.{name}.labels: is required without data.train (list the labels)")
             if head.min_texts:
                 raise ValueError(
@@ -334,6 +353,9 @@ class Recipe(Job):
                 raise ValueError(
                     f"{side}.metric: {training.metric!r} is no HEAD.METRIC{near(training.metric, metrics)}"
                 )
+        for name in self.teacher.merge or ():
+            if name not in self.heads:
+                raise ValueError(f"teacher.merge: no head {name!r}{near(name, self.heads)}")
         for name in self.gates.allow:
             if name not in self.heads:
                 raise ValueError(f"gates.allow: no head {name!r}{near(name, self.heads)}")

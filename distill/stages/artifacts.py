@@ -74,7 +74,7 @@ def teacher(run: Run[Any]) -> Teacher:
     """What labels texts in this run (of `fit_teacher`)."""
     stage = run.stage("fit_teacher")
     kept = kept_labels(stage)
-    others = [*([kept] if kept else []), *merged(run.recipe, heads(run), run.accelerator)]
+    others = [*([kept] if kept else []), *merged(run.recipe, heads(run), run.accelerator, stage)]
     network = NetworkTeacher(stage, max_length(run), run.accelerator)
     return CombinedTeacher([*others, network]) if others else network
 
@@ -99,7 +99,7 @@ def soft_labels_folder(run: Run[Any]) -> Path:
     """The folder of the soft labels of the run's teacher, named by its digest (of `label`)."""
     stage = run.stage("fit_teacher")
     kept = kept_labels(stage)
-    others = [*([kept.digest] if kept else []), *merged_digests(run.recipe, heads(run))]
+    others = [*([kept.digest] if kept else []), *merged_digests(stage)]
     digest = teacher_digest(stage, max_length(run))
     if others:
         digest = combined_digest([*others, digest])
@@ -111,7 +111,7 @@ def soft_labels(run: Run[Any]) -> SoftLabels:
     stage = run.stage("fit_teacher")
     about = read_json(stage / "heads.json")["heads"]
     sizes = {head["name"]: len(head["labels"]) for head in about}
-    if kept_labels(stage) or merged_digests(run.recipe, heads(run)):
+    if kept_labels(stage) or merged_digests(stage):
         sizes = {head.name: len(head.labels) for head in heads(run)}  # each known to one of them at least
     return SoftLabels(soft_labels_folder(run), sizes)
 

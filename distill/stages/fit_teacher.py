@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,8 +34,9 @@ from distill.stages.train import (
     seed_of,
     with_defaults,
 )
+from distill.teaching.checked import LabelledTexts
 from distill.teaching.combined import KeptLabels, unknown
-from distill.teaching.named import fitted_heads, keep_asked, kept_labels
+from distill.teaching.named import fitted_heads, keep_asked, keep_merged, kept_labels
 from distill.training.checkpoint import save_tensors
 from distill.training.label_confidence import LabelConfidence
 from distill.training.loop import Examples, TrainingJob, fit
@@ -71,7 +73,14 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.recipe.teacher.networks:
         return _adopted(run, folder)
     heads = artifacts.heads(run)
-    keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], folder)
+
+    @cache
+    def sample() -> LabelledTexts:
+        splits = ((s, artifacts.texts(run, s), artifacts.labels(run, s)) for s in ("validation", "train"))
+        return LabelledTexts.of(splits, heads, run.recipe.seed)
+
+    keep_merged(run, heads, sample, folder)
+    keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], sample, folder)
     if not fitted_heads(run.recipe, heads):
         return lent_encoder(run, folder)
     network, tokenizer, job, about = teacher_training(run, folder)

@@ -2,61 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
+from distill.data.tokens import CHUNK
 from distill.heads import Head
-from distill.recipe.schema import Job
+from distill.models.sequence_classifier import MergedTeacher, own_outputs
+from distill.recipe.data_section import RecipeError
+from distill.recipe.merge_section import MergedModel
+from distill.recipe.schema import Job, Recipe
 from distill.run import Run
 from distill.storage import read_json, write_json
-from distill.teaching.combined import CombinedTeacher, KeptLabels
+from distill.teaching.checked import LabelledTexts, check_logits, check_teacher, fit_temperatures
+from distill.teaching.combined import CombinedTeacher, KeptLabels, unknown
+from distill.teaching.imported import imported
 from distill.teaching.labelling import label_texts
 from teachers.base import Teacher
+from teachers.hf_classifier import GENERIC
 from teachers.soft_labels import SoftLabels
 
+MERGED = "merged.json"  # the teachers of `merge` as a stage found them
 KEPT = "kept"  # folder of the soft labels that were asked of teachers that know some texts only
 
 
 def asked(recipe: Job, heads: Sequence[Head]) -> list[Teacher]:
     """The teachers that know some texts only, the preferred first; their answers are kept."""
-    return []
+    soft = imported(recipe, heads) if isinstance(recipe, Recipe) else None
+    return [soft] if soft else []
 
 
-def merged(recipe: Job, heads: Sequence[Head], accelerator: Accelerator) -> list[Teacher]:
-    """The teachers that know every text of some heads."""
-    return []
+def merged(recipe: Job, heads: Sequence[Head], accelerator: Accelerator, stage: Path) -> list[Teacher]:
+    """The teachers that know every text of some heads, as `keep_merged` left them in a stage's folder.
+
+    Raises:
+        RecipeError: A classifier is another one by now, as a branch of the hub has moved.
+    """
+    if not (kept := _kept_merge(stage)):
+        return []
+    teacher = MergedTeacher(_merge(recipe), heads, accelerator, kept["temperatures"])
+    if teacher.digest != kept["digest"]:
+        raise RecipeError(
+            "teacher.merge: its classifiers are not those that fit_teacher has read (run with --from "
+            "fit_teacher, and name a @revision of those on the hub)"
+        )
+    return [teacher]
 
 
-def merged_digests(recipe: Job, heads: Sequence[Head]) -> list[str]:
+def merged_digests(stage: Path) -> list[str]:
     """The digests of the teachers in `merged`, without loading them."""
-    return []
+    kept = _kept_merge(stage)
+    return [kept["digest"]] if kept else []
 
 
 def fitted_heads(recipe: Job, heads: Sequence[Head]) -> tuple[Head, ...]:
     """The heads that the encoder is fine-tuned for: those that no other teacher knows for every text."""
-    return tuple(heads)
+    return tuple(head for head in heads if head.name not in _merge(recipe))
 
 
-def keep_asked(run: Run[Any], heads: Sequence[Head], columns: list[Any], stage: Path) -> KeptLabels | None:
+def keep_merged(
+    run: Run[Any], heads: Sequence[Head], sample: Callable[[], LabelledTexts], stage: Path
+) -> None:
+    """Load the teachers of `merge`, compare them with labelled texts, and calibrate those of ensembles.
+
+    Args:
+        run: Its recipe names the teachers.
+        heads: Of the data.
+        sample: Gives labelled texts.
+        stage: The folder of the stage, which keeps their digest and temperatures.
+
+    Raises:
+        RecipeError: A classifier cannot be used, or is worse than the same answer to every text.
+    """
+    if not (merge := _merge(run.recipe)):
+        return
+    teacher = MergedTeacher(merge, heads, run.accelerator)
+    logits = fit_temperatures(teacher, sample())
+    check_logits("teacher.merge", logits, teacher.heads, sample(), run.info)
+    if run.accelerator.is_main_process:
+        about = {"digest": teacher.digest, "temperatures": teacher.temperatures, "members": teacher.about()}
+        write_json(stage / MERGED, about)
+    run.accelerator.wait_for_everyone()
+
+
+def with_own_labels(recipe: Recipe) -> Recipe:
+    """The recipe with the classifier's labels and kind for heads of `merge` without a column and labels.
+
+    Raises:
+        RecipeError: A classifier cannot be read, or its labels have no names.
+    """
+    heads = {}
+    for name, head in recipe.heads.items():
+        if head.column is None and not head.names and name in _merge(recipe):
+            kind, labels = own_outputs(name, _merge(recipe)[name][0])
+            if nameless := [label for label in labels if GENERIC.fullmatch(label)]:
+                raise RecipeError(
+                    f"heads.{name}.labels: its classifier has labels without names, {', '.join(nameless)} "
+                    f"(list the labels, or map them in teacher.merge.{name}.labels)"
+                )
+            kind = head.kind if "kind" in head.model_fields_set else kind
+            heads[name] = head.model_copy(update={"kind": kind, "labels": labels})
+    return recipe.model_copy(update={"heads": recipe.heads | heads}) if heads else recipe
+
+
+def _merge(recipe: Job) -> Mapping[str, Sequence[MergedModel]]:
+    return getattr(recipe.teacher, "merge", None) or {}
+
+
+def _kept_merge(stage: Path) -> Any:
+    path = stage / MERGED
+    return read_json(path) if path.exists() else None
+
+
+def keep_asked(
+    run: Run[Any],
+    heads: Sequence[Head],
+    columns: list[Any],
+    sample: Callable[[], LabelledTexts],
+    stage: Path,
+) -> KeptLabels | None:
     """Ask the teachers that know some texts only, and keep their soft labels in a stage's folder.
 
     Args:
         run: Its recipe names the teachers.
         heads: Of the data.
         columns: Columns of the texts to ask for.
+        sample: Gives labelled texts, which each teacher is compared with first.
         stage: The folder of the stage.
+
+    Raises:
+        RecipeError: A teacher knows none of the texts, or is worse than the same answer to every text.
     """
     if not (teachers := asked(run.recipe, heads)):
         return None
+    for one in teachers:
+        check_teacher(getattr(one, "setting", "teacher"), one, heads, sample(), run.info)
     teacher = CombinedTeacher(teachers)
     if run.accelerator.is_main_process:
         (stage / KEPT).mkdir(exist_ok=True)
         write_json(stage / KEPT / "labels.json", teacher.labels)
     run.accelerator.wait_for_everyone()
-    label_texts(run, teacher, _open(stage, teacher.labels), columns)
+    soft = _open(stage, teacher.labels)
+    label_texts(run, teacher, soft, columns)
+    counts = dict.fromkeys(teacher.labels, 0)
+    for start in range(0, len(soft), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(soft)))
+        for head, logits in soft.logits(rows).items():
+            counts[head] += int((~unknown(logits)).sum())
+    for head, count in counts.items():
+        run.info(f"head {head!r}: {count:,} of {len(soft):,} texts have soft labels that other teachers gave")
+    if not any(counts.values()):
+        settings = ", ".join(getattr(one, "setting", "teacher") for one in teachers)
+        raise RecipeError(
+            f"{settings}: knows none of the {len(soft):,} texts (compare its texts with the data)"
+        )
     return kept_labels(stage)
 
 

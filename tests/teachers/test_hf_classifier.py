@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModel, GPT2Config, GPT2ForSequenceClassification
 
-from teachers.checkpoints import EncoderError
-from teachers.hf_classifier import classifier_identity, classifier_outputs, load_hf_classifier
+from teachers.checkpoints import EncoderError, classifier_identity
+from teachers.hf_classifier import classifier_outputs, load_hf_classifier
 
 ClassifierFolder = Callable[..., Path]
 
