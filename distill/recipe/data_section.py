@@ -114,7 +114,7 @@ class Data(Texts):
         None,
         validate_default=True,
         description="a file, a folder, or `{hub: NAME, config: ..., split: ...}`; may be left out where "
-        "`teacher.networks` label the texts of `unlabeled`",
+        "teachers know every head (`networks`, `merge`, `soft_labels`) and label the texts of `unlabeled`",
     )
     validation: SplitSource = Field(TENTH, description=SPLIT)
     test: SplitSource = Field(TENTH, description=SPLIT)
@@ -123,7 +123,7 @@ class Data(Texts):
     @classmethod
     def _has_texts(cls, train: Source | None, others: ValidationInfo) -> Source | None:
         if train is None and not others.data.get("unlabeled"):
-            raise ValueError("is required (or give data.unlabeled, whose texts teacher.networks label)")
+            raise ValueError("is required (or give data.unlabeled, whose texts a teacher labels)")
         return train
 
 

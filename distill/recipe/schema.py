@@ -306,7 +306,8 @@ class Recipe(Job):
             if head.column is not None or head.columns:
                 continue
             if not head.labels and name not in (self.teacher.merge or {}):
-                raise ValueError(f"heads.{name}: give either `column` or `columns`, or `labels` alone")
+                hint = near(name, {*self.heads} - {name})
+                raise ValueError(f"heads.{name}: give either `column` or `columns`, or `labels` alone{hint}")
             if not self.needs_no_labels(name):
                 raise ValueError(
                     f"heads.{name}: `labels` alone are for a teacher that knows them: networks, merge, "

@@ -128,7 +128,7 @@ def test_what_is_required() -> None:
         parse_recipe({"data": {}}, where="a.yaml")
     assert str(caught.value).splitlines() == [
         "a.yaml: name: is required",
-        "a.yaml: data.train: is required (or give data.unlabeled, whose texts teacher.networks label)",
+        "a.yaml: data.train: is required (or give data.unlabeled, whose texts a teacher labels)",
         "a.yaml: heads: is required",
     ]
 
@@ -254,10 +254,10 @@ def test_texts_without_labels_need_networks_and_lists_of_labels() -> None:
             {"teacher": {}, "heads": {"intent": {"column": "i", "labels": ["a", "b"]}}},
             "data.train: is required, as a",
         ),
-        ({"teacher": {}}, "heads.intent: `labels` alone are for a teacher of networks"),
+        ({"teacher": {}}, "heads.intent: `labels` alone are for a teacher that knows them: networks, merge"),
         (
             {"data": {}},
-            "data.train: is required (or give data.unlabeled, whose texts teacher.networks label)",
+            "data.train: is required (or give data.unlabeled, whose texts a teacher labels)",
         ),
         ({"data": {"unlabeled": []}}, "data.train: is required (or give data.unlabeled"),
         ({"heads__intent": {"column": "intent"}}, "heads.intent.labels: is required without data.train"),
