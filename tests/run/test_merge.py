@@ -2,11 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from distill.cli.main import main
-from distill.recipe.load import dump_yaml, load_recipe, load_yaml
+from distill.recipe.load import dump_yaml, load_yaml
 
 
 @pytest.fixture(scope="module")

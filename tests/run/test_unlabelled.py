@@ -138,7 +138,10 @@ def test_texts_in_memory(texts_alone, tmp_path):
 def test_faults_are_told_in_a_line(texts_alone, tmp_path, capfd):
     recipe = str(texts_alone())
     for setting, message in (
-        ("teacher.networks=[]", "heads.flags: `labels` alone are for a teacher that knows them: networks, merge, soft_labels (give"),
+        (
+            "teacher.networks=[]",
+            "heads.flags: `labels` alone are for a teacher that knows them: networks, merge, ",
+        ),
         ("data.unlabeled=[]", "data.train: is required (or give data.unlabeled"),
         ("heads.intent.labels=null", "heads.intent.labels: is required without data.train (list the labels)"),
     ):
