@@ -118,7 +118,7 @@ def _settings(recipe: Recipe, heads: Sequence[Head], found: Rehearsal) -> dict[s
             loss = loss_of(head, distillation.loss)
             temperature = distillation.temperature or defaults.distillation_temperature(loss)
             losses[head.name] = {"loss": loss, "temperature": temperature}
-    return sides | {"augment": {"copies": found.copies}, "distillation": losses}
+    return sides | {"augment": {"copies": found.copies.train}, "distillation": losses}
 
 
 def _warnings(

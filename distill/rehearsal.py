@@ -33,7 +33,7 @@ from distill.stages import artifacts
 from distill.stages.fit_student import student_training
 from distill.stages.fit_teacher import UNTRUNCATED, adopted_networks, lent_encoder, teacher_training
 from distill.stages.train import limit_threads
-from distill.stages.transfer_set import copies, make_augmenter, write_transfer_set
+from distill.stages.transfer_set import Copies, copies, make_augmenter, write_transfer_set
 from distill.storage import write_sealed
 from distill.teaching.named import fitted_heads
 from distill.training.devices import make_accelerator
@@ -53,6 +53,7 @@ MEMORY_GROWTH = (
     1.4  # of a training on a CPU after its first steps, as its memory fragments; 1.3 to 1.6 measured
 )
 SPLITS = ("train", "validation", "test")
+NO_COPIES = Copies(0, 0)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Rehearsal:
         lengths: The tokens of the texts of each split, not truncated; of the unlabelled texts, a sample.
         teacher: The settings of the teacher's training, also if networks are adopted, which are not trained.
         student: The settings of the student's training.
-        copies: Augmented texts per training text.
+        copies: Augmented texts per text.
         max_length: The tokens that teacher and student read of a text.
         parameters: Of teacher and student, embeddings included.
         shape: Layers, hidden, attention heads and word pieces of the student.
@@ -85,7 +86,7 @@ class Rehearsal:
     lengths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     teacher: Training = field(default_factory=Training)
     student: Training = field(default_factory=Training)
-    copies: int = 0
+    copies: Copies = NO_COPIES
     max_length: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     shape: dict[str, int] = field(default_factory=dict)
@@ -169,7 +170,7 @@ class _Rehearser:
         for split in (*SPLITS, "unlabeled"):
             found.lengths[split] = whole(self.some(split, HELD_OUT if split == "unlabeled" else None)).lengths
         self.read = {split: np.minimum(n, about["max_length"]) for split, n in found.lengths.items()}
-        found.copies = copies(run) if self.rows["train"] else 0
+        found.copies = copies(run)
         if training is None:
             found.steps["teacher"] = 0
             found.seconds["fit_teacher"] = built
@@ -223,7 +224,8 @@ class _Rehearser:
         """Move the teacher to a run with a sample of the texts; returns the share of the training texts."""
         mean = max(1.0, float(self.read["train"].mean()))
         texts = min(SAMPLE_TEXTS, SAMPLE_TOKENS / mean)
-        share = min(1.0, texts / (self.rows["train"] * (1 + self.found.copies) + self.rows["unlabeled"]))
+        copies = dict(zip(("train", "unlabeled"), self.found.copies, strict=True))
+        share = min(1.0, texts / sum(self.rows[split] * (1 + count) for split, count in copies.items()))
         prepared = self.sample.stage("prepare")
         prepared.mkdir(parents=True)
         (prepared / "heads.json").write_bytes((self.run.stage("prepare") / "heads.json").read_bytes())
@@ -242,18 +244,19 @@ class _Rehearser:
         run, found, stage = self.sample, self.found, self.sample.stage("label")
         stage.mkdir()
         began = clock()
-        augmenter = make_augmenter(run) if found.copies else None
+        augmenter = make_augmenter(run, found.copies)
         near = clock()
         write_transfer_set(run, stage, augmenter, found.copies)
         written = clock()
         texts = list(artifacts.transfer_set(run)["text"])
-        unlabeled = len(self.chosen["unlabeled"])
-        labelled = len(texts) - unlabeled
+        several = {split: self.rows[split] / max(1, len(rows)) for split, rows in self.chosen.items()}
+        unlabelled = len(self.chosen["unlabeled"]) * (1 + found.copies.unlabelled) / len(texts)
         read = self.read["train"]
         # by tokens, as a sample's mean length is not that of all texts
-        self.scale = float(read.sum() / read[self.chosen["train"]].sum()) if labelled else 1 / share
-        several = self.rows["train"] / len(self.chosen["train"])
-        found.transfer_texts = round(labelled * several) + self.rows["unlabeled"] if share < 1 else len(texts)
+        tokens = float(read.sum() / read[self.chosen["train"]].sum())
+        self.scale = tokens + (several["unlabeled"] - tokens) * unlabelled
+        many = several["train"] + (several["unlabeled"] - several["train"]) * unlabelled
+        found.transfer_texts = round(len(texts) * many)
         held_out = [artifacts.texts(self.run, split) for split in ("validation", "test")]
         unique = len(np.unique(np.concatenate([text_digests(some) for some in held_out])))
         found.texts_to_label = unique + round(

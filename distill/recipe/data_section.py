@@ -228,13 +228,14 @@ class Augment(Part):
     """Augmented texts, which the teacher labels."""
 
     copies: int | None = Field(
-        None, ge=0, description="augmented texts per training text; default: set from the texts' tokens"
+        None,
+        ge=0,
+        description="augmented texts per training text, and per unlabelled text within 8 million tokens; "
+        "default: set from the texts' tokens",
     )
     mask: float = Field(0.1, ge=0, le=1, description="share of words replaced by the mask token")
     drop: float = Field(0.05, ge=0, le=1, description="share of words removed")
-    replace: float = Field(
-        0.1, ge=0, le=1, description="share of words replaced by words of the training texts"
-    )
+    replace: float = Field(0.1, ge=0, le=1, description="share of words replaced by words of the other texts")
     span: float = Field(0.25, ge=0, le=1, description="share of texts with noise that are cut to a span")
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ UNTRUNCATED = 0.95  # share of the texts that the limit should not truncate
 TRANSFER_TOKENS = 6_000_000  # of the transfer set, augmented texts included
 STUDENT_TOKENS = 36_000_000  # that a student reads in all epochs
 PRETRAINING_TOKENS = 300_000_000  # that a pretrained student reads in all epochs
+ROUNDED = 1.5  # texts per text that round to 2
 MAX_COPIES, MAX_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
 NEGATIVES = 7  # labels besides its own that a packed network reads for a text in training
@@ -59,9 +60,30 @@ def student_lr(hidden: int, *, trained_layers: bool) -> float:
     return (1e-3 if trained_layers else 2e-3) * 128 / hidden
 
 
-def copies(tokens: int) -> int:
-    """Augmented texts per text, for training texts with `tokens` tokens in all: up to 6 million tokens."""
-    return max(0, min(MAX_COPIES, round(TRANSFER_TOKENS / tokens) - 1))
+def copies(tokens: int, unlabelled: int = 0) -> int:
+    """Augmented texts per text: as many as bring the transfer set to 6 million tokens.
+
+    Where the budget has not one for each text, unlabelled texts get none and are not counted.
+
+    Args:
+        tokens: Of the training texts, in all.
+        unlabelled: Tokens of the unlabelled texts, in all.
+    """
+    counted = tokens + unlabelled
+    if counted * ROUNDED > TRANSFER_TOKENS:  # not one for each text
+        counted = tokens
+    return max(0, min(MAX_COPIES, round(TRANSFER_TOKENS / counted) - 1))
+
+
+def unlabelled_copies(copies: int, tokens: int, unlabelled: int) -> int:
+    """Augmented texts per unlabelled text: as many as of a training text, or none if they exceed the budget.
+
+    Args:
+        copies: Augmented texts per training text.
+        tokens: Of the training texts, in all.
+        unlabelled: Tokens of the unlabelled texts, in all.
+    """
+    return copies if (tokens + unlabelled) * (1 + copies) <= TRANSFER_TOKENS * 2 / ROUNDED else 0
 
 
 def student_epochs(tokens: int) -> int:

@@ -23,7 +23,7 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
     count = copies(run)
     if run.accelerator.is_main_process:
         if not (folder / "transfer.arrow").exists():
-            write_transfer_set(run, folder, make_augmenter(run, weights) if count else None, count)
+            write_transfer_set(run, folder, make_augmenter(run, count, weights), count)
             run.keep(folder / "transfer.arrow")
         for shard in artifacts.soft_labels(run).damaged:
             run.info(f"{shard}: is damaged or of another version, so its texts are labelled again")
@@ -39,5 +39,5 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
     return {
         "transfer_texts": len(transfer),
         "labelled_texts": labelled,
-        "chosen": {"augment": {"copies": count} if run.recipe.augment.copies is None else {}},
+        "chosen": {"augment": {"copies": count.train} if run.recipe.augment.copies is None else {}},
     }

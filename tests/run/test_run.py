@@ -244,15 +244,38 @@ def test_init_proposes_a_recipe_that_runs_unchanged(job, tmp_path, capfd):
     assert main(run) == 0, capfd.readouterr().err
 
 
-def test_the_transfer_set_is_train_then_copies_then_unlabelled_texts_each_once(finished):
+def test_the_transfer_set_is_train_and_unlabelled_texts_with_their_copies_each_once(finished):
     def texts(stage, name):
         return list(load_split(finished["folder"] / "stages" / stage, name)["text"])
 
-    transfer, train = texts("label", "transfer"), texts("prepare", "train")
+    transfer, train, inbox = (
+        texts("label", "transfer"),
+        texts("prepare", "train"),
+        texts("prepare", "unlabeled"),
+    )
     assert transfer[: len(train)] == train
-    assert transfer[-3:] == texts("prepare", "unlabeled")
-    assert len(set(transfer)) == len(transfer) > 2 * len(train)
+    first = transfer.index(inbox[0])
+    assert transfer[first : first + 3] == inbox and 0 < len(transfer) - first - 3 <= 2 * 3
+    assert len(set(transfer)) == len(transfer) and first > 2 * len(train)
     assert not set(transfer) & {*texts("prepare", "validation"), *texts("prepare", "test")}
+
+
+def test_many_unlabelled_texts_leave_the_copies_to_the_training_texts(job, finished, tmp_path, monkeypatch):
+    """They are no part of the budget, lend no words, and the rest of the transfer set stays as it is."""
+    monkeypatch.setattr("distill.recipe.defaults.TRANSFER_TOKENS", 20_000)
+    found = []
+    for name, texts in (
+        ("none", []),
+        ("many", [f"{i} lines of an inbox that is long" for i in range(2_000)]),
+    ):
+        (tmp_path / f"{name}.txt").write_text("\n".join([*texts, ""]), "utf-8")
+        run = shutil.copytree(finished["folder"], tmp_path / name)
+        unlabelled = f"data.unlabeled=[{tmp_path / name}.txt]" if texts else "data.unlabeled=[]"
+        settings = ["--set", unlabelled, "--set", "augment.copies=null", "--to", "label"]
+        assert main(["run", str(job), "--out", str(run), *settings]) == 0
+        found.append(list(load_split(run / "stages/label", "transfer")["text"]))
+    alone, beside = found
+    assert beside[: len(alone)] == alone and len(beside) == len(alone) + 2_000 and len(alone) > 2 * 479
 
 
 def test_the_student_was_factorized_and_is_a_plain_encoder_again(finished):

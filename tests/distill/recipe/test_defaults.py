@@ -53,6 +53,29 @@ def test_copies(tokens: int, copies: int) -> None:
     assert defaults.copies(tokens) == copies
 
 
+@pytest.mark.parametrize(
+    "tokens, unlabelled, copies, of_unlabelled",
+    [
+        (7_500, 0, 160, 160),  # nothing to copy
+        (7_500, 160_000, 35, 35),  # every text gets as many
+        (1_000_000, 1_000_000, 2, 2),
+        (2_000_000, 2_000_000, 1, 1),  # 8 million tokens
+        (2_000_000, 2_100_000, 2, 0),  # not one for each: the training texts' own, as without the others
+        (7_500, 5_000_000, 160, 0),
+        (6_000_000, 90_000_000, 0, 0),
+    ],
+)
+def test_unlabelled_texts_share_the_copies(
+    tokens: int, unlabelled: int, copies: int, of_unlabelled: int
+) -> None:
+    assert defaults.copies(tokens, unlabelled) == copies
+    assert defaults.unlabelled_copies(copies, tokens, unlabelled) == of_unlabelled
+
+
+def test_given_copies_of_unlabelled_texts_keep_the_budget() -> None:
+    assert [defaults.unlabelled_copies(n, 1_000_000, 1_000_000) for n in (0, 3, 4)] == [0, 3, 0]
+
+
 @pytest.mark.parametrize("tokens, epochs", [(3_000_000, 12), (90_000_000, 3), (6_000_000, 6), (1_000, 20)])
 def test_student_epochs(tokens: int, epochs: int) -> None:
     assert defaults.student_epochs(tokens) == epochs
