@@ -40,7 +40,7 @@ from distill.stages.publish import publish, require_passed
 from distill.stages.train import limit_threads
 from distill.storage import damaged, json_digest
 from distill.teaching.named import with_own_labels
-from distill.training.devices import make_accelerator
+from distill.training.devices import describe, make_accelerator
 from distill.training.interrupts import Interrupted
 from export.graph.gates import GateError
 from export.runtime.classifier import Classifier
@@ -268,6 +268,7 @@ def _run_stages(
     """
     limit_threads()
     run = Run(recipe, folder, make_accelerator(recipe, folder))
+    run.info(f"device: {describe(run.accelerator)}")
     main, names = run.accelerator.is_main_process, [stage.name for stage in stages]
     start = names.index(first) if first else 0
     missing = [name for name in names[:start] if run.record(name) is None]

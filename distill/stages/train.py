@@ -102,7 +102,7 @@ def compared(
             "agreement with the teacher"
         )
         settings = settings.model_copy(update={"metric": f"{name}.agreement"})
-    return replace(validation, hard={**validation.hard, **unlabelled}), settings
+    return replace(validation, hard={**validation.hard, **unlabelled}, soft=teacher), settings
 
 
 def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, folder: Path) -> Examples:

@@ -20,6 +20,13 @@ def is_main_process() -> bool:
     return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", 0)) == 0
 
 
+def describe(accelerator: Accelerator) -> str:
+    """The device and the precision of a run, in words: `cuda, NVIDIA H100, bf16`."""
+    device, precision = accelerator.device.type, accelerator.mixed_precision
+    model = f"{torch.cuda.get_device_name(accelerator.device)}, " if device == "cuda" else ""
+    return f"{device}, {model}{'float32' if precision == 'no' else precision}"
+
+
 def make_accelerator(recipe: Job, folder: Path) -> Accelerator:
     """The accelerator of a run, which also follows the settings of `accelerate launch`.
 

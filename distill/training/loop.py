@@ -37,6 +37,7 @@ from distill.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from distill.training.epoch_line import counts, log_epoch, split_counts, validation_loss
 from distill.training.feature_matching import FeatureMatching, Learner
 from distill.training.interrupts import Interrupted, deferred_signals
 from distill.training.label_confidence import LabelConfidence
@@ -100,6 +101,11 @@ class TrainingJob:
     head_lr: float | None = None
 
     @property
+    def loss(self) -> dict[str, Any]:
+        """The settings of `losses.total_loss`."""
+        return dict(self.distillation or {})
+
+    @property
     def checkpoint(self) -> Path:
         """The file of the last checkpoint."""
         return self.folder / "checkpoint.safetensors"
@@ -111,13 +117,20 @@ class TrainingJob:
 
 
 def evaluate_network(
-    network: TextClassifier, examples: Examples, accelerator: Accelerator
+    network: TextClassifier,
+    examples: Examples,
+    accelerator: Accelerator,
+    distillation: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """The network's `calibration.validation_quality` on examples."""
+    """The network's `calibration.validation_quality` on examples, and `loss` given the settings of one."""
     logits = predict_logits(network, examples.texts, accelerator)
     if not np.isfinite(logits).all():
         raise TrainingError("validation: the logits are not finite (lower lr, or set precision: no)")
-    return validation_quality(network.heads, logits, examples.hard)
+    metrics = validation_quality(network.heads, logits, examples.hard)
+    if distillation is None:
+        return metrics
+    loss = validation_loss(network.heads, logits, examples.hard, examples.soft, distillation)
+    return {**metrics, "loss": loss}
 
 
 def fit(
@@ -196,9 +209,14 @@ def fit(
                 log.read(state.step)
             bar.update()
             if epoch_ends:
-                metrics = evaluate_network(network, job.validation, accelerator)
-                accelerator.log({f"{job.name}/{k}": v for k, v in metrics.items()}, step=state.step)
+                metrics = evaluate_network(network, job.validation, accelerator, job.loss)
+                loss = metrics.pop("loss", math.nan)
+                tracked = {**metrics, "validation_loss": loss}
+                accelerator.log({f"{job.name}/{k}": v for k, v in tracked.items()}, step=state.step)
                 state.end_losses()
+                if main:
+                    title = f"{job.name}: epoch {epoch + 1}/{settings.epochs}"
+                    log_epoch(title, network.heads, state.losses[-1], metrics, loss)
                 if end_epoch(state, metrics, metric, texts) and main:
                     hook("weights", state)
                     save_tensors(job.kept_weights, network.state_dict(), {})
@@ -257,7 +275,7 @@ def _of_all_heads(heads: Sequence[Head], losses: Mapping[str, float]) -> dict[st
     """The `loss` and its parts: `hard` and `distillation` summed over the weighted heads, and others."""
     found: dict[str, float] = {}
     weights = {f"{head.name}/{part}": (part, head.weight) for head in heads for part in HEAD_LOSSES}
-    for name, value in losses.items():
+    for name, value in split_counts(losses)[0].items():
         part, weight = weights.get(name, (name, 1.0))
         found[part] = found.get(part, 0.0) + weight * value
     return found
@@ -280,14 +298,15 @@ def _backward(
             hard = on_device({name: y[rows] for name, y in job.train.hard.items()}, accelerator.device)
             soft = on_device({name: z[rows] for name, z in job.train.soft.items()}, accelerator.device)
             logits, others = model(batch)
-            loss, parts = total_loss(logits, hard, soft, network.heads, **dict(job.distillation or {}))
+            loss, parts = total_loss(logits, hard, soft, network.heads, **job.loss)
             for name, value in others.items():
                 loss = loss + value
                 parts[name] = value.detach()
             accelerator.backward(loss / len(batches))
             if confidence:
                 confidence.add(on_device({"rows": rows}, accelerator.device)["rows"], logits, hard)
-        losses.append({**parts, "loss": loss.detach()})
+        right = counts(logits, hard, network.heads)
+        losses.append({**parts, **right, "loss": loss.detach()})
     return losses
 
 
@@ -327,6 +346,7 @@ class _Log:
         self.read(steps)
         means = {name: sum(row[name] for row in self._line) / len(self._line) for name in self._line[0]}
         self._line.clear()
-        tracked = {**means, "lr": rate}
+        losses, accuracies = split_counts(means)
+        tracked = {**losses, **{f"{head}/accuracy": x for head, x in accuracies.items()}, "lr": rate}
         self.accelerator.log({f"{self.job.name}/{k}": v for k, v in tracked.items()}, step=steps)
         bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)

@@ -161,7 +161,7 @@ def test_a_teacher_that_knows_one_head_of_two_teaches_that_head(
     metrics = fit(network, job, cpu_accelerator)
     assert metrics["validation"]["intent.accuracy"] > 0.8 and metrics["validation"]["flags.micro_f1"] > 0.9
     parts = {name.removeprefix("student/") for name in tracked if name.count("/") == 2}
-    assert parts == {"intent/hard", "intent/distillation", "flags/hard"}
+    assert parts == {"intent/hard", "intent/distillation", "flags/hard", "flags/accuracy"}
 
 
 def test_a_network_of_an_unknown_family_is_refused(tmp_path: Path) -> None:

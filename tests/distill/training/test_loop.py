@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -346,7 +347,7 @@ def test_a_metric_that_is_not_a_number_keeps_the_first_epoch(
 
 def test_evaluation_names_every_metric_of_every_head(room: Room) -> None:
     found = evaluate_network(room.build(), room.examples(30), room.accelerator)
-    heads = ["intent"] * 4 + ["flags"] * 6 + ["mean"]
+    heads = ["intent"] * 4 + ["flags"] * 7 + ["mean"]
     assert [name.partition(".")[0] for name in found] == heads
     assert found["mean"] == pytest.approx((found["intent.accuracy"] + found["flags.micro_f1"]) / 2)
 
@@ -400,8 +401,9 @@ def test_what_is_tracked(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     room.fit(QUICK, train=room.examples(24, soft=True), distillation=Distillation())
     assert [step for step, _ in logged] == [6, 6, 12, 12, 18, 18]
     parts = {f"student/{head}/{part}" for head in ("intent", "flags") for part in ("hard", "distillation")}
-    assert set(logged[0][1]) == {"student/loss", "student/lr"} | parts
-    assert "student/intent.accuracy" in logged[1][1]
+    accuracies = {"student/intent/accuracy", "student/flags/accuracy"}
+    assert set(logged[0][1]) == {"student/loss", "student/lr"} | parts | accuracies
+    assert {"student/intent.accuracy", "student/validation_loss"} <= set(logged[1][1])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -441,6 +443,7 @@ def test_the_losses_of_each_epoch_are_the_means_over_its_batches(
     assert losses["loss"][-1] < losses["loss"][0]
     of_epochs = [{**values} for values in logged if "student/loss" not in values]
     assert len(of_epochs) == 3
+    assert all(np.isfinite(values.pop("student/validation_loss")) for values in of_epochs)
     assert metrics["validation_history"] == {
         name.removeprefix("student/"): [values[name] for values in of_epochs] for name in of_epochs[0]
     }
@@ -549,3 +552,65 @@ def test_projections_learn_beside_the_network_and_are_left_behind(
     assert {id(p) for module in (network, fresh) for p in module.parameters()} == owned
     best, _ = load_tensors(room.folder / "run" / "best.safetensors")
     assert set(best) == set(room.build().state_dict())
+
+
+# what is logged of an epoch
+
+
+def test_each_epoch_is_logged_in_a_line(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tinyheads")
+    soft = room.examples(160, soft=True)
+    figures = room.fit(QUICK, train=soft, distillation=Distillation(soft_weight=0.5))[1]
+    lines = [line for line in caplog.messages if "epoch" in line]
+    assert [line.partition(":")[2].split(":")[0].strip() for line in lines] == [
+        f"epoch {number}/3" for number in (1, 2, 3)
+    ]
+    number = r"[0-9]+\.[0-9]+"
+    expected = (
+        rf"student: epoch 1/3: loss {number}, accuracy {number} \(intent\), label_accuracy {number} "
+        rf"\(flags\); validation: loss {number}, accuracy {number} \(intent\), micro_f1 {number} \(flags\)"
+    )
+    assert re.fullmatch(expected, lines[0])
+    assert f"loss {figures['losses']['loss'][0]:.4f}, accuracy" in lines[0]
+    first = [figures["validation_history"][name][0] for name in ("intent.accuracy", "flags.micro_f1")]
+    assert lines[0].endswith(f"accuracy {first[0]:.3f} (intent), micro_f1 {first[1]:.3f} (flags)")
+    assert {*figures["losses"]} == {"hard", "distillation", "loss"}
+
+
+def test_the_logged_figures_are_those_of_the_labelled_texts(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a learning rate of nearly 0, training and validation on the same texts agree."""
+    caplog.set_level("INFO", "tinyheads")
+    some = room.examples(32)
+    some.hard["intent"][:16] = -100
+    still = Training(epochs=1, batch_size=32, lr=1e-12)
+    room.fit(still, train=some)
+    network = room.build()
+    found = evaluate_network(network, some, room.accelerator, {})
+    (line,) = [line for line in caplog.messages if "epoch" in line]
+    assert f"loss {found['loss']:.4f}, accuracy {found['intent.accuracy']:.3f} (intent)" in line
+    logits = loop.predict_logits(network, some.texts, room.accelerator)
+    cells = (logits[:, 3:] > 0) == (some.hard["flags"] > 0)
+    assert f"label_accuracy {cells.mean():.3f} (flags); validation" in line
+    hard = -np.log(np.exp(logits[16:, :3]) / np.exp(logits[16:, :3]).sum(-1, keepdims=True))
+    hard = hard[np.arange(16), some.hard["intent"][16:]].mean()
+    p = 1 / (1 + np.exp(-logits[:, 3:]))
+    both = -np.log(np.where(some.hard["flags"] > 0, p, 1 - p)).sum(-1).mean()
+    assert found["loss"] == pytest.approx(hard + both, abs=1e-5)
+
+
+def test_a_stopped_epoch_is_logged_as_a_whole_one(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tinyheads")
+    room.fit(QUICK, "whole")
+    whole = [line for line in caplog.messages if "epoch 2" in line]
+    caplog.clear()
+
+    def kill(event: Event, state: TrainingState) -> None:
+        if event == "step" and state.step == 9:
+            raise Killed
+
+    with pytest.raises(Killed):
+        room.fit(QUICK, "stopped", hook=kill)
+    room.fit(QUICK, "stopped")
+    assert [line for line in caplog.messages if "epoch 2" in line] == whole
