@@ -21,6 +21,7 @@ from distill.models.checkpoints import encoder_identities
 from distill.probe import probe
 from distill.push import push_run
 from distill.recipe.data_section import RecipeError
+from distill.recipe.llm_section import what_is_asked
 from distill.recipe.load import load_recipe, parse_recipe
 from distill.recipe.near import near
 from distill.recipe.resolved import Choices, reopened, resolved
@@ -120,11 +121,11 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
 
 
 def _settings(recipe: Job) -> dict[str, Any]:
-    """The settings that the recipe does not leave open, as JSON; terms of use change no result."""
+    """The settings that the recipe does not leave open and that change a result, as JSON."""
     settings = recipe.model_dump(mode="json", exclude_none=True)
-    teacher = settings["teacher"]
+    teacher = settings["teacher"] = what_is_asked(settings["teacher"])
     models = [one for of in teacher.get("merge", {}).values() for one in of]
-    for part in (*models, teacher.get("soft_labels", {})):
+    for part in (*models, teacher.get("soft_labels", {})):  # terms of use
         part.pop("terms", None)
     return settings
 

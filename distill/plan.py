@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.ask import estimate, estimate_rows
 from distill.data.dataset import load_heads
 from distill.data.prepare import prepare
 from distill.heads import Head
@@ -40,7 +41,7 @@ def plan(recipe: Recipe, *, measure: bool = True) -> dict[str, Any]:
     It holds the recipe's `digest`, the counts of `prepare`, `classes` (texts by head, label and split),
     `lengths` of the texts in tokens by split, the resolved `settings`, the `transfer` set, `steps`, `minutes`
     by stage and in `total` and `memory_bytes` (None without a measurement), `disk_bytes`, and `warnings`, a
-    line each.
+    line each; and `asking`, what asking a language model would take, if the recipe names one.
 
     Args:
         recipe: Of the run.
@@ -61,6 +62,7 @@ def plan(recipe: Recipe, *, measure: bool = True) -> dict[str, Any]:
         classes = read_json(folder / "data_report.json")["labels"]
         heads = load_heads(prepared)
         probe(recipe, heads=heads)
+        asking = estimate(recipe, heads, prepared)
         found = rehearse(recipe, folder, measure=measure)
     seconds |= found.seconds
     result: dict[str, Any] = {
@@ -80,6 +82,8 @@ def plan(recipe: Recipe, *, measure: bool = True) -> dict[str, Any]:
         "memory_bytes": None,
         "disk_bytes": found.disk,
     }
+    if asking:
+        result["asking"] = asking
     if measure:
         minutes = {stage: round(value / 60, 2) for stage, value in seconds.items()}
         result["minutes"] = minutes | {"total": round(sum(seconds.values()) / 60, 2)}
@@ -181,7 +185,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def table(result: Mapping[str, Any]) -> str:
     """A plan as text."""
-    parts = [*map(_aligned, _tables(result))]
+    parts = [*map(aligned, _tables(result))]
     teacher, student = result["settings"]["teacher"], result["settings"]["student"]
     names = teacher.get("encoder") or ", ".join(teacher["networks"])
     parts.append(f"teacher: {one_line(names)}\nstudent: {one_line(student['initialisation'])}")
@@ -224,6 +228,9 @@ def _tables(result: Mapping[str, Any]) -> Iterator[list[list[str]]]:
         ["steps", f"{result['steps']['teacher']:,}", f"{about}{result['steps']['student']:,}"],
     ]
 
+    if "asking" in result:
+        yield estimate_rows(result["asking"])
+
     rows = [["estimate", ""]]
     for stage, minutes in (result["minutes"] or {}).items():
         rows.append([stage, f"{minutes:,.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"])
@@ -240,7 +247,7 @@ def _bytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows as columns: the first on the left, the others on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from distill.cli.ask import add_ask_command
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
 from distill.cli.compare import add_compare_commands
 from distill.cli.push import add_push_command
@@ -241,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_compare_commands(add)
     add_bundle_commands(add)
+    add_ask_command(add)
     add_push_command(add)
     return parser
 

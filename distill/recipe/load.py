@@ -7,7 +7,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import CollectionNode, Node, ScalarNode
 
-from distill.recipe.data_section import HeadRecipe, RecipeError
+from distill.recipe.data_section import HeadRecipe, Part, RecipeError
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 
@@ -227,8 +227,15 @@ def _known_keys(loc: Sequence[str], kind: type[Job]) -> list[str]:
         if step == "heads":
             model = HeadRecipe
         elif step in getattr(model, "model_fields", {}):
-            model = model.model_fields[step].annotation
+            annotation = model.model_fields[step].annotation
+            model = optional_part(annotation) or annotation
     return list(getattr(model, "model_fields", {}))
+
+
+def optional_part(annotation: Any) -> type[Part] | None:
+    """The section that a setting of this type may hold, if it is `SECTION | None`."""
+    parts = [one for one in get_args(annotation) if isinstance(one, type) and issubclass(one, Part)]
+    return parts[0] if parts else None
 
 
 def _elsewhere(name: str, kind: type[Job]) -> str:

@@ -67,4 +67,6 @@ def terms(teacher: Mapping[str, Any]) -> dict[str, str]:
     found = {one["model"]: one.get("terms") for one in parts}
     files = teacher.get("soft_labels") or {}
     found |= dict.fromkeys(files.get("files", ()), files.get("terms"))
+    llm = teacher.get("llm") or {}
+    found |= {llm["model"]: llm.get("terms")} if llm else {}
     return {name: own for name, own in found.items() if own}

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from distill.recipe.data_section import Fraction, HeadRecipe, Hub
+from distill.recipe.load import optional_part
 from distill.recipe.schema import Recipe
 
 INTRODUCTION = """# Recipe settings
@@ -44,8 +45,15 @@ def settings() -> Iterator[tuple[str, str, FieldInfo]]:
         else:
             yield "", name, field
     for section, model in sections:
+        inner = []
         for name, field in model.model_fields.items():
-            yield section, name, field
+            if part := optional_part(field.annotation):
+                inner.append((f"{section}.{name}", part))
+            else:
+                yield section, name, field
+        for name, part in inner:
+            for setting, field in part.model_fields.items():
+                yield name, setting, field
 
 
 def _values(field: FieldInfo) -> str:
@@ -68,6 +76,8 @@ def _types(annotation: Any) -> Iterator[str]:
     elif origin in (Union, UnionType):
         for one in inner:
             yield from _types(one)
+    elif origin is dict:
+        yield "mapping"
     elif inner:  # Annotated
         yield from _types(inner[0])
     elif annotation in (Hub, Fraction):

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
 from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts
+from distill.recipe.llm_section import Llm, what_is_asked
 from distill.recipe.merge_section import Merged, SoftLabels
 from distill.recipe.near import near
 from distill.storage import json_digest
@@ -98,6 +99,7 @@ class Teacher(Training, TeacherEncoder):
         description="files of soft labels, a row a text: a .jsonl or .parquet file, a list, or `{files: ..., "
         "values: probabilities or logits, terms: ...}`",
     )
+    llm: Llm | None = Field(None, description="a language model that labels the texts of the data")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:
@@ -298,7 +300,8 @@ class Recipe(Job):
     def needs_no_labels(self, head: str) -> bool:
         """Whether a teacher knows the head already, so that no text need be labelled for it."""
         teacher = self.teacher
-        return bool(teacher.networks or teacher.soft_labels) or head in (teacher.merge or {})
+        asked = teacher.llm is not None and (not teacher.llm.heads or head in teacher.llm.heads)
+        return bool(teacher.networks or teacher.soft_labels or asked) or head in (teacher.merge or {})
 
     @model_validator(mode="after")
     def _has_labels(self) -> Recipe:
@@ -311,15 +314,15 @@ class Recipe(Job):
             if not self.needs_no_labels(name):
                 raise ValueError(
                     f"heads.{name}: `labels` alone are for a teacher that knows them: networks, merge, "
-                    "soft_labels (give `column` or `columns`)"
+                    "soft_labels, llm (give `column` or `columns`)"
                 )
         if self.data.train is not None:
             return self
         if not all(map(self.needs_no_labels, self.heads)):
             raise ValueError(
                 "data.train: is required, as a teacher is fine-tuned on labelled texts (give them, or "
-                "teachers of every head in teacher.networks, merge or soft_labels, which label the texts of "
-                "data.unlabeled)"
+                "teachers of every head in teacher.networks, merge, soft_labels or llm, which label "
+                "the texts of data.unlabeled)"
             )
         if not self.distillation.soft_weight:
             raise ValueError("distillation.soft_weight: 0 learns from labels alone, which data.train lacks")
@@ -357,6 +360,9 @@ class Recipe(Job):
         for name in self.teacher.merge or ():
             if name not in self.heads:
                 raise ValueError(f"teacher.merge: no head {name!r}{near(name, self.heads)}")
+        for name in (self.teacher.llm and self.teacher.llm.heads) or ():
+            if name not in self.heads:
+                raise ValueError(f"teacher.llm.heads: no head {name!r}{near(name, self.heads)}")
         for name in self.gates.allow:
             if name not in self.heads:
                 raise ValueError(f"gates.allow: no head {name!r}{near(name, self.heads)}")
@@ -366,4 +372,5 @@ class Recipe(Job):
         """The sha256 of the settings, whatever machine or folder the recipe runs in."""
         settings = self.model_dump(mode="json", exclude={"device", "trackers", "checkpoint_every"})
         settings["data"].pop("root")
+        settings["teacher"] = what_is_asked(settings["teacher"])
         return json_digest([settings, list(self.heads)])  # the order of heads is that of logits

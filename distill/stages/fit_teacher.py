@@ -80,9 +80,10 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         return LabelledTexts.of(splits, heads, run.recipe.seed)
 
     keep_merged(run, heads, sample, folder)
-    keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], sample, folder)
+    asked = keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], sample, folder)
+    others = {"asked": asked} if asked else {}
     if not fitted_heads(run.recipe, heads):
-        return lent_encoder(run, folder)
+        return lent_encoder(run, folder) | others
     network, tokenizer, job, about = teacher_training(run, folder)
     confidence = LabelConfidence(network.heads, len(job.train.texts), run.accelerator.device)
     with run.tracked("teacher"):
@@ -91,7 +92,7 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         save_tensors(folder / "label_confidence.safetensors", means, {})
         save_classifier(network, tokenizer, folder)
-    return metrics | about
+    return metrics | about | others
 
 
 def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = None) -> TeacherTraining:

@@ -21,6 +21,7 @@ from distill.teaching.checked import LabelledTexts, check_logits, check_teacher,
 from distill.teaching.combined import CombinedTeacher, KeptLabels, unknown
 from distill.teaching.imported import imported
 from distill.teaching.labelling import label_texts
+from distill.teaching.language_model import LanguageModel, language_model
 from teachers.base import Teacher
 from teachers.hf_classifier import GENERIC
 from teachers.soft_labels import SoftLabels
@@ -31,8 +32,10 @@ KEPT = "kept"  # folder of the soft labels that were asked of teachers that know
 
 def asked(recipe: Job, heads: Sequence[Head]) -> list[Teacher]:
     """The teachers that know some texts only, the preferred first; their answers are kept."""
-    soft = imported(recipe, heads) if isinstance(recipe, Recipe) else None
-    return [soft] if soft else []
+    if not isinstance(recipe, Recipe):
+        return []
+    teachers = imported(recipe, heads), language_model(recipe, heads)
+    return [teacher for teacher in teachers if teacher]
 
 
 def merged(recipe: Job, heads: Sequence[Head], accelerator: Accelerator, stage: Path) -> list[Teacher]:
@@ -123,8 +126,10 @@ def keep_asked(
     columns: list[Any],
     sample: Callable[[], LabelledTexts],
     stage: Path,
-) -> KeptLabels | None:
+) -> list[dict[str, Any]]:
     """Ask the teachers that know some texts only, and keep their soft labels in a stage's folder.
+
+    Returns what each of them is, and what came of the asking.
 
     Args:
         run: Its recipe names the teachers.
@@ -137,7 +142,7 @@ def keep_asked(
         RecipeError: A teacher knows none of the texts, or is worse than the same answer to every text.
     """
     if not (teachers := asked(run.recipe, heads)):
-        return None
+        return []
     for one in teachers:
         check_teacher(getattr(one, "setting", "teacher"), one, heads, sample(), run.info)
     teacher = CombinedTeacher(teachers)
@@ -159,7 +164,7 @@ def keep_asked(
         raise RecipeError(
             f"{settings}: knows none of the {len(soft):,} texts (compare its texts with the data)"
         )
-    return kept_labels(stage)
+    return [one.about() for one in teachers if isinstance(one, LanguageModel)]
 
 
 def kept_labels(stage: Path) -> KeptLabels | None:

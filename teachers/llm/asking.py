@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Queue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 
 from teachers.llm.cache import BAD_ANSWERS, AnswerCache, Entry, key_of
@@ -54,7 +54,7 @@ class Asking:
         """
         self._client, self._cache, self._key, self._heads = client, cache, key, heads
         self._settings, self._route, self._dropped = key.settings, key.route, dropped
-        self._lock = Lock()
+        self._lock, self._stop = Lock(), Event()
         self._useful = False
         self._given_up: list[bytes] = []
         self._reason = "answers were outside the choice"
@@ -103,18 +103,17 @@ class Asking:
                 )
             self._check_useful(1)
         finally:
-            self._client.stop.set()
+            self._stop.set()
             until = monotonic() + PATIENCE
             for worker in workers:
                 worker.join(max(0.0, until - monotonic()))
-            self.counts.requests, self.counts.retries = self._client.requests, self._client.retries
         return self.counts
 
     def _work(self, pending: Iterator[str], results: Queue[Exception | None]) -> None:
         """Ask about the pending texts; puts None for each, an exception for one without an answer."""
         while True:
             with self._lock:
-                text = None if self._client.stop.is_set() else next(pending, None)
+                text = None if self._stop.is_set() else next(pending, None)
             if text is None:
                 results.put(StoppedError())
                 return
@@ -172,9 +171,8 @@ class Asking:
             votes = min(missing[key] for key in some)
             sent += 1
             try:
-                reply = self._client.post(
-                    route.path, route.body(settings.model, settings.instructions, asked, text, votes)
-                )
+                body = route.body(settings, asked, text, votes)
+                reply = self._client.post(route.path, body, self._stop)
                 found = route.votes_in(reply, asked)
             except RefusedError as error:
                 if error.status not in ABOUT_A_TEXT:

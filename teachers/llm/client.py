@@ -62,7 +62,6 @@ class Client:
     Attributes:
         requests: The number that was sent, repeated ones included.
         retries: The number that was repeated.
-        stop: Ends all waiting when it is set.
     """
 
     def __init__(self, settings: LlmSettings, *, backoff: float = 0.5) -> None:
@@ -88,14 +87,14 @@ class Client:
         self._pause_until = 0.0
         self._answered = False
         self.requests = self.retries = 0
-        self.stop = Event()
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def post(self, path: str, body: dict[str, Any], stop: Event) -> Any:
         """The JSON of the server's answer, None if it is no JSON.
 
         Args:
             path: Below the base URL.
             body: Of the request.
+            stop: Ends all waiting when it is set.
 
         Raises:
             RefusedError: The server refuses this request.
@@ -106,7 +105,8 @@ class Client:
         """
         problem, reached, delay, tries = "", False, 0.0, 0
         while tries < (TRIES if self._answered else FIRST_TRIES):
-            self._wait(max(delay, self._pause_until - monotonic()))
+            if stop.wait(max(delay, self._pause_until - monotonic(), 0.0)):
+                raise StoppedError
             self._count(repeated=tries > 0)
             delay = min(LONGEST_BACKOFF, self._backoff * 2**tries) * random.uniform(0.5, 1.5)
             tries += 1
@@ -148,10 +148,6 @@ class Client:
             )
         self._pause_until = max(self._pause_until, monotonic() + asked)
         return asked + min(delay, 1.0) * random.random()
-
-    def _wait(self, seconds: float) -> None:
-        if self.stop.wait(max(0.0, seconds)):
-            raise StoppedError
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status, variable = response.status_code, self._settings.api_key_env

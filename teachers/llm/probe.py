@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from threading import Event
 
 from teachers.llm.client import Client, RefusedError, UnavailableError
 from teachers.llm.questions import Question
@@ -44,7 +46,9 @@ def probe(client: Client, settings: LlmSettings) -> tuple[RouteName, int]:
 def _answers(client: Client, settings: LlmSettings, route: Route) -> int:
     """0 if the probe's question is not answered, the number of log probabilities if it is, or 1."""
     try:
-        reply = client.post(route.path, route.body(settings.model, "", [QUESTION], TEXT, 1))
+        reply = client.post(
+            route.path, route.body(replace(settings, instructions=None), [QUESTION], TEXT, 1), Event()
+        )
     except RefusedError as error:
         if error.status == 404 and route.name != "systemone":
             raise not_found(settings, error) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 CHARACTERS = 4  # of a token, about
@@ -36,6 +36,11 @@ class Counts:
     retries: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add the counts of other texts."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def add_usage(self, reply: Any) -> None:
         """Add the tokens in a reply, if it names them."""

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from teachers.llm.questions import Answer, Question, smoothed
-from teachers.llm.settings import RouteName
+from teachers.llm.settings import LlmSettings, RouteName
 
 Body = dict[str, Any]
 Votes = list[Answer | None]
@@ -47,7 +47,7 @@ class Route(ABC):
     votes = 1
 
     @abstractmethod
-    def body(self, model: str, instructions: str, asked: Sequence[Question], text: str, votes: int) -> Body:
+    def body(self, settings: LlmSettings, asked: Sequence[Question], text: str, votes: int) -> Body:
         """The request: so many answers of each of these questions about a text."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Logprobs(Route):
         self.top = top
         self.options = min(top, len(ascii_uppercase))
 
-    def body(self, model: str, instructions: str, asked: Sequence[Question], text: str, votes: int) -> Body:
+    def body(self, settings: LlmSettings, asked: Sequence[Question], text: str, votes: int) -> Body:
         """A chat of one message."""
         (question,) = asked
         options: Sequence[tuple[str, str | None]]
@@ -84,8 +84,10 @@ class Logprobs(Route):
             options, lines = question.options, [question.text]
         lines += [f"{x}: {_option(option)}" for x, option in zip(ascii_uppercase, options, strict=False)]
         return {
-            "model": model,
-            "messages": _message(instructions, lines, text, "Answer with the letter of one answer alone."),
+            "model": settings.model,
+            "messages": _message(
+                settings.instructions, lines, text, "Answer with the letter of one answer alone."
+            ),
             "max_tokens": 1,
             "temperature": 1,
             "logprobs": True,
@@ -129,7 +131,7 @@ class Samples(Route):
         """Args: `samples`, the answers of a question."""
         self.votes = samples
 
-    def body(self, model: str, instructions: str, asked: Sequence[Question], text: str, votes: int) -> Body:
+    def body(self, settings: LlmSettings, asked: Sequence[Question], text: str, votes: int) -> Body:
         """A chat of one message, with several answers."""
         lines = ["Answer with labels, which you repeat exactly."]
         for question in asked:
@@ -140,8 +142,8 @@ class Samples(Route):
             f"{json.dumps(q.head)}: {'[LABEL, ...]' if q.kind == 'list' else 'LABEL'}" for q in asked
         )
         body = {
-            "model": model,
-            "messages": _message(instructions, lines, text, f"Answer with JSON alone: {{{form}}}"),
+            "model": settings.model,
+            "messages": _message(settings.instructions, lines, text, f"Answer with JSON alone: {{{form}}}"),
             "temperature": 1,
         }
         return body | ({"n": votes} if votes > 1 else {})  # some servers ignore it, which is noticed
@@ -170,12 +172,14 @@ class SystemOne(Route):
     path = SYSTEMONE
     questions, options = 64, 26  # the limits of vLLM
 
-    def body(self, model: str, instructions: str, asked: Sequence[Question], text: str, votes: int) -> Body:
+    def body(self, settings: LlmSettings, asked: Sequence[Question], text: str, votes: int) -> Body:
         """The text as the state, and questions by number."""
         return {
-            "model": model,
+            "model": settings.model,
             "state": text,
-            "questions": {f"q{i}": _typed(instructions, question) for i, question in enumerate(asked)},
+            "questions": {
+                f"q{i}": _typed(settings.instructions, question) for i, question in enumerate(asked)
+            },
         }
 
     def votes_in(self, reply: Any, asked: Sequence[Question]) -> list[Votes]:
@@ -212,7 +216,7 @@ def top_logprobs(reply: Any) -> list[tuple[str, float]]:
     return found
 
 
-def _message(instructions: str, lines: Sequence[str], text: str, last: str) -> list[dict[str, str]]:
+def _message(instructions: str | None, lines: Sequence[str], text: str, last: str) -> list[dict[str, str]]:
     """A chat of one message; some models take no system message."""
     parts = [instructions, "\n".join(lines), f"<text>\n{text}\n</text>", last]
     return [{"role": "user", "content": "\n\n".join(filter(None, parts))}]
@@ -223,7 +227,7 @@ def _option(option: tuple[str, str | None]) -> str:
     return f"{label} ({description})" if description else label
 
 
-def _typed(instructions: str, question: Question) -> dict[str, Any]:
+def _typed(instructions: str | None, question: Question) -> dict[str, Any]:
     """A question of `/v1/systemone`."""
     text = "\n\n".join(filter(None, (instructions, question.text)))
     if question.kind == "yes_no":

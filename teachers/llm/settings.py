@@ -60,7 +60,7 @@ class LlmSettings:
 
     base_url: str
     model: str
-    instructions: str = ""
+    instructions: str | None = None
     route: RouteName | None = None
     samples: int = 5
     concurrency: int = 8

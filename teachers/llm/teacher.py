@@ -48,6 +48,7 @@ class LlmTeacher:
         asked = [settings.model, settings.instructions, settings.route, settings.samples]
         self.digest = key_of(asked, [asdict(head) for head in heads]).hex()
         self._cache = AnswerCache(settings.cache)
+        self._client: Client | None = None
 
     def ask(
         self,
@@ -67,20 +68,20 @@ class LlmTeacher:
             LlmError: The server cannot be reached, refuses the key or answers nothing usable, or
                 `max_requests` are sent.
         """
-        client = Client(self.settings, backoff=self._backoff)
-        try:
-            route = self._known_route()
-            if route is None and texts:
-                name, top = probe(client, self.settings)
-                self._cache.put(self._route_key(), [name, top])
-                route = route_of(name, self.settings.samples, top)
-            if route is None:
-                return Counts()
-            key = Key(self.settings, route)
-            asking = Asking(client, self._cache, key, self.heads, dropped=dropped)
-            return asking.run(list(dict.fromkeys(texts)), self.settings.concurrency, progress)
-        finally:
-            client.close()
+        client = self._client = self._client or Client(self.settings, backoff=self._backoff)
+        requests, retries = client.requests, client.retries
+        route = self._known_route()
+        if route is None and texts:
+            name, top = probe(client, self.settings)
+            self._cache.put(self._route_key(), [name, top])
+            route = route_of(name, self.settings.samples, top)
+        if route is None:
+            return Counts()
+        key = Key(self.settings, route)
+        asking = Asking(client, self._cache, key, self.heads, dropped=dropped)
+        counts = asking.run(list(dict.fromkeys(texts)), self.settings.concurrency, progress)
+        counts.requests, counts.retries = client.requests - requests, client.retries - retries
+        return counts
 
     def logits(self, texts: Sequence[str]) -> dict[str, Array]:
         """The logits of each head from the cache, float32 `[texts, labels]`; NaN where it has no answer."""
@@ -115,7 +116,7 @@ class LlmTeacher:
             result.cached += not missing
             for start in range(0, len(missing), route.questions):
                 some = missing[start : start + route.questions]
-                body = route.body(settings.model, settings.instructions, some, text, route.votes)
+                body = route.body(settings, some, text, route.votes)
                 result.requests += 1
                 result.input_tokens += sent_characters(body) / CHARACTERS
                 result.output_tokens += route.output_tokens(some)
@@ -123,9 +124,17 @@ class LlmTeacher:
         result.cost = sum(prices) / 1e6
         return result
 
+    @property
+    def route(self) -> str | None:
+        """The route that the server was found to have, None if it was not asked yet."""
+        route = self._known_route()
+        return route.name if route else None
+
     def close(self) -> None:
-        """Close the cache."""
+        """Close the cache and the connections."""
         self._cache.close()
+        if self._client:
+            self._client.close()
 
     def _known_route(self) -> Route | None:
         """The route that the server was found to have, None if it was not asked."""

@@ -55,6 +55,6 @@ def test_answers_of_a_teacher_teach_the_encoder_and_the_student(recipe, tmp_path
     assert result.report["heads"]["intent"]["test"]["teacher"]["accuracy"] > 0.4
     [teacher] = asked
     kept = named.kept_labels(tmp_path / "run/stages/fit_teacher")
-    assert kept is not None and 0 < len(kept.soft) == teacher.asked
+    assert kept is not None and 0 < len(kept.soft) <= teacher.asked
     trained = json.loads((tmp_path / "run/stages/fit_teacher/stage.json").read_text("utf-8"))["metrics"]
     assert trained["texts"] == 479 + 2 and "distillation" in trained["losses"]  # two of the unlabelled ones

@@ -1,6 +1,6 @@
 """A server on loopback that answers as a language model would, and misbehaves on demand.
 
-The right option is the one that stands in the text as a word.
+The right option is the one whose name, or one of whose words, stands in the text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, cycle
@@ -36,6 +36,7 @@ class FakeServer:
         bodies: Of the requests, in order.
         answered: Of those that were answered well.
         headers: Likewise.
+        words: That stand for an option in a text, besides its name.
         slow: Seconds of the fault `slow`.
         retry_after: The header of a 429.
     """
@@ -44,6 +45,7 @@ class FakeServer:
         self.logprobs, self.systemone, self.several = logprobs, systemone, several
         self.fault: Fault = lambda number, body: None
         self.key: str | None = None
+        self.words: Mapping[str, Collection[str]] = {}
         self.bodies: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -85,6 +87,11 @@ class FakeServer:
             finally:
                 http.shutdown()
 
+    def named(self, options: list[str], text: str) -> list[str]:
+        """The options that a text names."""
+        words = {*re.findall(r"\w+", text)}
+        return [option for option in options if words & {option, *self.words.get(option, ())}]
+
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         with self._lock:
@@ -122,12 +129,12 @@ class FakeServer:
         if handler.path == "/v1/systemone":
             if not self.systemone:
                 return _send(handler, 404, {"detail": "Not Found"})
-            return _send(handler, 200, systemone_reply(body, wrong=fault == "wrong"))
+            return _send(handler, 200, systemone_reply(self, body, wrong=fault == "wrong"))
         if handler.path != "/v1/chat/completions":
             return _send(handler, 404, {"detail": "Not Found"})
         if body.get("logprobs") and self.logprobs:
-            return _send(handler, 200, logprobs_reply(body, wrong=fault == "wrong"))
-        return _send(handler, 200, chat_reply(body, wrong=fault == "wrong", several=self.several))
+            return _send(handler, 200, logprobs_reply(self, body, wrong=fault == "wrong"))
+        return _send(handler, 200, chat_reply(self, body, wrong=fault == "wrong"))
 
 
 def text_of(body: dict[str, Any]) -> str:
@@ -139,26 +146,24 @@ def text_of(body: dict[str, Any]) -> str:
     return match[1]
 
 
-def shares(options: list[str], text: str) -> list[float]:
-    """SURE for the option that stands in the text, if one does."""
-    words = re.findall(r"\w+", text)
-    right = [option in words for option in options]
-    if sum(right) != 1:
+def shares(fake: FakeServer, options: list[str], text: str) -> list[float]:
+    """SURE for the option that the text names, if it names one."""
+    named = fake.named(options, text)
+    if len(named) != 1:
         return [1 / len(options)] * len(options)
-    rest = (1 - SURE) / max(1, len(options) - 1)
-    return [SURE if one else rest for one in right]
+    return [SURE if option in named else (1 - SURE) / max(1, len(options) - 1) for option in options]
 
 
-def logprobs_reply(body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
+def logprobs_reply(fake: FakeServer, body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
     """A letter with the log probabilities of twenty tokens."""
     lines, text = body["messages"][0]["content"], text_of(body)
     options = dict(re.findall(r"^([A-Z]): (\w+)", lines, re.MULTILINE))
     if [*options.values()] == ["yes", "no"]:
         label = re.findall(r"^(\w+)[^\n]*\n[^\n]*\nA: yes", lines, re.MULTILINE)[0]
-        yes = SURE if label in text.split() else 1 - SURE
+        yes = SURE if fake.named([label], text) else 1 - SURE
         top = {"A": yes, "B": 1 - yes}
     else:
-        top = dict(zip(options, shares([*options.values()], text), strict=True))
+        top = dict(zip(options, shares(fake, [*options.values()], text), strict=True))
     top = {"The" if wrong else token: p for token, p in top.items()}
     best = max(top, key=top.__getitem__)
     some = top | {f"word{i}": 1e-9 for i in range(20)}
@@ -172,37 +177,37 @@ def logprobs_reply(body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
     return {"choices": [choice], "usage": {"prompt_tokens": 50, "completion_tokens": 1}}
 
 
-def chat_reply(body: dict[str, Any], *, wrong: bool, several: bool) -> dict[str, Any]:
+def chat_reply(fake: FakeServer, body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
     """JSON of all heads in each of `n` choices."""
     content, text = body["messages"][0]["content"], text_of(body)
     answer: dict[str, Any] = {}
     for head, how, options in re.findall(r'^"(\w+)": .* Choose (.+):\n((?:- .*\n)+)', content, re.MULTILINE):
         labels = re.findall(r"^- ([^(\n]+?)(?: \(.*)?$", options, re.MULTILINE)
-        chosen = [label for label in labels if label in text.split()]
+        chosen = fake.named(labels, text)
         answer[head] = chosen if how == "any number of" else (chosen or labels)[0]
     if wrong:
         answer = dict.fromkeys(answer, "no such label")
     message = {"role": "assistant", "content": f"Sure!\n```json\n{json.dumps(answer)}\n```"}
     if not answer:  # a letter was asked for
         message["content"] = "A"
-    number = body.get("n", 1) if several else 1
+    number = body.get("n", 1) if fake.several else 1
     return {
         "choices": [{"message": message}] * number,
         "usage": {"prompt_tokens": 50, "completion_tokens": 9},
     }
 
 
-def systemone_reply(body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
+def systemone_reply(fake: FakeServer, body: dict[str, Any], *, wrong: bool) -> dict[str, Any]:
     """The probabilities of every question's options."""
     answers: dict[str, Any] = {}
     for name, question in body["questions"].items():
         if question["type"] == "noul":
             label = question["instructions"].rpartition("\n")[2].partition(" (")[0]
-            answers[name] = {"type": "noul", "noul": SURE if label in body["state"].split() else 1 - SURE}
+            answers[name] = {"type": "noul", "noul": SURE if fake.named([label], body["state"]) else 1 - SURE}
         else:
             options = [*question["criteria"]]
             assert len(options) <= 26
-            found = dict(zip(options, shares(options, body["state"]), strict=True))
+            found = dict(zip(options, shares(fake, options, body["state"]), strict=True))
             answers[name] = {"type": "choice", "probabilities": {"other": 1.0} if wrong else found}
         if wrong:
             answers[name]["noul"] = None
