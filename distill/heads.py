@@ -38,6 +38,7 @@ class Head:
     """A head: its name, kind, labels in the order of its logits, and weight in the loss.
 
     A packed network also reads the head's `hypothesis` and its `descriptions` of labels, by label.
+    `class_weights` are those of the labels in the hard loss, in order; None if all are 1.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Head:
     weight: float = 1.0
     hypothesis: str = ""
     descriptions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def first_metric(self) -> str:
@@ -59,12 +61,13 @@ class Head:
 
     def to_json(self) -> dict[str, Any]:
         """The head as a JSON object."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Head:
         """A head from its JSON object."""
-        return Head(**{**data, "labels": tuple(data["labels"])})
+        ordered = {key: tuple(data[key]) for key in ("labels", "class_weights") if key in data}
+        return Head(**{**data, **ordered})
 
 
 def width(heads: Sequence[Head]) -> int:

@@ -65,10 +65,12 @@ def _soft_labels(run: Run[Any]) -> list[Path]:
 
 
 LABELLED = ("seed", "data", "heads")
+CALIBRATED = ("thresholds",)  # settings of a head that no stage before calibrate depends on
 TEACHER = (*LABELLED, "teacher", "precision")  # other unlabelled texts leave the teacher as it is
 LABEL = (*TEACHER, "unlabeled", "augment")
 STUDENT = (*LABEL, "student", "distillation", "match", "max_length")
-EXPORT = (*STUDENT, "quantize")
+CALIBRATE = (*STUDENT, "calibration")
+EXPORT = (*CALIBRATE, "quantize")
 CHECK = (*EXPORT, "gates")
 
 STAGES = (
@@ -76,7 +78,7 @@ STAGES = (
     Stage("fit_teacher", fit_teacher, TEACHER, resumes=True),
     Stage("label", label, LABEL, resumes=True, leaves=_soft_labels),
     Stage("fit_student", fit_student, STUDENT, resumes=True),
-    Stage("calibrate", calibrate_heads, STUDENT, version=2),
+    Stage("calibrate", calibrate_heads, CALIBRATE, version=2),
     Stage("export", export_onnx, EXPORT),
     Stage("check", check, CHECK, version=3),
     Stage("bundle", publish, (*CHECK, "name", "licence"), leaves=lambda run: [run.folder / "bundle"]),
@@ -114,6 +116,12 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
         "student": [settings["student"], weights["student"]],
     }
     if isinstance(recipe, Recipe):
+        heads = settings["heads"].items()
+        calibration = {
+            name: {key: head.pop(key) for key in CALIBRATED if key in head} for name, head in heads
+        }
+        if any(calibration.values()):
+            inputs["calibration"] = calibration
         inputs["heads"] = list(settings["heads"].items())  # in order
         inputs["max_length"] = recipe.export.max_length
         inputs["quantize"] = recipe.export.quantize
@@ -135,12 +143,12 @@ def stage_digests(stages: Sequence[Stage], inputs: Mapping[str, Any]) -> dict[st
 
     Args:
         stages: In order.
-        inputs: A JSON value for every input that a stage names.
+        inputs: A JSON value for every input that a stage names, but for what the recipe leaves open.
     """
     digests, versions = {}, []
     for stage in stages:
         versions.append([stage.name, stage.version])
-        values = {name: inputs[name] for name in stage.inputs}
+        values = {name: inputs[name] for name in stage.inputs if name in inputs}
         digests[stage.name] = json_digest([versions, values])
     return digests
 

@@ -148,9 +148,9 @@ def _quality(
         known = labels[head.name]
         if not labelled(known, head).any():
             continue
-        found[head.name] = judged(
-            Answers(head, logits[head.name], **calibrations[head.name].to_json()), known
-        )
+        fitted = calibrations[head.name]
+        answers = Answers(head, logits[head.name], fitted.temperature, fitted.thresholds)
+        found[head.name] = judged(answers, known)
     return found
 
 

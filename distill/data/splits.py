@@ -24,6 +24,8 @@ from distill.recipe.schema import Recipe
 SPLITS = ("train", "validation", "test")
 PRIORITY = ("test", "validation", "train")  # a text or id in several splits stays in the first of these
 
+MOST = 100.0  # balanced weight of a label
+
 LabelCounts = dict[str, Counter[str | None]]  # texts of a head by split and label; None: all labelled texts
 
 
@@ -208,13 +210,34 @@ def make_heads(
             lines.append(f"head {name!r}: one label, {quoted(labels[0])}, expected two or more (list them)")
         if count["train"][None] and not head.names:
             lines += [
-                f"head {name!r}: descriptions: no text of train has label {quoted(x)}{near(x, present)}"
-                for x in head.descriptions or ()
+                f"head {name!r}: {setting}: no text of train has label {quoted(x)}{near(x, present)}"
+                for setting, given in head.by_label.items()
+                for x in given
                 if x not in present
             ]
         described = {x: text for x, text in (head.descriptions or {}).items() if x in labels}
-        heads.append(Head(name, head.kind, tuple(labels), head.weight, head.hypothesis or "", described))
+        weights = _class_weights(head, labels, count["train"])
+        hypothesis = head.hypothesis or ""
+        heads.append(Head(name, head.kind, tuple(labels), head.weight, hypothesis, described, weights))
     return tuple(heads), lines
+
+
+def _class_weights(
+    head: HeadRecipe, labels: Sequence[str], train: Counter[str | None]
+) -> tuple[float, ...] | None:
+    """The weight of each label in the hard loss; None if all are 1.
+
+    The balanced weight of a label that `c` of `n` texts have is that of scikit-learn, `n / (labels * c)`. In
+    a multi_label head it is `(n - c) / c`, at most 100, so that no text outweighs several batches.
+    """
+    if isinstance(head.class_weight, dict):
+        return tuple(head.class_weight.get(label, 1.0) for label in labels)
+    if head.class_weight is None:
+        return None
+    texts, present = train[None], sum(train[label] > 0 for label in labels)
+    if head.kind == "single_label":
+        return tuple(texts / (present * train[x]) if train[x] else 1.0 for x in labels)
+    return tuple(min((texts - train[x]) / train[x] or 1.0, MOST) if train[x] else 1.0 for x in labels)
 
 
 def _label_errors(

@@ -9,28 +9,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.stats import beta
 
 from distill.evaluation.metrics import cross_entropy, labelled, log_losses, probabilities, quality
 from distill.heads import Head, columns
 
 Array = NDArray[Any]
 FEW = 5  # positive texts below which a threshold of the label alone would be noise
+NEVER = 1.0  # threshold of a label that never applies
 ROUNDS = 20  # of coordinate ascent on the thresholds; 3 to 5 usually suffice
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A head's calibration temperature, and the threshold of each label of a multi_label head."""
+    """A head's calibration temperature, and the threshold of each label of a multi_label head.
+
+    `precision` is the wanted one of the labels whose thresholds are chosen by it.
+    """
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
+    precision: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as a JSON object."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "precision" or value}
 
 
-def calibrate(head: Head, logits: Array, labels: Array, teacher: Array | None = None) -> Calibration:
+def calibrate(
+    head: Head,
+    logits: Array,
+    labels: Array,
+    teacher: Array | None = None,
+    wanted: Mapping[str, float] | None = None,
+    confidence: float = 0.95,
+) -> Calibration:
     """The calibration of a head on labelled texts.
 
     The temperature minimises the log loss (Guo et al. 2017, arXiv:1706.04599, section 4.2), between 0.1 and
@@ -44,19 +57,33 @@ def calibrate(head: Head, logits: Array, labels: Array, teacher: Array | None = 
         labels: Labels as in `metrics.quality`; unlabelled texts are ignored.
         teacher: The logits of the head's teacher; without labelled texts and without a teacher, the
             temperature is 1.
+        wanted: The precision of labels whose thresholds are those of `threshold_of_precision` instead.
+        confidence: Of their lower bounds.
     """
-    rows = labelled(labels, head)
+    rows, precise = labelled(labels, head), wanted or {}
     if not rows.any():
-        thresholds = (0.5,) * len(head.labels) if head.kind == "multi_label" else None
+        each = tuple(NEVER if label in precise else 0.5 for label in head.labels)
+        thresholds = each if head.kind == "multi_label" else None
         if teacher is None:
-            return Calibration(1.0, thresholds)
-        return Calibration(_temperature(lambda t: cross_entropy(head, logits, teacher, t)), thresholds)
+            return Calibration(1.0, thresholds, wanted)
+        return Calibration(
+            _temperature(lambda t: cross_entropy(head, logits, teacher, t)), thresholds, wanted
+        )
     logits, labels = logits[rows], labels[rows]
 
     temperature = _temperature(lambda t: float(log_losses(probabilities(logits, head, t), labels).mean()))
     if head.kind == "single_label":
         return Calibration(temperature)
-    return Calibration(temperature, best_thresholds(probabilities(logits, head, temperature), labels == 1))
+    p, y = probabilities(logits, head, temperature), labels == 1
+    found = best_thresholds(p, y)
+    return Calibration(
+        temperature,
+        tuple(
+            threshold_of_precision(p[:, i], y[:, i], precise[x], confidence) if x in precise else found[i]
+            for i, x in enumerate(head.labels)
+        ),
+        wanted,
+    )
 
 
 def _temperature(loss: Callable[[float], float]) -> float:
@@ -94,6 +121,19 @@ def best_thresholds(p: Array, y: Array) -> tuple[float, ...]:
         if counts == before:
             break
     return tuple(thresholds)
+
+
+def threshold_of_precision(p: Array, y: Array, precision: float, confidence: float) -> float:
+    """The lowest threshold of probabilities `[n]` that has the wanted precision; NEVER if none has it.
+
+    It has it if the lower bound of Clopper and Pearson at this confidence does. A label of few texts often
+    has a precision by chance that it lacks on others.
+    """
+    ranked = _Ranked(p, y)
+    hits, chosen = ranked.hits[1:], np.arange(1, len(ranked.hits))
+    bound = np.where(hits > 0, beta.ppf(1 - confidence, np.maximum(hits, 1), chosen - hits + 1), 0)
+    counts = chosen[(bound >= precision) & ranked.separable[1:]]
+    return ranked.threshold(int(counts[-1])) if len(counts) else NEVER
 
 
 def best_threshold(p: Array, y: Array) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from encodings.aliases import aliases
+from math import inf
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
@@ -151,6 +152,38 @@ Word = Annotated[str, BeforeValidator(_word)]
 Label = Annotated[str, BeforeValidator(_label)]
 
 
+def _by_label(value: Any, most: float = inf) -> dict[str, float] | None:
+    """A mapping from labels to numbers over 0 and below `most`; None for another value."""
+    valid = isinstance(value, Mapping) and value and all(_is_share(x, most) for x in value.values())
+    return {_label(label): x for label, x in value.items()} if valid else None
+
+
+def _is_share(value: Any, most: float) -> bool:
+    return type(value) in (int, float) and 0 < value < most
+
+
+class WantedPrecision(Part):
+    """Thresholds of the labels whose precision is wanted; the others maximise micro F1."""
+
+    precision: float | dict[str, float] = Field(
+        description="wanted precision of the labels of a multi_label head, or `{label: precision}`: a label "
+        "applies from the lowest threshold that has it; with `thresholds: f1`, the default, from that of the "
+        "best micro F1"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="confidence of the lower bound of the precision")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _are_shares(cls, value: Any) -> Any:
+        if found := value if _is_share(value, 1) else _by_label(value, 1):
+            return found
+        raise ValueError(f"must be a number between 0 and 1, or `{{label: number}}`, got {value!r}")
+
+    def of(self, labels: Iterable[str]) -> Mapping[str, float]:
+        """The wanted precision of each label that has one."""
+        return self.precision if isinstance(self.precision, dict) else dict.fromkeys(labels, self.precision)
+
+
 class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
@@ -182,6 +215,32 @@ class HeadRecipe(Part):
         description="labels of fewer texts in train are left out of the head; default: they are an error",
     )
     weight: float = Field(1.0, gt=0, description="weight of the head in the loss")
+    class_weight: Literal["balanced"] | dict[str, float] | None = Field(
+        None,
+        description="weight of each label in the hard loss, `balanced` or `{label: weight}`; of the texts "
+        "that have it in a multi_label head, PyTorch's `pos_weight`; default: 1",
+    )
+    thresholds: WantedPrecision | None = Field(
+        None, description="of a multi_label head: `f1` or a wanted precision"
+    )
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if value is None or value == "balanced":
+            return value
+        if found := _by_label(value):
+            return found
+        raise ValueError(f"must be balanced, or `{{label: number > 0}}`, got {value!r}")
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _are_thresholds(cls, value: Any) -> Any:
+        if value is None or value == "f1":
+            return None
+        if isinstance(value, (Mapping, WantedPrecision)):
+            return value
+        raise ValueError(f"must be f1 or `{{precision: 0.9}}`, got {value!r}")
 
     @model_validator(mode="before")
     @classmethod
@@ -203,9 +262,11 @@ class HeadRecipe(Part):
 
     @model_validator(mode="after")
     def _described_labels_exist(self) -> HeadRecipe:
-        for label in self.descriptions or () if self.names else ():
-            if label not in (known := self.labels or tuple(map(_label, self.columns or ()))):
-                raise ValueError(f"descriptions: no label {label!r}{near(label, known)}")
+        known = self.labels or tuple(map(_label, self.columns or ()))
+        for setting, labels in self.by_label.items() if self.names else ():
+            for label in labels:
+                if label not in known:
+                    raise ValueError(f"{setting}: no label {label!r}{near(label, known)}")
         return self
 
     @model_validator(mode="after")
@@ -214,6 +275,8 @@ class HeadRecipe(Part):
             raise ValueError("give either `column` or `columns`, or `labels` alone")
         if self.columns is not None and self.kind != "multi_label":
             raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")
+        if self.thresholds and self.kind != "multi_label":
+            raise ValueError("`thresholds` are those of a multi_label head (leave them out)")
         if not self.separator:
             raise ValueError("`separator` must not be empty")
         return self
@@ -222,6 +285,17 @@ class HeadRecipe(Part):
     def names(self) -> tuple[str, ...] | None:
         """The labels that the recipe lists, by `labels` or `columns`."""
         return self.labels or self.columns
+
+    @property
+    def by_label(self) -> dict[str, Mapping[str, object]]:
+        """The settings that name labels."""
+        weights = self.class_weight if isinstance(self.class_weight, dict) else {}
+        precision = self.thresholds.of(()) if self.thresholds else {}
+        return {
+            "descriptions": self.descriptions or {},
+            "class_weight": weights,
+            "thresholds.precision": precision,
+        }
 
 
 class Augment(Part):

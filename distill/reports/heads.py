@@ -143,10 +143,12 @@ def _coverage(points: Sequence[Mapping[str, Any]]) -> Html:
 
 def _classes(analysis: Analysis, labelled: str) -> Iterable[Html]:
     thresholds, train = analysis.get("thresholds"), analysis.get("train_labels")
+    wanted = analysis.get("wanted_precision") or {}
     header = ["label", "F1", "", "precision", "recall", "texts", "predicted"]
     header += ["average precision"] if thresholds else []
     header += ["training texts"] if train else []
     header += ["threshold"] if thresholds else []
+    header += ["wanted precision"] if wanted else []
     rows = []
     for row in analysis["classes"]:
         name = row["label"]
@@ -155,9 +157,18 @@ def _classes(analysis: Analysis, labelled: str) -> Iterable[Html]:
         cells += [number(row.get("average_precision"))] if thresholds else []
         cells += [f"{train[name]:,}" if name in train else "–"] if train else []
         cells += [number(thresholds.get(name))] if thresholds else []
+        cells += [number(wanted.get(name))] if wanted else []
         rows.append(cells)
     yield page.heading("Labels, worst first")
     yield page.paragraph(f"Metrics of {labelled}.", class_="quiet")
+    if wanted:
+        rated = [row for row in analysis["classes"] if row["label"] in wanted and row["predicted"]]
+        kept = sum(row["precision"] >= wanted[row["label"]] for row in rated)
+        yield page.paragraph(
+            f"Of {len(wanted)} labels with a wanted precision, {len(rated)} are predicted, and {kept} of "
+            "these have it here. A label whose threshold is 1 has it at no threshold on validation.",
+            class_="quiet",
+        )
     yield page.table(header, rows, "metrics of each label")
 
 

@@ -115,6 +115,7 @@ def _analyse(
                 "train_texts": lowest.train_texts,
             },
             "train_labels": analysis.label_counts(head, own["train"]),
+            "wanted_precision": calibrations[form][head.name].precision,
             "disagreements": analysis.disagreements(forms[form], teacher, own["test"], texts["test"])
             if teacher
             else [],
@@ -241,7 +242,12 @@ def _against_teacher(
     module = HeadQuality(head, scratch)
     test: dict[str, Any] = {
         form: metrics.without_nan(
-            module.compute(predictions=found, references=labels, **fitted[form].to_json())
+            module.compute(
+                predictions=found,
+                references=labels,
+                temperature=fitted[form].temperature,
+                thresholds=fitted[form].thresholds,
+            )
         )
         for form, found in logits.items()
     }

@@ -19,7 +19,7 @@ Loss = Literal["kl", "mse", "standardized"]
 HEAD_LOSSES = ("hard", "distillation")  # the parts of a head's loss
 
 
-def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
+def hard_loss(logits: Tensor, labels: Tensor, kind: Kind, weights: Tensor | None = None) -> Tensor:
     """The mean over labelled rows of -log p(labels of the row); a scalar, 0 where no row is labelled.
 
     Cross-entropy for single_label; for multi_label the sum of the binary cross-entropies of its labels. Both
@@ -29,15 +29,18 @@ def hard_loss(logits: Tensor, labels: Tensor, kind: Kind) -> Tensor:
         logits: `[batch, labels]`.
         labels: Class indices `[batch]`, -100 where unlabelled; or 0/1 `[batch, labels]`, -1 where unlabelled.
         kind: The head's kind.
+        weights: Of the labels, `[labels]`. Those of a multi_label head weigh the texts that have the label.
     """
     if kind == "single_label":
         known = (labels != UNLABELLED).sum()
-        total = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="sum")
+        total = F.cross_entropy(logits, labels.long(), weights, ignore_index=UNLABELLED, reduction="sum")
     else:
         mask = (labels != UNKNOWN).to(logits.dtype)
         known = mask[:, 0].sum()
         targets = labels.clamp(min=0).to(logits.dtype)
-        total = F.binary_cross_entropy_with_logits(logits, targets, weight=mask, reduction="sum")
+        total = F.binary_cross_entropy_with_logits(
+            logits, targets, weight=mask, reduction="sum", pos_weight=weights
+        )
     return total / known.clamp(min=1)
 
 
@@ -138,7 +141,8 @@ def total_loss(
         weight = soft_weight if head.name in soft else 0.0
         mixed = logits.new_zeros(())
         if weight < 1:
-            parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind)
+            weights = logits.new_tensor(head.class_weights) if head.class_weights else None
+            parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind, weights)
             mixed = mixed + (1 - weight) * parts[f"{head.name}/hard"]
         if weight > 0:
             of_head = loss_of(head, loss)

@@ -1,10 +1,14 @@
+import json
 from collections import Counter
 
+import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 from distill.data.rows import LabelsOfText as Labels
 from distill.data.rows import RowIssues, Text
 from distill.data.splits import count_labels, make_heads, remove_leaks, stratified
+from distill.heads import Head
 from distill.recipe.data_section import HeadRecipe
 from distill.recipe.load import parse_recipe
 
@@ -111,16 +115,53 @@ def test_the_first_ten_rows_of_a_kind_are_listed_with_short_excerpts(
     assert lines[1] == "data: dropped 1 row: other; first b.csv:row 3: 'half ?'"
 
 
-def errors_of(
-    train: list[tuple[str, ...] | None], test: list[tuple[str, ...] | None], **head: object
-) -> list[str]:
+Rows = list[tuple[str, ...] | None]
+
+
+def errors_of(train: Rows, test: Rows, **head: object) -> list[str]:
+    return made(train, test, **head)[1]
+
+
+def made(train: Rows, test: Rows, **head: object) -> tuple[tuple[Head, ...], list[str]]:
     recipe = parse_recipe({"name": "r", "data": {"train": "t"}, "heads": {"h": {"column": "c", **head}}})
     assert isinstance(recipe.heads["h"], HeadRecipe)
     splits = {
         name: [Text(f"{name} {i}", (labels,), f"{name}.csv", i + 2) for i, labels in enumerate(rows)]
         for name, rows in {"train": train, "validation": test, "test": test}.items()
     }
-    return make_heads(recipe, splits, count_labels(recipe, splits))[1]
+    return make_heads(recipe, splits, count_labels(recipe, splits))
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
+    rows = [("a",)] * 6 + [("b",)] * 3 + [("c",)] * 2 + [None]
+    labels = [row[0] for row in rows if row]
+    weights = compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=labels)
+    ((head,), _) = made(rows, [("a",)], class_weight="balanced")
+    assert head.class_weights == pytest.approx(tuple(weights))
+    assert Head.from_json(json.loads(json.dumps(head.to_json()))) == head
+    ((head,), _) = made(rows, [("a",)], class_weight={"b": 2})
+    assert head.class_weights == (1, 2, 1)
+    ((head,), _) = made(rows, [("a",)])
+    assert head.class_weights is None and "class_weights" not in head.to_json()
+
+
+def test_balanced_weights_of_a_multi_label_head_are_negatives_over_positives() -> None:
+    rows = [("a",)] * 6 + [("a", "b")] * 2 + [()] * 392 + [None] * 9
+    settings = {"kind": "multi_label", "class_weight": "balanced", "labels": ["a", "b", "never"]}
+    ((head,), _) = made(rows, [("a",)], **settings)
+    assert head.class_weights == pytest.approx((392 / 8, 100, 1)), "at most 100, and 1 of no text"
+
+
+def test_labels_that_a_setting_names_must_exist() -> None:
+    a, b = ("a",), ("bank",)
+    for settings in (
+        {"class_weight": {"banc": 2}},
+        {"thresholds": {"precision": {"banc": 0.9}}, "kind": "multi_label"},
+    ):
+        (line,) = errors_of([a, a, b, b], [a], **settings)
+        where = ".precision" if "kind" in settings else ""
+        key = f"{next(iter(settings))}{where}"
+        assert line == f"head 'h': {key}: no text of train has label 'banc' (did you mean 'bank'?)"
 
 
 def test_label_errors() -> None:

@@ -2,14 +2,17 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from distill.evaluation.calibration import (
     FEW,
+    NEVER,
     Calibration,
     best_threshold,
     best_thresholds,
     calibrate,
+    threshold_of_precision,
     validation_quality,
 )
 from distill.evaluation.metrics import probabilities, quality
@@ -170,3 +173,51 @@ def test_validation_quality_uses_the_best_threshold() -> None:
     assert quality(FLAGS, z, y)["micro_f1"] == 0
     assert found["flags.micro_f1"] == found["mean"] == pytest.approx(6 / 7)
     assert found["flags.log_loss"] == quality(FLAGS, z, y)["log_loss"]
+
+
+# a wanted precision
+
+
+@pytest.mark.parametrize("precision", [0.3, 0.6, 0.8, 0.9])
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_the_threshold_is_the_lowest_whose_lower_bound_is_the_wanted_precision(
+    precision: float, confidence: float
+) -> None:
+    z, labels = drawn(FLAGS, 1.0, 300)
+    p, y = np.round(probabilities(z, FLAGS)[:, 0], 2), labels[:, 0] == 1
+
+    def bound(threshold: float) -> float:
+        chosen = p >= threshold
+        interval = binomtest(int(y[chosen].sum()), int(chosen.sum()), alternative="greater")
+        return interval.proportion_ci(confidence, "exact").low if chosen.any() else 0.0
+
+    reached = [threshold for threshold in np.unique(p) if bound(threshold) >= precision]
+    found = threshold_of_precision(p, y, precision, confidence)
+    if not reached:
+        assert found == NEVER
+    else:
+        assert ((p >= found) == (p >= min(reached))).all() and bound(found) >= precision
+
+
+def test_a_label_of_few_texts_has_no_precision() -> None:
+    p, y = np.linspace(0, 1, 100), np.arange(100) >= 96
+    assert threshold_of_precision(p, y, 0.9, 0.95) == NEVER, "four of four are no proof of nine of ten"
+    assert threshold_of_precision(p, y, 0.9, 0.5) == NEVER
+    assert threshold_of_precision(p, y, 0.4, 0.95) < 0.99
+    assert threshold_of_precision(p, np.zeros(100, bool), 0.1, 0.5) == NEVER
+    assert threshold_of_precision(p, np.ones(100, bool), 0.9, 0.95) == pytest.approx(0, abs=1e-6)
+
+
+def test_thresholds_of_a_wanted_precision_and_of_f1_in_one_head() -> None:
+    z, y = drawn(FLAGS, 1.0, 400)
+    f1 = calibrate(FLAGS, z, y)
+    found = calibrate(FLAGS, z, y, wanted={"y": 0.8})
+    assert found.temperature == f1.temperature and found.precision == {"y": 0.8}
+    assert (found.thresholds[0], found.thresholds[2]) == (f1.thresholds[0], f1.thresholds[2])
+    assert f1.thresholds[1] < found.thresholds[1] < NEVER
+    p = probabilities(z, FLAGS, found.temperature)[:, 1]
+    assert y[p >= found.thresholds[1], 1].mean() > 0.8
+    assert Calibration(**json.loads(json.dumps(found.to_json()))).precision == {"y": 0.8}
+    assert "precision" not in f1.to_json()
+    unknown = np.full_like(y, UNKNOWN)
+    assert calibrate(FLAGS, z, unknown, wanted={"y": 0.8}).thresholds == (0.5, NEVER, 0.5)

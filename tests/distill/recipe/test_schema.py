@@ -147,6 +147,21 @@ def test_what_is_required() -> None:
         ("heads__intent__weight", 0, "heads.intent.weight: must be > 0"),
         ("heads__intent__kind", "multi", "heads.intent.kind: must be one of"),
         ("heads__intent__labels", [], "heads.intent.labels: "),
+        ("heads__flags__class_weight", "balance", "heads.flags.class_weight: must be balanced, or `{label"),
+        ("heads__flags__class_weight", {}, "heads.flags.class_weight: must be balanced"),
+        ("heads__flags__class_weight", {"a": 0}, "heads.flags.class_weight: must be balanced"),
+        ("heads__flags__class_weight", {"a": True}, "heads.flags.class_weight: must be balanced"),
+        ("heads__flags__class_weight", {"a": float("nan")}, "heads.flags.class_weight: must be balanced"),
+        ("heads__flags__thresholds", "f2", "heads.flags.thresholds: must be f1 or `{precision: 0.9}`"),
+        ("heads__flags__thresholds", 0.9, "heads.flags.thresholds: must be f1 or `{precision: 0.9}`"),
+        *(
+            (
+                "heads__flags__thresholds__precision",
+                value,
+                "heads.flags.thresholds.precision: must be a number",
+            )
+            for value in (0, 1, 90, "0.9", True, None, {}, {"a": 1}, [0.9])
+        ),
         ("teacher__lr", "fast", "teacher.lr: "),
         ("teacher__lr", float("nan"), "teacher.lr: "),
         ("teacher__lr", float("inf"), "teacher.lr: "),
@@ -185,6 +200,18 @@ def test_every_setting_has_its_range(key: str, value: Any, expected: str) -> Non
             "heads.h: `columns` of 0/1 make a multi_label head, not a single_label one",
         ),
         ({"heads__flags__separator": ""}, "heads.flags: `separator` must not be empty"),
+        (
+            {"heads__intent__thresholds": {"precision": 0.9}},
+            "heads.intent: `thresholds` are those of a multi_",
+        ),
+        (
+            {"heads__flags": {"columns": ["ab", "c"], "class_weight": {"abc": 2}}},
+            "heads.flags: class_weight: no label 'abc' (did you mean 'ab'?)",
+        ),
+        (
+            {"heads__flags": {"columns": ["ab", "c"], "thresholds": {"precision": {"abc": 0.2}}}},
+            "heads.flags: thresholds.precision: no label 'abc' (did you mean 'ab'?)",
+        ),
         (
             {"student__layers": 2},
             "student: give all of `layers`, `hidden`, `attention_heads`, or none of them",

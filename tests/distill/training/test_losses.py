@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,39 @@ def test_hard_loss_of_classes_is_the_naive_mean_over_labelled_rows() -> None:
     naive = np.mean([-np.log(p[i, k]) for i, k in enumerate(y.tolist()) if k != UNLABELLED])
     assert hard_loss(z, y, "single_label").item() == pytest.approx(naive, rel=1e-5)
     assert torch.equal(hard_loss(z, y, "single_label"), F.cross_entropy(z, y))
+
+
+def test_class_weights_of_classes_are_those_of_torch() -> None:
+    z, y, weights = logits(), classes(), torch.tensor([0.5, 1.0, 3.0, 2.0])
+    known = (y != UNLABELLED).sum()
+    expected = F.cross_entropy(z, y, weight=weights, reduction="sum") / known
+    assert hard_loss(z, y, "single_label", weights).item() == pytest.approx(expected.item())
+    mean = F.cross_entropy(z, y, weight=weights) * weights[y[y != UNLABELLED]].mean()
+    assert expected.item() == pytest.approx(mean.item()), "torch divides by the weights, this by the texts"
+    assert torch.equal(hard_loss(z, y, "single_label", torch.ones(CLASSES)), hard_loss(z, y, "single_label"))
+
+
+def test_class_weights_of_flags_are_torchs_pos_weight() -> None:
+    z, y, weights = logits(LABELS), flags(), torch.tensor([0.5, 1.0, 9.0])
+    rows = y[:, 0] != UNKNOWN
+    each = F.binary_cross_entropy_with_logits(
+        z[rows], y[rows].float(), pos_weight=weights, reduction="none"
+    ).sum(-1)
+    assert hard_loss(z, y, "multi_label", weights).item() == pytest.approx(each.mean().item())
+
+
+def test_a_heads_class_weights_weigh_its_hard_loss_alone() -> None:
+    z, hard = logits(CLASSES + LABELS), {"intent": classes(), "flags": flags()}
+    soft = {"intent": logits(), "flags": logits(LABELS, 1)}
+    weighted = (replace(INTENT, class_weights=(9.0, 1, 1, 1)), replace(FLAGS, class_weights=(5.0, 1, 1)))
+    _, plain = total_loss(z, hard, soft, (INTENT, FLAGS), soft_weight=0.5)
+    _, found = total_loss(z, hard, soft, weighted, soft_weight=0.5)
+    for head, part in (("intent", z[:, :CLASSES]), ("flags", z[:, CLASSES:])):
+        kind = "single_label" if head == "intent" else "multi_label"
+        weights = torch.tensor({"intent": [9.0, 1, 1, 1], "flags": [5.0, 1, 1]}[head])
+        assert torch.equal(found[f"{head}/hard"], hard_loss(part, hard[head], kind, weights))
+        assert found[f"{head}/hard"] != plain[f"{head}/hard"]
+        assert found[f"{head}/distillation"] == plain[f"{head}/distillation"]
 
 
 def test_hard_loss_of_flags_is_the_naive_sum_of_a_row() -> None:
