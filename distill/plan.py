@@ -21,6 +21,7 @@ from distill.probe import probe
 from distill.recipe import defaults
 from distill.recipe.schema import Recipe
 from distill.rehearsal import Rehearsal, rehearse
+from distill.reports.run_page import SPLITS, source_rows
 from distill.reports.text import one_line
 from distill.stages.fit_teacher import MANY_TRUNCATED
 from distill.stages.train import MANY_UNKNOWN
@@ -122,7 +123,8 @@ def _settings(recipe: Recipe, heads: Sequence[Head], found: Rehearsal) -> dict[s
             loss = loss_of(head, distillation.loss)
             temperature = distillation.temperature or defaults.distillation_temperature(loss)
             losses[head.name] = {"loss": loss, "temperature": temperature}
-    return sides | {"augment": {"copies": found.copies.train}, "distillation": losses}
+    copies = [*found.copies.train] if recipe.data.several else found.copies.train[0]
+    return sides | {"augment": {"copies": copies}, "distillation": losses}
 
 
 def _warnings(
@@ -206,6 +208,12 @@ def _tables(result: Mapping[str, Any]) -> Iterator[list[list[str]]]:
     rows.append(["truncated", *(f"{found['truncated']:.1%}" if found else "" for found in lengths.values())])
     yield rows
 
+    if sources := result.get("sources"):
+        rows = [["source", "head", *SPLITS]]
+        for name, head, texts in source_rows(sources):
+            rows.append([one_line(name), one_line(head), *(f"{texts[split]:,}" for split in SPLITS)])
+        yield rows
+
     rows = [["head", "labels", "fewest texts", "most texts", "distillation", "temperature"]]
     for head, classes in result["classes"].items():
         train = sorted((count["train"], label) for label, count in classes.items())
@@ -222,7 +230,7 @@ def _tables(result: Mapping[str, Any]) -> Iterator[list[list[str]]]:
         rows.append([key.replace("_", " "), *(_number(side.get(key)) for side in sides)])
     yield [
         *rows,
-        ["augmented texts per text", "", f"{settings['augment']['copies']}"],
+        ["augmented texts per text", "", str(settings["augment"]["copies"]).strip("[]")],
         ["texts", f"{result['rows']['train']:,}", f"{about}{transfer['texts']:,}"],
         ["texts to label", f"{about}{transfer['texts_to_label']:,}", ""],
         ["steps", f"{result['steps']['teacher']:,}", f"{about}{result['steps']['student']:,}"],

@@ -53,7 +53,7 @@ MEMORY_GROWTH = (
     1.4  # of a training on a CPU after its first steps, as its memory fragments; 1.3 to 1.6 measured
 )
 SPLITS = ("train", "validation", "test")
-NO_COPIES = Copies(0, 0)
+NO_COPIES = Copies((0,), 0)
 
 
 @dataclass
@@ -224,17 +224,22 @@ class _Rehearser:
         """Move the teacher to a run with a sample of the texts; returns the share of the training texts."""
         mean = max(1.0, float(self.read["train"].mean()))
         texts = min(SAMPLE_TEXTS, SAMPLE_TOKENS / mean)
-        copies = dict(zip(("train", "unlabeled"), self.found.copies, strict=True))
-        share = min(1.0, texts / sum(self.rows[split] * (1 + count) for split, count in copies.items()))
+        copies, sizes = self.found.copies, [one["rows"]["train"] for one in artifacts.sources(self.run)]
+        every = self.rows["unlabeled"] * (1 + copies.unlabelled)
+        for size, count in zip(sizes or [self.rows["train"]], copies.train, strict=True):
+            every += size * (1 + count)
+        share: float = min(1.0, texts / every)
         prepared = self.sample.stage("prepare")
         prepared.mkdir(parents=True)
-        (prepared / "heads.json").write_bytes((self.run.stage("prepare") / "heads.json").read_bytes())
+        for file in self.run.stage("prepare").glob("*.json"):
+            (prepared / file.name).write_bytes(file.read_bytes())
         self.chosen = {}
         for split, rows in self.rows.items():
             count = min(rows, HELD_OUT) if split in ("validation", "test") else math.ceil(share * rows)
             self.chosen[split] = np.sort(np.random.default_rng(0).permutation(rows)[:count])
             some = artifacts.split(self.run, split).select(self.chosen[split])
-            write_texts(prepared / split, some, self.found.heads if split in SPLITS else ())
+            heads, sourced = self.found.heads if split in SPLITS else (), "source" in some.column_names
+            write_texts(prepared / split, some, heads, sourced=sourced)
         self.run.stage("fit_teacher").rename(self.sample.stage("fit_teacher"))
         self.found.exact = share == 1
         return share

@@ -120,7 +120,9 @@ class SoftLabels:
                 found[head][here] = part[rows[here] - self._starts[number]]
         return found
 
-    def to_disk(self, digests: Iterable[Array], folder: Path) -> dict[str, Array]:
+    def to_disk(
+        self, digests: Iterable[Array], folder: Path, masked: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
         """The logits of texts in order, `{head: float16 [texts, labels]}`, memory-mapped from a folder.
 
         A batch of rows is then one gather, whatever shards the rows are from.
@@ -128,6 +130,7 @@ class SoftLabels:
         Args:
             digests: Of the texts, in chunks.
             folder: To write one file a head into.
+            masked: The texts whose logits are to be NaN, `{head: [texts]}`.
 
         Raises:
             SoftLabelsError: A digest has no row.
@@ -135,9 +138,13 @@ class SoftLabels:
         paths = {head: folder / f"logits-{head}.bin" for head in self.heads}
         files = {head: path.open("wb") for head, path in paths.items()}
         try:
+            start = 0
             for some in digests:
                 for head, part in self.logits(self.rows(some)).items():
+                    if masked is not None:
+                        part[masked[head][start : start + len(some)]] = np.nan
                     files[head].write(part.tobytes())
+                start += len(some)
         finally:
             for file in files.values():
                 file.close()

@@ -2,7 +2,7 @@
 
 The columns are `text` and one `head_NAME` for each head. The column of a single_label head has class
 indices, -100 where unlabelled. That of a multi_label head has a list of 0 and 1, one for each label, all -1
-where unlabelled.
+where unlabelled. Where a recipe lists several sources, `source` is the number of each text's source.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ def write_texts(
     rows: Iterable[Mapping[str, Any]],
     heads: Sequence[Head] = (),
     *,
-    marks: Sequence[str] = (),
+    sourced: bool = False,
 ) -> int:
     """The number of rows written. The file is created complete, or not at all on failure.
 
     Args:
         path: The file without its suffix, `.arrow`.
-        rows: Values of `text`, of `head_NAME` for each head, and of `marks`. They are streamed.
+        rows: Values of `text`, of `head_NAME` for each head, and of `source`. They are streamed.
         heads: The heads whose labels are in the rows.
-        marks: Names of boolean columns in the rows.
+        sourced: Whether the column `source` is written, the number of the source of each text.
     """
     types = {
         head.column: pa.int32() if head.kind == "single_label" else pa.list_(pa.int8(), len(head.labels))
         for head in heads
     }
-    types |= dict.fromkeys(marks, pa.bool_())
+    types |= {"source": pa.int32()} if sourced else {}
     schema, count, rows = pa.schema({"text": pa.string(), **types}), 0, iter(rows)
     with (
         written_whole(path.with_suffix(".arrow")) as temporary,

@@ -14,17 +14,22 @@ from distill.storage import written_whole
 
 def has_data_in_memory(data: Mapping[str, Any]) -> bool:
     """Whether a `data` section holds a data frame or a `datasets.Dataset`."""
-    unlabelled = data.get("unlabeled")
-    items = unlabelled if isinstance(unlabelled, (list, tuple)) else ()
-    return any(hasattr(source, "to_parquet") for source in (*data.values(), *items))
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, Mapping) and not hasattr(value, "to_parquet"):
+            value = [*value.values()]
+        return any(map(holds, value)) if isinstance(value, (list, tuple)) else hasattr(value, "to_parquet")
+
+    return holds(data)
 
 
 def name_sources(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The `data` section of a recipe with the path of a parquet file in place of each data set in memory.
 
     Args:
-        data: The section; `train`, `validation`, `test` and the items of `unlabeled` may be data frames or
-            `datasets.Dataset`. Other paths may be `Path`.
+        data: The section; `train`, `validation`, `test`, the items of `unlabeled` and of a list in `train`,
+            and their `file`, `validation` and `test` may be data frames or `datasets.Dataset`. Other paths
+            may be `Path`.
         folder: Of the parquet files.
     """
     return _replaced(data, folder, lambda source, path: str(path))
@@ -43,15 +48,16 @@ def _replaced(data: Mapping[str, Any], folder: Path, name: Callable[[Any, Path],
     def replaced(source: Any, file: str) -> Any:
         if hasattr(source, "to_parquet"):
             return name(source, folder / f"{file}.parquet")
+        if isinstance(source, (list, tuple)) and file in ("train", "unlabeled"):
+            return [replaced(one, f"{file}-{i}") for i, one in enumerate(source)]
+        if isinstance(source, Mapping) and file.startswith("train-"):
+            return {key: replaced(value, f"{file}-{key}") for key, value in source.items()}
         return str(source) if isinstance(source, Path) else source
 
-    result = {key: replaced(value, key) for key, value in data.items()}
-    unlabelled = data.get("unlabeled")
-    if hasattr(unlabelled, "to_parquet"):
-        unlabelled = [unlabelled]
-    if isinstance(unlabelled, (list, tuple)):
-        result["unlabeled"] = [replaced(one, f"unlabeled-{i}") for i, one in enumerate(unlabelled)]
-    return result
+    data = {**data}
+    if hasattr(data.get("unlabeled"), "to_parquet"):
+        data["unlabeled"] = [data["unlabeled"]]
+    return {key: replaced(value, key) for key, value in data.items()}
 
 
 def _write(source: Any, path: Path) -> str:

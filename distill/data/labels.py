@@ -219,8 +219,10 @@ class Labels:
         return min(counts, key=lambda word: (-counts[word], word != usual, word))
 
 
-def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
-    """The function that reads the labels of a head from a row, from as many cells as it has columns.
+def label_reader(name: str, head: HeadRecipe, labels: Labels, columns: str | Sequence[str]) -> Reader:
+    """The function that reads the labels of a head from a row, from as many cells as there are columns.
+
+    Several columns are flags of 0/1, of the labels with their names or else of the head's labels in order.
 
     It raises InvalidCell for a label that is not allowed, and DataError if a single_label column has a list.
     """
@@ -240,7 +242,7 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
             cell = next(iter(items), None)
         if isinstance(cell, (list, dict)):
             raise DataError(
-                f"{row.file}:{row.place}: column {head.column!r} has a list, expected one label "
+                f"{row.file}:{row.place}: column {columns!r} has a list, expected one label "
                 f"(set `heads.{name}.kind: multi_label`)"
             )
         return keys([_raw_word(cell)], row) or None
@@ -257,15 +259,19 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels) -> Reader:
             raise InvalidCell("`none` beside labels", f"{name}: {word.strip()}")
         return keys(parts, row) or None
 
+    names = [label_name(label) for label in head.columns or head.labels or ()]
+    if {*map(label_key, columns)} == {*map(label_key, names)}:
+        names = [label_name(column) for column in columns]
+
     def flags(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
-        values = {column: label_key(label_of(next(cells))) for column in head.columns or ()}
-        for column, value in values.items():
+        values = [label_key(label_of(next(cells))) for _ in columns]
+        for column, value in zip(columns, values, strict=True):
             if value and value not in YES_NO:
                 raise InvalidCell("value not 0 or 1", f"{column}: {value}")
-        if not all(values.values()):
+        if not all(values):
             return None
-        return tuple(label_name(column) for column, value in values.items() if YES_NO[value])
+        return tuple(name for name, value in zip(names, values, strict=True) if YES_NO[value])
 
-    if head.columns:
+    if not isinstance(columns, str):
         return flags
     return single if head.kind == "single_label" else several

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,15 +18,25 @@ from distill.data.dataset import write_texts
 from distill.data.labels import InvalidCell, joined_text
 from distill.data.rows import (
     LOG,
+    SHOWN,
     OtherSpelling,
     RowIssues,
     RowKind,
     RowReader,
     Text,
     encoded,
+    labels_of,
     other_spellings,
 )
-from distill.data.sources import DataError, Source, encoding_hint, fingerprint, open_source
+from distill.data.sources import (
+    DataError,
+    Source,
+    encoding_hint,
+    fingerprint,
+    listed,
+    open_source,
+    quoted,
+)
 from distill.data.splits import (
     PRIORITY,
     SPLITS,
@@ -34,11 +45,20 @@ from distill.data.splits import (
     make_heads,
     remove_leaks,
     sample_fractions,
+    sample_train,
 )
-from distill.recipe.data_section import Data, Fraction, Hub, Texts
+from distill.recipe.data_section import Data, Fraction, Hub, LabelledSource, Texts
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 from distill.storage import json_digest, write_json
+
+
+class SourceCounts(TypedDict):
+    """The texts of a source by split, and those that are labelled by head and split."""
+
+    name: str
+    rows: dict[str, int]
+    labelled: dict[str, dict[str, int]]
 
 
 class DataReport(TypedDict, total=False):
@@ -51,12 +71,14 @@ class DataReport(TypedDict, total=False):
     labelled: dict[str, dict[str, int]]  # texts with labels by head and split
     spellings: dict[str, list[OtherSpelling]]  # of labels, by head
     rare: dict[str, dict[str, int]]  # texts in train by head and label, of labels that `min_texts` leaves out
+    sources: list[SourceCounts]  # where the recipe lists several
 
 
-class DataCounts(TypedDict):
+class DataCounts(TypedDict, total=False):
     """The counts that `prepare` returns.
 
-    They are rows by split, invalid rows by kind, labels by head, and labelled texts by head and split.
+    They are rows by split, invalid rows by kind, labels by head, labelled texts by head and split, and where
+    the recipe lists several sources the counts of each.
     """
 
     rows: dict[str, int]
@@ -64,6 +86,7 @@ class DataCounts(TypedDict):
     leaked: int
     heads: dict[str, int]
     labelled: dict[str, dict[str, int]]
+    sources: list[SourceCounts]
 
 
 def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
@@ -73,7 +96,8 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
 
     The splits are train, validation, test and unlabeled, each a `datasets.Dataset`. The columns are `text`
     and, for each head, `Head.column`: an int32 class index or UNLABELLED, or for multi_label a list of int8
-    0/1, all UNKNOWN if unlabelled. The report is also written on failure.
+    0/1, all UNKNOWN if unlabelled. The report is also written on failure. Where the recipe lists several
+    sources, the column `source` has the number of each text's source, and sources.json their counts.
 
     Raises:
         DataError: A source cannot be read, too many rows are invalid, or labels cannot be learned.
@@ -87,6 +111,8 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
             splits["train"] = _unlabelled_training_texts(recipe, dropped)
         remove_leaks(splits, leaked)
         sample_fractions(recipe, splits)
+        remove_leaks(splits, leaked)  # a text of several sources may be in other splits of each
+        sample_train(recipe, splits)
         report["rare"] = leave_out_rare(recipe, splits)
         counts = count_labels(recipe, splits)
         heads, errors = make_heads(recipe, splits, counts)
@@ -99,32 +125,42 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
             head.name: {split: count[split][None] for split in SPLITS}
             for head, count in zip(heads, counts, strict=True)
         }
+        if several := recipe.data.several:
+            report["sources"] = _source_counts(recipe, splits)
         if errors:
             raise DataError("\n".join(errors))
+        if several:
+            _log_labels_apart(recipe, splits["train"])
         _log_unlabelled(report["labelled"])
         others = unlabelled(recipe.data, splits, dropped, leaked) if recipe.data.train is not None else ()
         report["rows"]["unlabeled"] = write_texts(folder / "unlabeled", ({"text": t.text} for t in others))
         for split in SPLITS:
-            write_texts(folder / split, (encoded(text, heads) for text in splits[split]), heads)
+            rows = (encoded(text, heads) for text in splits[split])
+            write_texts(folder / split, rows, heads, sourced=several)
+        if several:
+            write_json(folder / "sources.json", report["sources"])
         write_json(folder / "heads.json", [head.to_json() for head in heads])
     finally:
         dropped.log("dropped")
         leaked.log("removed")
         write_json(report_path, report)
-    return {
+    counts_of_run: DataCounts = {
         "rows": report["rows"],
         "dropped": dict(dropped.counts()),
         "leaked": leaked.counts().total(),
         "heads": {head.name: len(head.labels) for head in heads},
         "labelled": report["labelled"],
     }
+    if several:
+        counts_of_run["sources"] = report["sources"]
+    return counts_of_run
 
 
 def contents(data: Texts) -> tuple[list[str | float], list[str]]:
     """Values that change with the content of the sources: those of the splits, and of unlabelled texts."""
     root = Path(data.root)
     unlabelled = [fingerprint(source, root) for source in data.unlabeled]
-    splits = (data.train, data.validation, data.test) if isinstance(data, Data) else ()
+    sources = data.sources if isinstance(data, Data) else ()
     return (
         [
             json_digest(unlabelled)  # which are the training texts
@@ -132,7 +168,8 @@ def contents(data: Texts) -> tuple[list[str | float], list[str]]:
             else one.fraction
             if isinstance(one, Fraction)
             else fingerprint(one, root)
-            for one in splits
+            for source in sources
+            for one in (source.train, source.validation, source.test)
         ],
         unlabelled,
     )
@@ -140,33 +177,99 @@ def contents(data: Texts) -> tuple[list[str | float], list[str]]:
 
 def _labelled(recipe: Recipe, dropped: RowIssues, report: DataReport) -> dict[str, list[Text]]:
     """The valid rows of the splits that have a source of their own."""
-    data, reader = recipe.data, RowReader(recipe.heads, recipe.data.text_columns, recipe.data.id)
     splits: dict[str, list[Text]] = {split: [] for split in SPLITS}
-    sources = {split: getattr(data, split) for split in PRIORITY}
-    sources = {split: one for split, one in sources.items() if isinstance(one, str | Hub)}
-    found: set[str] = set()
-    for split, source in sources.items():
-        before = dropped.counts()
-        opened = _open(data, source, split)
-        absent = _absent(recipe, reader, opened)
-        found |= recipe.heads.keys() - {*absent}
-        if split == [*sources][-1]:  # which has what no other source has; train has all columns
-            absent = [] if split == "train" else [name for name in absent if name in found]
-        splits[split] = list(reader.read(opened, dropped, absent))
-        invalid = dropped.counts() - before
-        total = len(splits[split]) + invalid.total()
-        _check_invalid(f"{opened.name}: {split}", invalid, total, data, source)
-        if not splits[split]:
-            raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
-    report["spellings"] = other_spellings(reader.labels)
+    labels = labels_of(recipe.heads)
+    for number, source in enumerate(recipe.data.sources):
+        reader = RowReader(
+            recipe.heads,
+            source.text_columns,
+            source.id,
+            columns=source.columns,
+            labels=labels,
+            source=number,
+        )
+        for split, opened, absent in _opened(recipe, source, reader):
+            before = dropped.counts()
+            texts = [*reader.read(opened, dropped, absent)]
+            invalid = dropped.counts() - before
+            total = len(texts) + invalid.total()
+            place = getattr(source, split)
+            _check_invalid(f"{opened.name}: {split}", invalid, total, recipe.data, place)
+            if not texts:
+                raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
+            splits[split] += texts
+    report["spellings"] = other_spellings(labels)
     return {split: reader.name_labels(items) for split, items in splits.items()}
 
 
-def _absent(recipe: Recipe, reader: RowReader, opened: Source) -> list[str]:
+def _opened(
+    recipe: Recipe, source: LabelledSource, reader: RowReader
+) -> Iterator[tuple[str, Source, list[str]]]:
+    """The splits of a source that are no fractions, each with the heads that it has no columns for."""
+    places = {split: getattr(source, split) for split in PRIORITY}
+    places = {split: one for split, one in places.items() if isinstance(one, str | Hub)}
+    found: set[str] = set()
+    for split, place in places.items():
+        opened = open_source(
+            place, Path(recipe.data.root), text=source.text_columns, role=split, encoding=source.encoding
+        )
+        absent = _absent(reader, source, opened)
+        if recipe.data.several:
+            if split == "train" and source.columns:
+                absent = []
+            if not any(reader.columns(name) and name not in absent for name in recipe.heads):
+                raise DataError(
+                    f"{opened.name}: {split} has the column of no head, {listed(opened.columns)} (name those "
+                    f"of its heads in `columns` of {source.name})"
+                )
+        else:
+            found |= recipe.heads.keys() - {*absent}
+            if split == [*places][-1]:  # which has what no other source has; train has all columns
+                absent = [] if split == "train" else [name for name in absent if name in found]
+        yield split, opened, absent
+
+
+def _absent(reader: RowReader, source: LabelledSource, opened: Source) -> list[str]:
     """The heads that a source has no columns for, unless a column of a similar name belongs to no head."""
-    free = {*opened.columns} - {column for name in recipe.heads for column in reader.columns(name)}
-    missing = {name: [c for c in reader.columns(name) if not opened.has(c)] for name in recipe.heads}
+    columns = {name: reader.columns(name) for name in reader.labels}
+    used = {*source.text_columns, source.id, *(column for own in columns.values() for column in own)}
+    missing = {name: [c for c in own if not opened.has(c)] for name, own in columns.items()}
+    free = {*opened.columns} - used
     return [name for name, lost in missing.items() if lost and not any(near(one, free) for one in lost)]
+
+
+def _source_counts(recipe: Recipe, splits: Mapping[str, Sequence[Text]]) -> list[SourceCounts]:
+    found = []
+    for number, source in enumerate(recipe.data.sources):
+        own = {split: [text for text in splits[split] if text.source == number] for split in SPLITS}
+        counts = zip(recipe.heads, count_labels(recipe, own), strict=True)
+        labelled = {head: {split: count[split][None] for split in SPLITS} for head, count in counts}
+        rows = {split: len(texts) for split, texts in own.items()}
+        found.append(SourceCounts(name=source.name, rows=rows, labelled=labelled))
+    return found
+
+
+def _log_labels_apart(recipe: Recipe, train: Sequence[Text]) -> None:
+    """Log a head of which several sources have labels of their own, as if one label had several names."""
+    for index, head in enumerate(recipe.heads):
+        sources: dict[str, set[int]] = {}
+        for text in train:
+            for label in text.labels[index] or ():
+                sources.setdefault(label, set()).add(text.source)
+        own = {
+            number: [x for x, some in sources.items() if some == {number}]
+            for number in {*chain(*sources.values())}
+        }
+        apart = {number: labels for number, labels in own.items() if labels}
+        if len(apart) > 1:
+            names = [
+                f"{recipe.data.sources[number].name}: {', '.join(map(quoted, labels[:SHOWN]))}"
+                for number, labels in sorted(apart.items())
+            ]
+            LOG.info(
+                f"data: head {head!r}: labels of one source alone, {'; '.join(names)} (if they mean the "
+                "same, give them one name in the files)"
+            )
 
 
 def _unlabelled_training_texts(recipe: Recipe, dropped: RowIssues) -> list[Text]:
@@ -183,11 +286,6 @@ def _log_unlabelled(labelled: Mapping[str, Mapping[str, int]]) -> None:
             if not counts[split]:
                 why = f"no text of {split} is labelled, so it has no metrics there"
                 LOG.info(f"data: head {head!r}: {why} but the student's agreement with the teacher")
-
-
-def _open(data: Texts, source: str | Hub, role: str) -> Source:
-    root, text = Path(data.root), data.text_columns
-    return open_source(source, root, text=text, role=role, encoding=data.encoding)
 
 
 class InvalidRows(DataError):
@@ -216,9 +314,11 @@ def unlabelled(
     """
     held = {_short(item.text): split for split, items in splits.items() for item in items}
     seen: set[int] = set()
-    total, before = 0, dropped.counts()
+    total, before, root = 0, dropped.counts(), Path(data.root)
     for source in data.unlabeled:
-        for row in _open(data, source, "unlabeled").rows(data.text_columns):
+        columns = data.text_columns
+        opened = open_source(source, root, text=columns, role="unlabeled", encoding=data.encoding)
+        for row in opened.rows(columns):
             total += 1
             try:
                 text = joined_text(row.cells)

@@ -8,7 +8,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from distill.data.labels import InvalidCell, Labels, Reader, joined_text, label_of, label_reader
+from distill.data.labels import (
+    InvalidCell,
+    Labels,
+    Reader,
+    joined_text,
+    label_key,
+    label_name,
+    label_of,
+    label_reader,
+)
 from distill.data.sources import Row, Source
 from distill.heads import UNKNOWN, UNLABELLED, Head
 
@@ -25,12 +34,13 @@ LabelsOfText = tuple[tuple[str, ...] | None, ...]  # the labels that apply, by h
 
 @dataclass(frozen=True)
 class Text:
-    """A valid row: its text, its labels by head, and its file and place."""
+    """A valid row: its text, its labels by head, its file and place, and the number of its source."""
 
     text: str
     labels: LabelsOfText
     file: str
     place: int | str
+    source: int = 0
 
 
 class ListedRow(TypedDict):
@@ -110,8 +120,13 @@ def other_spellings(labels: Mapping[str, Labels]) -> dict[str, list[OtherSpellin
     return found
 
 
+def labels_of(heads: Mapping[str, HeadRecipe], *, strict: bool = True) -> dict[str, Labels]:
+    """The labels that each head lists; see `RowReader`."""
+    return {name: Labels(head.labels or head.columns, strict=strict) for name, head in heads.items()}
+
+
 class RowReader:
-    """Reads labelled rows. Ids are unique and labels have one spelling over all sources that it reads.
+    """Reads labelled rows. Ids are unique over all files that it reads.
 
     Args:
         heads: How the labels of each head are written.
@@ -119,6 +134,11 @@ class RowReader:
         id: Column of unique ids.
         strict: Whether a label that its head does not list makes a row invalid; otherwise the text is
             unlabelled for the head.
+        columns: The column of the labels of each head, or its 0/1 columns; rows are unlabelled for the other
+            heads. By default the columns that the heads name.
+        labels: Those of `labels_of`, shared by the readers of several sources, so that labels have one
+            spelling.
+        source: The number of the source.
 
     Attributes:
         labels: The labels of each head, and how they are spelled.
@@ -131,14 +151,21 @@ class RowReader:
         id: str | None = None,
         *,
         strict: bool = True,
+        columns: Mapping[str, str | tuple[str, ...]] | None = None,
+        labels: dict[str, Labels] | None = None,
+        source: int = 0,
     ) -> None:
         self._heads, self._text, self._id, self._ids = heads, text, id, set[str]()
-        self.labels = {name: Labels(head.labels, strict=strict) for name, head in heads.items()}
+        self._columns = {name: head.columns or head.column for name, head in heads.items()}
+        if columns is not None:
+            self._columns = {name: columns.get(name) for name in heads}
+        self.labels = labels_of(heads, strict=strict) if labels is None else labels
+        self.source = source
 
     def columns(self, head: str) -> Sequence[str]:
         """The columns of a head's labels."""
-        layout = self._heads[head]
-        return layout.columns or ([] if layout.column is None else [layout.column])
+        columns = self._columns[head]
+        return [columns] if isinstance(columns, str) else columns or ()
 
     def read(self, source: Source, dropped: RowIssues, absent: Collection[str] = ()) -> Iterator[Text]:
         """The valid rows of a source, with the keys of their labels; `name_labels` gives the labels.
@@ -154,9 +181,11 @@ class RowReader:
         columns = [*self._text, *([] if self._id is None else [self._id])]
         texts, start, readers = len(self._text), len(columns), list[Reader]()
         for name, head in self._heads.items():
-            own = () if name in absent else self.columns(name)
-            columns += own
-            readers.append(label_reader(name, head, self.labels[name]) if own else _unlabelled)
+            if (own := None if name in absent else self._columns[name]) is None:
+                readers.append(_unlabelled)
+                continue
+            columns += self.columns(name)
+            readers.append(label_reader(name, head, self.labels[name], own))
         for row in source.rows(columns):
             try:
                 text, cells = joined_text(row.cells[:texts]), iter(row.cells[start:])
@@ -165,20 +194,27 @@ class RowReader:
                     if identity in self._ids:
                         raise InvalidCell("duplicate id", identity)
                     self._ids.add(identity)
-                yield Text(text, labels, row.file, row.place)
+                yield Text(text, labels, row.file, row.place, self.source)
             except InvalidCell as error:
                 dropped.add(error.kind, row.file, row.place, error.excerpt)
 
     def name_labels(self, texts: Iterable[Text]) -> list[Text]:
         """The texts with labels in place of their keys; call it when all sources are read."""
-        names = [labels.names() for labels in self.labels.values()]
+        names = [
+            {label_key(column): label_name(column) for column in head.columns or ()} or labels.names()
+            for head, labels in zip(self._heads.values(), self.labels.values(), strict=True)
+        ]
 
         def named(item: Text) -> Text:
             pairs = zip(names, self._heads.values(), item.labels, strict=True)
             return replace(
                 item,
                 labels=tuple(
-                    keys if keys is None or head.columns else tuple(sorted({name[key] for key in keys}))
+                    None
+                    if keys is None
+                    else tuple(name.get(key, key) for key in keys)  # flags are names already, in order
+                    if head.columns
+                    else tuple(sorted({name.get(key, key) for key in keys}))
                     for name, head, keys in pairs
                 ),
             )
@@ -188,7 +224,7 @@ class RowReader:
 
 def encoded(item: Text, heads: Sequence[Head]) -> dict[str, Any]:
     """A text and its labels as class indices, in the columns of a prepared split (`distill.data.dataset`)."""
-    row: dict[str, Any] = {"text": item.text}
+    row: dict[str, Any] = {"text": item.text, "source": item.source}
     for head, labels in zip(heads, item.labels, strict=True):
         if head.kind == "single_label":
             row[head.column] = UNLABELLED if labels is None else head.labels.index(labels[0])

@@ -44,17 +44,33 @@ def remove_leaks(splits: dict[str, list[Text]], leaked: RowIssues) -> None:
 
 
 def sample_fractions(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
-    """Move the splits that are fractions out of train, first test, then validation."""
-    size = len({item.text for item in splits["train"]})
-    for split in ("test", "validation"):
-        source = getattr(recipe.data, split)
-        if isinstance(source, Fraction):
-            train = splits["train"]
-            texts, labels = [item.text for item in train], [item.labels for item in train]
-            seed = f"{recipe.seed} {split}"
-            sample = set(stratified(texts, labels, source.fraction, seed, of=size))
-            splits[split] = [item for row, item in enumerate(train) if row in sample]
-            splits["train"] = [item for row, item in enumerate(train) if row not in sample]
+    """Move the splits that are fractions out of train, first test, then validation, of each source alone."""
+    for number, source in enumerate(recipe.data.sources):
+        size = len({item.text for item in splits["train"] if item.source == number})
+        for split in ("test", "validation"):
+            if isinstance(part := getattr(source, split), Fraction):
+                splits[split] += _taken(splits, number, part.fraction, f"{recipe.seed} {split}", size)
+
+
+def sample_train(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
+    """Leave at most `max_texts` training texts of each source."""
+    for number, source in enumerate(recipe.data.sources):
+        size = len({item.text for item in splits["train"] if item.source == number})
+        if source.max_texts and source.max_texts < size:
+            _taken(splits, number, 1 - source.max_texts / size, f"{recipe.seed} train", size)
+            LOG.info(
+                f"data: {source.name}: {source.max_texts:,} of {size:,} training texts are used (max_texts)"
+            )
+
+
+def _taken(splits: dict[str, list[Text]], source: int, fraction: float, seed: str, size: int) -> list[Text]:
+    """A stratified sample of the training texts of a source, which is taken out of train."""
+    train = splits["train"]
+    rows = [row for row, item in enumerate(train) if item.source == source]
+    texts, labels = [train[row].text for row in rows], [train[row].labels for row in rows]
+    sample = {rows[i] for i in stratified(texts, labels, fraction, seed, of=size)}
+    splits["train"] = [item for row, item in enumerate(train) if row not in sample]
+    return [item for row, item in enumerate(train) if row in sample]
 
 
 def stratified(
@@ -190,7 +206,8 @@ def make_heads(
         labels = head.labels or columns or tuple(present)
         labels = tuple(label for label in labels if count["train"][label] >= (head.min_texts or 0))
         if splits["train"] and not count["train"][None] and not (name in listed and labels):
-            lines.append(f"head {name!r}: no text of train is labelled, expected some")
+            todo = " (name its column in a source of data.train)" if recipe.data.several else ""
+            lines.append(f"head {name!r}: no text of train is labelled, expected some{todo}")
         keys = Counter(map(label_key, labels))
         if repeated := [label for label in labels if keys[label_key(label)] > 1]:
             lines.append(f"head {name!r}: label {quoted(repeated[0])} is listed twice (remove one)")

@@ -7,6 +7,7 @@ set of millions of texts needs little memory. Batches group texts of similar len
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,45 @@ def _slices(texts: Iterable[str]) -> Iterable[list[str]]:
         yield some
 
 
-def shuffled_batches(lengths: Array, size: int, seed: int, epoch: int) -> list[Array]:
+@dataclass(frozen=True)
+class Mixture:
+    """Rows of several sources, and the share of each source in an epoch.
+
+    Attributes:
+        sources: The number of the source of each row, `[rows]`.
+        shares: The share of each source, `[sources]`; those of sources without rows go to the others.
+    """
+
+    sources: Array
+    shares: Array
+
+    def rows(self, seed: int, epoch: int) -> Array:
+        """The rows of an epoch, as many as there are rows in all, source by source.
+
+        The epochs read a source in one permutation after another, so no row is read a second time before
+        every other row of its source. They depend on seed and epoch alone.
+        """
+        sizes = np.bincount(self.sources, minlength=len(self.shares))
+        shares = np.where(sizes > 0, self.shares, 0.0)
+        # rounded so that the epochs have the same sum
+        ends = np.rint(np.cumsum(shares) / shares.sum() * len(self.sources)).astype(np.int64)
+        parts = []
+        for source, count in enumerate(np.diff(ends, prepend=0).tolist()):
+            own, first, last = np.flatnonzero(self.sources == source), epoch * count, (epoch + 1) * count
+            for turn in range(first // len(own), -(-last // len(own))) if count else ():
+                order = own[np.random.default_rng([seed, source, turn]).permutation(len(own))]
+                start = turn * len(own)
+                parts.append(order[max(0, first - start) : last - start])
+        return np.concatenate(parts)
+
+    def of(self, rows: Array) -> Mixture:
+        """The mixture of some of the rows."""
+        return Mixture(self.sources[rows], self.shares)
+
+
+def shuffled_batches(
+    lengths: Array, size: int, seed: int, epoch: int, mixture: Mixture | None = None
+) -> list[Array]:
     """The batches of an epoch, each an array of row numbers, in an order that depends on seed and epoch.
 
     Rows are shuffled, sorted by length within pools of 50 batches, and the batches are shuffled. Padding
@@ -112,9 +151,12 @@ def shuffled_batches(lengths: Array, size: int, seed: int, epoch: int) -> list[A
         size: Number of rows in a batch.
         seed: Seed of the order.
         epoch: Number of the epoch.
+        mixture: The rows of each epoch; by default every row once.
     """
     random = np.random.default_rng([seed, epoch])
     rows = random.permutation(len(lengths))
+    if mixture is not None:
+        rows = mixture.rows(seed, epoch)[rows]
     batches = []
     for start in range(0, len(rows), 50 * size):
         pool = rows[start : start + 50 * size]

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from encodings.aliases import aliases
 from math import inf
+from posixpath import normpath
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from distill.recipe.defaults import MIXING
 from distill.recipe.encoding import is_encoding
 from distill.recipe.near import near
 
@@ -57,7 +60,16 @@ def _form(value: Any) -> str:
     """Which form of a source a value has, so that its errors are those of that form alone."""
     if isinstance(value, Part):
         return type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return "list"
     return "Hub" if isinstance(value, Mapping) else "str"
+
+
+def _encoding(name: str) -> str:
+    if is_encoding(name):
+        return name
+    known = {*aliases.values(), *(alias.replace("_", "-") for alias in aliases)} - {name}
+    raise ValueError(f"unknown encoding {name!r}{near(str(name), known)}")
 
 
 def _split_form(value: Any) -> str:
@@ -69,11 +81,80 @@ _Hub = Annotated[Hub, Tag("Hub")]
 Source = Annotated[_Str | _Hub, Discriminator(_form)]
 SplitSource = Annotated[_Str | _Hub | Annotated[Fraction, Tag("Fraction")], Discriminator(_split_form)]
 _List = Annotated[tuple[str, ...], Field(min_length=1), Tag("list")]
-TextColumns = Annotated[
-    _Str | _List, Discriminator(lambda x: "list" if isinstance(x, (list, tuple)) else "str")
-]
+TextColumns = Annotated[_Str | _List, Discriminator(_form)]
+Encoding = Annotated[str, AfterValidator(_encoding)]
 TENTH = Fraction.model_validate({"from": "train", "fraction": 0.1})
 SPLIT = "a source, or `{from: train, fraction: F}`: a stratified, seeded part of train"
+
+
+def _word(value: Any) -> Any:
+    """A YAML number or boolean as the word that such a cell is read as."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+Word = Annotated[str, BeforeValidator(_word)]
+LabelColumns = Word | Annotated[tuple[Word, ...], Field(min_length=1)]
+
+
+class LabelledSource(Part):
+    """One of several sources of labelled texts; what it leaves open is that of the section `data`."""
+
+    file: str | None = Field(None, description="a file or a folder; or give `hub`")
+    hub: str | None = Field(None, description="a data set on the Hugging Face hub")
+    config: str | None = Field(None, description="configuration of the data set on the hub")
+    split: str | None = Field(None, description="split of the data set on the hub; default: train")
+    revision: str | None = Field(None, description="revision of the data set on the hub")
+    id: str | None = Field(None, description="column of ids that are unique in this source")
+    text: TextColumns | None = Field(None, description="column of the text, or a list of columns")
+    encoding: Encoding | None = Field(None, description="encoding of its text files that are not UTF-8")
+    columns: dict[str, LabelColumns] | None = Field(
+        None,
+        min_length=1,
+        description="`{HEAD: COLUMN}`, or a list of 0/1 columns; the source then labels these heads alone; "
+        "default: the heads whose columns it has",
+    )
+    validation: SplitSource | None = Field(None, description=SPLIT.replace("of train", "of this source"))
+    test: SplitSource | None = Field(None, description=SPLIT.replace("of train", "of this source"))
+    max_texts: int | None = Field(
+        None, gt=0, description="at most so many of its training texts, a stratified, seeded sample"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> LabelledSource:
+        if (self.file is None) == (self.hub is None):
+            raise ValueError("give either `file` or `hub`")
+        for name in ("config", "split", "revision"):
+            if self.hub is None and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` is for data sets on the hub (leave it out)")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+        return str(self.file) if self.hub is None else f"hub {self.hub}"
+
+    @property
+    def train(self) -> str | Hub | None:
+        """The training texts."""
+        if self.hub is None:
+            return self.file
+        return Hub(hub=self.hub, config=self.config, split=self.split or "train", revision=self.revision)
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns of the text, in order."""
+        return (self.text,) if isinstance(self.text, str) else self.text or ()
+
+
+Sources = Annotated[tuple[LabelledSource, ...], Field(min_length=1), Tag("list")]
+TrainSource = Annotated[_Str | _Hub | Sources, Discriminator(_form)]
 
 
 class Texts(Part):
@@ -83,7 +164,7 @@ class Texts(Part):
     text: TextColumns = Field(
         "text", description="column of the text, or a list of columns, which a line break joins"
     )
-    encoding: str | None = Field(
+    encoding: Encoding | None = Field(
         None,
         description="encoding of text files that are not UTF-8, such as cp1252",
     )
@@ -98,27 +179,30 @@ class Texts(Part):
         """The columns of the text, in order."""
         return (self.text,) if isinstance(self.text, str) else self.text
 
-    @field_validator("encoding")
-    @classmethod
-    def _is_encoding(cls, name: str | None) -> str | None:
-        if name is None or is_encoding(name):
-            return name
-        known = {*aliases.values(), *(alias.replace("_", "-") for alias in aliases)} - {name}
-        raise ValueError(f"unknown encoding {name!r}{near(str(name), known)}")
-
 
 class Data(Texts):
     """Where labelled and unlabelled texts are."""
 
     id: str | None = Field(None, description="column of unique ids; rows with a repeated id are invalid")
-    train: Source | None = Field(
+    train: TrainSource | None = Field(
         None,
         validate_default=True,
-        description="a file, a folder, or `{hub: NAME, config: ..., split: ...}`; may be left out where "
-        "teachers know every head (`networks`, `merge`, `soft_labels`) and label the texts of `unlabeled`",
+        description="a file, a folder, `{hub: NAME, config: ..., split: ...}`, or a list of sources; may be "
+        "left out where teachers know every head (`networks`, `merge`, `soft_labels`) and label the texts of "
+        "`unlabeled`",
     )
     validation: SplitSource = Field(TENTH, description=SPLIT)
     test: SplitSource = Field(TENTH, description=SPLIT)
+    mixing: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="of several sources: an epoch reads of each in proportion to (its texts)^mixing; "
+        f"default: {MIXING}",
+    )
+    max_texts: int | None = Field(
+        None, gt=0, description="at most so many training texts a source, a stratified, seeded sample"
+    )
 
     @field_validator("train")
     @classmethod
@@ -127,15 +211,54 @@ class Data(Texts):
             raise ValueError("is required (or give data.unlabeled, whose texts a teacher labels)")
         return train
 
+    @field_validator("train")
+    @classmethod
+    def _are_different(cls, train: Any) -> Any:
+        seen: dict[Any, int] = {}
+        for number, source in enumerate(train if isinstance(train, tuple) else ()):
+            place = source.hub or normpath(source.file)
+            key = (place, source.config, source.split, source.revision, source.text)
+            if (other := seen.setdefault(key, number)) != number:
+                raise ValueError(f"sources {other} and {number} are both {place} (name its heads in one)")
+        return train
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _is_of_each_source(cls, split: Any, others: ValidationInfo) -> Any:
+        if isinstance(others.data.get("train"), tuple) and not isinstance(split, Fraction):
+            raise ValueError(
+                "must be a fraction where train is a list (give the file in its source, "
+                f"`train: [{{file: ..., {others.field_name}: ...}}]`)"
+            )
+        return split
+
+    @field_validator("mixing")
+    @classmethod
+    def _mixes(cls, mixing: float | None, others: ValidationInfo) -> float | None:
+        if mixing is not None and not isinstance(others.data.get("train"), tuple):
+            raise ValueError("is for several sources (leave it out, or give data.train a list)")
+        return mixing
+
+    @property
+    def several(self) -> bool:
+        """Whether the recipe lists its sources, so that every text has one."""
+        return isinstance(self.train, tuple)
+
+    @property
+    def sources(self) -> tuple[LabelledSource, ...]:
+        """The sources with what they leave open; one, which may lack training texts, if none are listed."""
+        names = ("id", "text", "encoding", "validation", "test", "max_texts")
+        own = {name: getattr(self, name) for name in names}
+        if not isinstance(self.train, tuple):
+            place = self.train.model_dump() if isinstance(self.train, Hub) else {"file": self.train}
+            return (LabelledSource.model_construct(**place, **own),)
+        return tuple(
+            source.model_copy(update={key: x for key, x in own.items() if getattr(source, key) is None})
+            for source in self.train
+        )
+
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def _word(value: Any) -> Any:
-    """A YAML number or boolean as the word that such a cell is read as."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, (int, float)) else value
 
 
 def _label(value: Any) -> Any:
@@ -148,7 +271,6 @@ def _label(value: Any) -> Any:
     return label
 
 
-Word = Annotated[str, BeforeValidator(_word)]
 Label = Annotated[str, BeforeValidator(_label)]
 
 
@@ -188,7 +310,9 @@ class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
     column: Word | None = Field(
-        None, description="column of the labels; a head of `labels` alone is labelled in no file"
+        None,
+        description="column of the labels; may be left out where sources name it; a head of `labels` alone "
+        "is labelled in no file",
     )
     columns: tuple[Word, ...] | None = Field(
         None, min_length=1, description="0/1 columns, one a label, of a multi_label head"

@@ -7,6 +7,7 @@ chosen in trials on validation splits (docs/ablation.md).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ PRETRAINING_TOKENS = 300_000_000  # that a pretrained student reads in all epoch
 ROUNDED = 1.5  # texts per text that round to 2
 MAX_COPIES, MAX_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
+MIXING = 0.5  # an epoch reads of a source in proportion to (its texts)^mixing
 NEGATIVES = 7  # labels besides its own that a packed network reads for a text in training
 
 
@@ -84,6 +86,28 @@ def unlabelled_copies(copies: int, tokens: int, unlabelled: int) -> int:
         unlabelled: Tokens of the unlabelled texts, in all.
     """
     return copies if (tokens + unlabelled) * (1 + copies) <= TRANSFER_TOKENS * 2 / ROUNDED else 0
+
+
+def mixed_copies(tokens: Sequence[int], texts: Sequence[int], mixing: float) -> tuple[int, ...]:
+    """Augmented texts per text of each source: as many as bring the transfer set to 6 million tokens.
+
+    The transfer set then has the texts of the sources in the proportion in which an epoch reads them. Where
+    the budget has not one for each unlabelled text, these get none and are not counted.
+
+    Args:
+        tokens: Of the training texts of each source in all, and last of the unlabelled texts.
+        texts: The number of training texts of each source, and last of the unlabelled texts.
+        mixing: The exponent of the number of texts.
+    """
+    most = max(texts)
+    weights = [(n / most) ** (mixing - 1) if n else 0.0 for n in texts]
+    found: list[int] = []
+    for counted in (len(texts), len(texts) - 1):
+        unit = TRANSFER_TOKENS / sum(w * n for w, n in zip(weights[:counted], tokens, strict=False))
+        found = [max(0, min(MAX_COPIES, round(unit * w) - 1)) for w in weights[:counted]]
+        if found[-1]:
+            break
+    return (*found, *[0] * (len(texts) - len(found)))
 
 
 def student_epochs(tokens: int) -> int:

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import CollectionNode, Node, ScalarNode
 
-from distill.recipe.data_section import HeadRecipe, Part, RecipeError
+from distill.recipe.data_section import HeadRecipe, LabelledSource, Part, RecipeError
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 
@@ -222,7 +222,8 @@ def _message(where: str, details: ErrorDetails, kind: type[Job], raw: Mapping[st
 
 def _known_keys(loc: Sequence[str], kind: type[Job]) -> list[str]:
     """The keys of the section that a location is in."""
-    model: Any = kind
+    in_source = [*loc[:2]] == ["data", "train"] and "".join(loc[2:3]).isdecimal()
+    model: Any = LabelledSource if in_source else kind
     for step in loc[:-1]:
         if step == "heads":
             model = HeadRecipe

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from distill.recipe.data_section import Fraction, HeadRecipe, Hub
+from distill.recipe.data_section import Fraction, HeadRecipe, Hub, LabelledSource
 from distill.recipe.load import optional_part
 from distill.recipe.schema import Recipe
 
@@ -44,6 +44,8 @@ def settings() -> Iterator[tuple[str, str, FieldInfo]]:
             sections.append((name, field.annotation))
         else:
             yield "", name, field
+        if name == "data":
+            sections.append(("data.train, a source of several", LabelledSource))
     for section, model in sections:
         inner = []
         for name, field in model.model_fields.items():
@@ -76,12 +78,12 @@ def _types(annotation: Any) -> Iterator[str]:
     elif origin in (Union, UnionType):
         for one in inner:
             yield from _types(one)
-    elif origin is dict:
+    elif origin is dict or annotation in (Hub, Fraction):
         yield "mapping"
     elif inner:  # Annotated
         yield from _types(inner[0])
-    elif annotation in (Hub, Fraction):
-        yield "mapping"
+    elif annotation is LabelledSource:
+        yield "sources"
     elif annotation is not type(None):
         yield {"str": "text", "int": "integer", "float": "number"}.get(
             annotation.__name__, annotation.__name__

@@ -179,6 +179,11 @@ class Distillation(Part):
     )
     temperature: float | None = Field(None, gt=0, description="default: 2 for standardized, else 1")
     soft_weight: float = Field(0.9, ge=0, le=1, description="share of the distillation loss")
+    fill: bool | None = Field(
+        None,
+        description="whether the teacher also teaches the heads that the source of a text does not label; "
+        "default: true",
+    )
 
 
 class Match(Part):
@@ -305,8 +310,9 @@ class Recipe(Job):
 
     @model_validator(mode="after")
     def _has_labels(self) -> Recipe:
+        named = self._check_sources()
         for name, head in self.heads.items():
-            if head.column is not None or head.columns:
+            if head.column is not None or head.columns or name in named:
                 continue
             if not head.labels and name not in (self.teacher.merge or {}):
                 hint = near(name, {*self.heads} - {name})
@@ -334,6 +340,30 @@ class Recipe(Job):
                     f"heads.{name}.min_texts: counts labels of data.train, which is missing (leave it out)"
                 )
         return self
+
+    def _check_sources(self) -> set[str]:
+        """The heads that sources name, whose columns must fit the head."""
+        named: set[str] = set()
+        for number, source in enumerate(self.data.sources):
+            for name, columns in (source.columns or {}).items():
+                where = f"data.train.{number}.columns"
+                if (head := self.heads.get(name)) is None:
+                    raise ValueError(f"{where}: no head {name!r}{near(name, self.heads)}")
+                if not isinstance(columns, str):
+                    if head.kind != "multi_label" or not head.names:
+                        raise ValueError(
+                            f"{where}.{name}: a list of 0/1 columns is for a multi_label head that lists its "
+                            f"labels (set heads.{name}.labels)"
+                        )
+                    if len(columns) != len(head.names):
+                        raise ValueError(
+                            f"{where}.{name}: {len(columns)} columns, expected one for each of the "
+                            f"{len(head.names)} labels of the head, in their order"
+                        )
+                named.add(name)
+        if self.distillation.fill is not None and not self.data.several:
+            raise ValueError("distillation.fill: is for several sources (leave it out)")
+        return named
 
     @model_validator(mode="after")
     def _can_match(self) -> Recipe:

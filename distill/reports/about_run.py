@@ -100,6 +100,10 @@ def _settings(
         },
         "export": {"max_length": student.get("max_length")},
     }
+    if metrics["prepare"].get("sources"):
+        used["data"] = {"mixing": defaults.MIXING}
+        used["augment"] = {"copies": metrics["label"]["copies"]}
+        used["distillation"] = {"fill": True}
     for side in ("teacher", "student"):
         used[side] |= {
             "seed": metrics[f"fit_{side}"].get("seed"),
@@ -109,8 +113,10 @@ def _settings(
     for name, values in used.items():
         section = sections[name]
         section |= {key: value for key, value in values.items() if section.get(key) is None}
-    sections.pop("distillation", None)  # a loss and a temperature by head
-    return {**sections, "distillation": {"soft_weight": recipe["distillation"]["soft_weight"]}}
+    # without loss and temperature, which each head has
+    given = sections["distillation"]
+    kept = {key: given[key] for key in ("soft_weight", "fill") if given.get(key) is not None}
+    return {**sections, "distillation": kept}
 
 
 def _distillation(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def model_card(
     texts = f"{rows['train']:,} for training ({heads_labelled}), {rows['unlabeled']:,} unlabelled"
     if recipe.data.train is None:
         texts = f"{rows['train']:,} for training, none labelled"
-    train = [] if recipe.data.train is None else [recipe.data.train]
+    train = [source.train for source in recipe.data.sources if source.train is not None]
     sources = [*train, *recipe.data.unlabeled]
     usage = USAGE
     if recipe.student.network == "packed":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.recipe.load import load_yaml
 from distill.reports.about_run import DAMAGED, about_run
 from distill.reports.model_card import format_metric, labelled_texts
-from distill.reports.run_page import run_page
+from distill.reports.run_page import SPLITS, run_page, source_rows
 from distill.reports.text import one_line
 from distill.run import StageRecord, is_current, read_record
 from distill.storage import write_json, written_whole
@@ -82,6 +82,8 @@ def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dic
             for name, stage in stages.items()
         },
     }
+    if sources := metrics["prepare"].get("sources"):
+        report["sources"] = sources
     if published := metrics.get("bundle"):
         report |= {"latency_ms": published["latency_ms"], "throughput": published["throughput"]}
         report["throughput_threads"] = published["threads"]
@@ -89,7 +91,10 @@ def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dic
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """A table of the first metric of each head, for a terminal, with the texts that it stands on."""
+    """A table of the first metric of each head, for a terminal, with the texts that it stands on.
+
+    Another one has the texts of each source, where the recipe lists several.
+    """
     forms = ("teacher", "student", "fp32", "int8")
     rows: list[tuple[str, ...]] = [("head", "metric", "texts", *forms)]
     for name, head in report["heads"].items():
@@ -98,5 +103,14 @@ def summary(report: Mapping[str, Any]) -> str:
         if not head["labelled"] and head["agreement"] is not None:
             metric, texts, values = "agreement", f"{head['texts']:,}", [None, head["agreement"], None, None]
         rows.append((one_line(name), one_line(metric), texts, *map(format_metric, values)))
+    tables = [rows]
+    if sources := report.get("sources"):
+        tables.append([("source", "head", *SPLITS)])
+        for name, head, counts in source_rows(sources):
+            tables[-1].append((one_line(name), one_line(head), *(f"{counts[split]:,}" for split in SPLITS)))
+    return "\n\n".join(map(_aligned, tables))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

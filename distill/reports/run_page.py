@@ -321,6 +321,22 @@ def _data(report: Report) -> Iterator[Html]:
         for name, counts in report["labelled"].items()
     ]
     yield page.table(("labelled texts of head", *SPLITS), cells, "labelled texts")
+    if sources := report.get("sources"):
+        cells = [
+            (name, head, *(f"{counts[split]:,}" for split in SPLITS))
+            for name, head, counts in source_rows(sources)
+        ]
+        yield page.table(
+            ("source", "labelled texts of head", *SPLITS), cells, "texts of each source", words=(0, 1)
+        )
+
+
+def source_rows(sources: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+    """The name of a source, a head that it labels, and its labelled texts by split."""
+    for source in sources:
+        for head, counts in source["labelled"].items():
+            if any(counts.values()):
+                yield source["name"], head, counts
 
 
 def _stages(report: Report) -> Html:

@@ -10,11 +10,13 @@ import datasets
 import numpy as np
 
 from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.data.tokens import Mixture
 from distill.evaluation.calibration import Calibration
 from distill.heads import Head
 from distill.models.base import Array, TextClassifier
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
+from distill.recipe.defaults import MIXING
 from distill.run import Run
 from distill.storage import read_json
 from distill.teaching.combined import CombinedTeacher, combined_digest
@@ -47,6 +49,30 @@ def texts(run: Run[Any], name: str) -> list[str]:
 def labels(run: Run[Any], name: str) -> dict[str, Array]:
     """The hard labels of each head on a prepared split (of `prepare`)."""
     return hard_labels(split(run, name), heads(run))
+
+
+def mixture(run: Run[Any], texts: datasets.Dataset) -> Mixture | None:
+    """How an epoch reads the texts of several sources, None where the recipe lists none (of `prepare`).
+
+    Unlabelled texts are one more source. The share of a source follows from its training texts, not from
+    their augmented texts.
+    """
+    if "source" not in texts.column_names:
+        return None
+    sizes = [source["rows"]["train"] for source in sources(run)] + [len(split(run, "unlabeled"))]
+    shares = np.array([size and float(size) ** mixing(run) for size in sizes])
+    return Mixture(np.asarray(texts.with_format("numpy")["source"][:]), shares)
+
+
+def mixing(run: Run[Any]) -> float:
+    """The exponent of the size of a source."""
+    given: float | None = run.recipe.data.mixing
+    return MIXING if given is None else given
+
+
+def sources(run: Run[Any]) -> list[dict[str, Any]]:
+    """The name, rows and labelled texts of each source that the recipe lists (of `prepare`)."""
+    return list(read_json(run.stage("prepare") / "sources.json") or ())
 
 
 def rows(run: Run[Any]) -> dict[str, int]:

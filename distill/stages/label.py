@@ -20,10 +20,10 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
         folder: Of the stage.
         weights: Of the sources of augmented texts: noise, near words and mixing.
     """
-    count = copies(run)
+    counts, chooses = copies(run), run.recipe.augment.copies is None
     if run.accelerator.is_main_process:
         if not (folder / "transfer.arrow").exists():
-            write_transfer_set(run, folder, make_augmenter(run, count, weights), count)
+            write_transfer_set(run, folder, make_augmenter(run, counts, weights), counts)
             run.keep(folder / "transfer.arrow")
         for shard in artifacts.soft_labels(run).damaged:
             run.info(f"{shard}: is damaged or of another version, so its texts are labelled again")
@@ -39,5 +39,7 @@ def label(run: Run[Any], folder: Path, weights: Weights = WEIGHTS) -> dict[str, 
     return {
         "transfer_texts": len(transfer),
         "labelled_texts": labelled,
-        "chosen": {"augment": {"copies": count.train} if run.recipe.augment.copies is None else {}},
+        "copies": [*counts.train],
+        # of several sources each has its own number, which no setting can say
+        "chosen": {"augment": {"copies": counts.train[0]} if chooses and len(counts.train) == 1 else {}},
     }

@@ -29,9 +29,12 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     # what `distill evaluate` needs to read labelled data as this run did
     layout = {h.name: run.recipe.heads[h.name].model_dump(mode="json") for h in manifest.heads}
     rare = artifacts.rare_labels(run)
+    sources = run.recipe.data.sources
     for head in manifest.heads:
         if layout[head.name]["column"] is None and layout[head.name]["columns"] is None:
-            layout[head.name]["column"] = head.name
+            named = (columns for source in sources if (columns := (source.columns or {}).get(head.name)))
+            column = next(named, None)
+            layout[head.name]["column"] = column if isinstance(column, str) else head.name
         if layout[head.name]["columns"] is None:
             layout[head.name]["labels"] = [*head.labels, *rare.get(head.name, ())]
     details = {

@@ -60,7 +60,8 @@ def seed_of(run: Run[Any], settings: Training) -> int:
 
 def labelled(run: Run[Any], split: str, encode: TextEncoder) -> Examples:
     """The labelled texts of a split."""
-    return Examples(encode(artifacts.texts(run, split)), artifacts.labels(run, split))
+    mixture = artifacts.mixture(run, artifacts.split(run, split))
+    return Examples(encode(artifacts.texts(run, split)), artifacts.labels(run, split), mixture=mixture)
 
 
 def label_positions(settings: Training, heads: Sequence[Head]) -> int:
@@ -124,7 +125,16 @@ def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, fol
     scratch.mkdir(parents=True, exist_ok=True)
     texts = encode.to_disk(chunks(transfer["text"]), scratch / "tokens.bin")
     digests = (text_digests(some) for some in chunks(transfer["text"]))
-    return Examples(texts, every, artifacts.soft_labels(run).to_disk(digests, scratch))
+    mixture, masked = artifacts.mixture(run, transfer), None
+    soft = artifacts.soft_labels(run)
+    if mixture and run.recipe.distillation.fill is False:
+        # a head is taught by the texts of the sources that label it, and by unlabelled texts
+        labelled = [source["labelled"] for source in artifacts.sources(run)]
+        lacks = {
+            head: np.array([not one[head]["train"] for one in labelled] + [False]) for head in soft.heads
+        }
+        masked = {head: lacks[head][mixture.sources] for head in soft.heads}
+    return Examples(texts, every, soft.to_disk(digests, scratch, masked), mixture)
 
 
 def feature_matching(

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distill.augment.augmenter import WEIGHTS, Augmenter, Weights, split_punctuation, words_of
 from distill.augment.neighbours import nearest_words
 from distill.data.dataset import write_texts
@@ -23,41 +26,50 @@ from distill.stages import artifacts
 from export.text import strip_text
 from teachers.soft_labels import text_digests
 
+Array = NDArray[Any]
 NEAREST = 15  # near words a word
+SourcedText = tuple[str, int]  # a text and the number of its source
 
 
 class Copies(NamedTuple):
     """The number of augmented texts per text.
 
     Attributes:
-        train: Of the training texts.
+        train: Of the training texts, by source; one number where the recipe lists no sources.
         unlabelled: Of the unlabelled texts.
     """
 
-    train: int
+    train: tuple[int, ...]
     unlabelled: int
 
 
 def copies(run: Run[Any]) -> Copies:
     """The augmented texts per text: the recipe's number, or as many as the tokens of the texts allow."""
-    given = run.recipe.augment.copies
-    if given is not None and not (given and len(artifacts.split(run, "unlabeled"))):
-        return Copies(given, 0)
-    tokens, unlabelled = _tokens(run, "train"), _tokens(run, "unlabeled", most=defaults.TRANSFER_TOKENS)
-    count = defaults.copies(tokens, unlabelled) if given is None else given
-    return Copies(count, defaults.unlabelled_copies(count, tokens, unlabelled))
+    given, mixture = run.recipe.augment.copies, artifacts.mixture(run, artifacts.split(run, "train"))
+    sources, others = len(artifacts.sources(run)) or 1, len(artifacts.split(run, "unlabeled"))
+    if given is not None and not (given and others):
+        return Copies((given,) * sources, 0)
+    lengths, unlabelled = _lengths(run, "train"), _lengths(run, "unlabeled", most=defaults.TRANSFER_TOKENS)
+    tokens, other_tokens = int(lengths.sum()), int(unlabelled.sum())
+    if given is None and mixture:
+        texts, own = (np.bincount(mixture.sources, some, sources).tolist() for some in (None, lengths))
+        *found, last = defaults.mixed_copies([*own, other_tokens], [*texts, others], artifacts.mixing(run))
+        return Copies((*found,), last)
+    count = defaults.copies(tokens, other_tokens) if given is None else given
+    return Copies((count,) * sources, defaults.unlabelled_copies(count, tokens, other_tokens))
 
 
-def _tokens(run: Run[Any], split: str, most: float = math.inf) -> int:
-    """The tokens that the teacher reads of the texts of a split, counted up to `most`."""
+def _lengths(run: Run[Any], split: str, most: float = math.inf) -> Array:
+    """The tokens that the teacher reads of each text of a split, up to `most` tokens in all."""
     network, tokenizer = artifacts.teacher_network(run)
     encode = network.text_encoder(tokenizer, artifacts.max_length(run))
-    tokens = 0
+    found = [np.zeros(0, np.int64)]
     for texts in chunks(artifacts.split(run, split)["text"]):
-        tokens += int(encode(texts).lengths.sum())
-        if tokens > most:
+        found.append(encode(texts).lengths)
+        most -= int(found[-1].sum())
+        if most < 0:
             break
-    return tokens
+    return np.concatenate(found)
 
 
 def make_augmenter(run: Run[Any], count: Copies, weights: Weights = WEIGHTS) -> Augmenter | None:
@@ -68,7 +80,7 @@ def make_augmenter(run: Run[Any], count: Copies, weights: Weights = WEIGHTS) -> 
         count: Augmented texts per text; texts that have none lend no words.
         weights: Of the sources of augmented texts: noise, near words and mixing.
     """
-    if not count.train:
+    if not any((*count.train, count.unlabelled)):
         return None
     texts = artifacts.texts(run, "train")
     if count.unlabelled:
@@ -90,38 +102,54 @@ def make_augmenter(run: Run[Any], count: Copies, weights: Weights = WEIGHTS) -> 
 def write_transfer_set(run: Run[Any], folder: Path, augmenter: Augmenter | None, count: Copies) -> None:
     """Write the transfer set to `transfer.arrow` in a folder, with the column `text`.
 
+    Where the recipe lists several sources, also with the column `source`. That of an augmented text is the
+    source of its text; unlabelled texts are one more source.
+
     Args:
         run: Whose training and unlabelled texts.
         folder: Of the stage.
         augmenter: Makes the augmented texts; None if there are none.
         count: Augmented texts per text.
     """
-    write_texts(folder / "transfer", ({"text": text} for text in _each_once(run, augmenter, count)))
+    rows = ({"text": text, "source": source} for text, source in _each_once(run, augmenter, count))
+    sourced = artifacts.mixture(run, artifacts.split(run, "train")) is not None
+    write_texts(folder / "transfer", rows, sourced=sourced)
 
 
-def _each_once(run: Run[Any], augmenter: Augmenter | None, count: Copies) -> Iterator[str]:
+def _each_once(run: Run[Any], augmenter: Augmenter | None, count: Copies) -> Iterator[SourcedText]:
     texts, unlabelled = artifacts.texts(run, "train"), artifacts.split(run, "unlabeled")["text"]
-    yield from texts
+    mixture, counts = artifacts.mixture(run, artifacts.split(run, "train")), (*count.train, count.unlabelled)
+    sources = mixture.sources.tolist() if mixture else [0] * len(texts)
+    yield from zip(texts, sources, strict=True)
     # an augmented text that occurs in validation or test would leak the teacher's answer
     held_out = (artifacts.texts(run, name) for name in ("validation", "test"))
     seen = {digest for some in (texts, *held_out) for digest in text_digests(some)}
+    last = len(count.train)
     others = itertools.chain(
-        _augmented(run, texts, augmenter, count.train),
-        unlabelled,
-        _augmented(run, unlabelled, augmenter, count.unlabelled),
+        _augmented(run, texts, sources, augmenter, counts),
+        ((text, last) for text in unlabelled),
+        _augmented(run, unlabelled, [last] * len(unlabelled), augmenter, counts),
     )
-    # soft labels are keyed by the text as it is tokenised; a span may begin with a mark of no width
-    for text in filter(None, map(strip_text, others)):
+    for augmented, source in others:
+        # soft labels are keyed by the text as it is tokenised; a span may begin with a mark of no width
+        text = strip_text(augmented)
         digest = text_digests([text])[0]
-        if digest not in seen:
+        if text and digest not in seen:
             seen.add(digest)
-            yield text
+            yield text, source
 
 
-def _augmented(run: Run[Any], texts: Sequence[str], augmenter: Augmenter | None, count: int) -> Iterator[str]:
-    if augmenter is None or not count:
+def _augmented(
+    run: Run[Any],
+    texts: Sequence[str],
+    sources: Sequence[int],
+    augmenter: Augmenter | None,
+    counts: Sequence[int],
+) -> Iterator[SourcedText]:
+    """The augmented texts of texts, as many of each as its source has."""
+    if augmenter is None or not any(counts[source] for source in {*sources}):
         return
     with run.progress(len(texts), "augment", "text") as bar:
-        for text in texts:
-            yield from augmenter.augmented(text, count)
+        for text, source in zip(texts, sources, strict=True):
+            yield from ((one, source) for one in augmenter.augmented(text, counts[source]))
             bar.update()

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill.data.tokens import shuffled_batches
+from distill.data.tokens import Mixture, shuffled_batches
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
 from distill.heads import Head
@@ -66,11 +66,17 @@ class Examples:
         hard: The labels of each head, as `losses.hard_loss` takes them, a row a text.
         soft: The teacher's logits of each head that it knows, `{head: [texts, labels]}`; None without a
             teacher.
+        mixture: The texts of several sources that an epoch reads; None where it reads every text once.
     """
 
     texts: EncodedTexts
     hard: Mapping[str, Array]
     soft: Mapping[str, Array] = field(default_factory=dict)
+    mixture: Mixture | None = None
+
+    def batches(self, size: int, seed: int, epoch: int) -> list[Array]:
+        """The batches of an epoch, each an array of row numbers (`shuffled_batches`)."""
+        return shuffled_batches(self.texts.lengths, size, seed, epoch, self.mixture)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class TrainingJob:
     @property
     def loss(self) -> dict[str, Any]:
         """The settings of `losses.total_loss`."""
-        return dict(self.distillation or {})
+        return self.distillation.model_dump(exclude={"fill"}) if self.distillation else {}
 
     @property
     def checkpoint(self) -> Path:
@@ -189,7 +195,7 @@ def fit(
             step = state.step
             epoch, index = divmod(step, steps_an_epoch)
             if index == 0 or not batches:
-                batches = shuffled_batches(job.train.texts.lengths, settings.batch_size, job.seed, epoch)
+                batches = job.train.batches(settings.batch_size, job.seed, epoch)
             torch.manual_seed((job.seed << 32) + step * world + accelerator.process_index)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate_share(step, steps, settings.warmup)

@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from distill.data.tokens import shuffled_batches
 from distill.models.base import EncodedTexts, TextClassifier
 from distill.models.predict import inference_batches
 from distill.training.checkpoint import TrainingState, save_tensors
@@ -75,7 +74,7 @@ def epoch_tokens(job: TrainingJob) -> int:
 def _tokens(job: TrainingJob, epoch: int) -> list[int]:
     """The tokens of each batch of an epoch, padding included."""
     lengths = job.train.texts.lengths
-    batches = shuffled_batches(lengths, job.settings.batch_size, job.seed, epoch)
+    batches = job.train.batches(job.settings.batch_size, job.seed, epoch)
     return [len(rows) * int(lengths[rows].max()) for rows in batches]
 
 
@@ -159,7 +158,8 @@ class Rows:
 def _examples(examples: Examples, rows: NDArray[np.int64]) -> Examples:
     hard = {name: labels[rows] for name, labels in examples.hard.items()}
     soft = {name: logits[rows] for name, logits in examples.soft.items()}
-    return Examples(Rows(examples.texts, rows), hard, soft)
+    mixture = examples.mixture and examples.mixture.of(rows)
+    return Examples(Rows(examples.texts, rows), hard, soft, mixture)
 
 
 def saving_seconds(network: TextClassifier, folder: Path) -> float:

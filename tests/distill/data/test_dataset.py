@@ -78,10 +78,10 @@ def test_texts_alone(tmp_path: Path) -> None:
     assert split.column_names == ["text"] and hard_labels(split, ()) == {}
 
 
-def test_boolean_columns(tmp_path: Path) -> None:
-    write_texts(tmp_path / "transfer", ({"text": t, "copy": t == "b"} for t in "abc"), marks=["copy"])
+def test_the_source_of_each_text(tmp_path: Path) -> None:
+    write_texts(tmp_path / "transfer", ({"text": t, "source": i} for i, t in enumerate("abc")), sourced=True)
     split = load_split(tmp_path, "transfer")
-    assert split.select([1, 2]).with_format("numpy")[:]["copy"].tolist() == [True, False]
+    assert split.select([1, 2]).with_format("numpy")[:]["source"].tolist() == [1, 2]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:

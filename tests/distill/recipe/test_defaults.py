@@ -51,6 +51,26 @@ def test_new_layers_have_a_higher_learning_rate() -> None:
 @pytest.mark.parametrize("tokens, copies", [(210_000, 28), (6_000_000, 0), (90_000_000, 0), (100, 160)])
 def test_copies(tokens: int, copies: int) -> None:
     assert defaults.copies(tokens) == copies
+    assert defaults.mixed_copies([tokens, 0], [1000, 0], 0.5) == (copies, 0)  # one source in a list
+
+
+def test_a_small_source_has_more_copies() -> None:
+    """The transfer set then has the texts of the sources in the proportion in which they are read."""
+    texts, tokens = (15_000, 5_400, 100, 0), (150_000, 270_000, 1_000, 0)
+    found = defaults.mixed_copies(tokens, texts, 0.5)
+    assert found == (9, 15, 119, 0)
+    sizes = [n * (1 + count) / n**0.5 for n, count in zip(texts, found, strict=True) if n]
+    assert max(sizes) < 1.1 * min(sizes)
+    assert 5.5e6 < sum(n * (1 + count) for n, count in zip(tokens, found, strict=True)) < 6.5e6
+    assert defaults.mixed_copies(tokens, texts, 1.0) == (13, 13, 13, 0)
+
+
+def test_unlabelled_texts_are_one_more_source() -> None:
+    tokens, texts = (100_000, 10_000), (10_000, 1_000)
+    assert defaults.mixed_copies((*tokens, 90_000), (*texts, 9_000), 0.5) == (25, 83, 27)
+    # not one for each: the training texts' own, as without the others
+    assert defaults.mixed_copies((*tokens, 6_000_000), (*texts, 600_000), 0.5) == (45, 143, 0)
+    assert defaults.mixed_copies((*tokens, 0), (*texts, 0), 0.5) == (45, 143, 0)
 
 
 @pytest.mark.parametrize(

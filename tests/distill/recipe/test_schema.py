@@ -68,6 +68,7 @@ def test_defaults_are_the_published_configuration() -> None:
         "loss": None,  # as defaults finds for each head, likewise its temperature
         "temperature": None,
         "soft_weight": 0.9,
+        "fill": None,
     }
     assert recipe.match.hidden == 0 and recipe.match.layers is None
     assert recipe.export.quantize == "int8"
