@@ -23,6 +23,7 @@ from distill.push import push_run
 from distill.recipe.data_section import RecipeError
 from distill.recipe.llm_section import what_is_asked
 from distill.recipe.load import load_recipe, parse_recipe
+from distill.recipe.merge_section import terms_of_use
 from distill.recipe.near import near
 from distill.recipe.resolved import Choices, reopened, resolved
 from distill.recipe.schema import Job, Pretraining, Recipe
@@ -107,9 +108,10 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
     labelled, unlabelled = contents(recipe.data)
     data = settings.pop("data")
     data.pop("root")
+    licence, terms = data.pop("licence", None), terms_of_use(recipe.teacher.model_dump(mode="json"))
     inputs = {
         **settings,
-        "licence": data.pop("licence", None),
+        "licence": [licence, terms] if terms else licence,
         "unlabeled": [data.pop("unlabeled"), unlabelled],
         "data": [data, labelled],
         "teacher": [settings["teacher"], weights["teacher"]],

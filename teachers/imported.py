@@ -47,6 +47,7 @@ class ImportedTeacher:
     """Soft labels of texts as a teacher (`teachers.base.Teacher`).
 
     Attributes:
+        name: Where the rows are from.
         digest: Changes with the texts and their soft labels.
         labels: The labels of each head.
         values: Whether the rows held probabilities or logits, by head.
@@ -54,9 +55,11 @@ class ImportedTeacher:
     """
 
     setting = "teacher.soft_labels"  # in messages
+    kind = "soft labels"
 
     def __init__(
         self,
+        name: str,
         rows: Iterable[tuple[str, str, Mapping[str, Any]]],
         heads: Sequence[ImportedHead],
         values: Values | None,
@@ -65,6 +68,7 @@ class ImportedTeacher:
         """Read the rows. A text that occurs twice has the mean of its probabilities, or of its logits.
 
         Args:
+            name: Where the rows are from.
             rows: The place of each row, for messages, its text as the run has it, and the cell of each head;
                 a missing cell is None.
             heads: The heads that the rows may have.
@@ -75,6 +79,7 @@ class ImportedTeacher:
         Raises:
             ImportedError: A cell is no soft label, or a label is unknown.
         """
+        self.name = name
         cells: dict[str, list[tuple[str, int, Array]]] = {head.name: [] for head in heads}
         texts: dict[str, int] = {}
         readers = {head.name: _Reader(head, key) for head in heads}

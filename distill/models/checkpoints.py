@@ -35,13 +35,20 @@ def encoder_identities(recipe: Job) -> dict[str, list[str]]:
     else:
         students = [start_identity(Path(start)) if is_start(start) else identity(start)]
     teachers = teachers or [identity(teacher.encoder, teacher.sha256)]
-    merged = {one.model for models in (teacher.merge or {}).values() for one in models}
-    teachers += [
-        network_identity(name) if is_network(name) else classifier_identity(name) for name in sorted(merged)
-    ]
+    for head, models in (teacher.merge or {}).items():
+        teachers += [_merged_identity(f"teacher.merge.{head}: ", one.model) for one in models]
     files = teacher.soft_labels.files if teacher.soft_labels else ()
     teachers += [fingerprint(file, Path(recipe.data.root)) for file in files]
     return {"teacher": teachers, "student": students}
+
+
+def _merged_identity(setting: str, name: str) -> str:
+    if is_network(name):
+        return network_identity(name, setting)
+    try:
+        return classifier_identity(name)
+    except EncoderError as error:
+        raise EncoderError(f"{setting}{error}") from None
 
 
 def is_network(name: str) -> bool:

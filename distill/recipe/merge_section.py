@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -49,6 +49,11 @@ class SoftLabelFiles(Part):
     )
     terms: str | None = TERMS
 
+    @property
+    def name(self) -> str:
+        """The files."""
+        return ", ".join(self.files)
+
 
 def _files(value: Any) -> Any:
     """The section from a file or a list of files."""
@@ -61,12 +66,26 @@ def _files(value: Any) -> Any:
 SoftLabels = Annotated[SoftLabelFiles, BeforeValidator(_files)]
 
 
-def terms(teacher: Mapping[str, Any]) -> dict[str, str]:
-    """The terms of use of the teachers that a recipe's section `teacher` states them for, by name."""
-    parts = [one for models in (teacher.get("merge") or {}).values() for one in models]
-    found = {one["model"]: one.get("terms") for one in parts}
-    files = teacher.get("soft_labels") or {}
-    found |= dict.fromkeys(files.get("files", ()), files.get("terms"))
-    llm = teacher.get("llm") or {}
-    found |= {llm["model"]: llm.get("terms")} if llm else {}
-    return {name: own for name, own in found.items() if own}
+def terms_of_use(teacher: Mapping[str, Any]) -> dict[str, str]:
+    """The terms of use that a recipe's section `teacher` states, by name of the teacher.
+
+    Args:
+        teacher: The section as JSON.
+    """
+    found = {one["model"]: one.get("terms") for of in (teacher.get("merge") or {}).values() for one in of}
+    if files := teacher.get("soft_labels"):
+        found[", ".join(files["files"])] = files.get("terms")
+    if llm := teacher.get("llm"):
+        found[llm["model"]] = llm.get("terms")
+    return {name: terms for name, terms in found.items() if terms}
+
+
+def with_terms(
+    teachers: Mapping[str, Sequence[Mapping[str, Any]]], teacher: Mapping[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """The teachers of each head with the terms of use that a recipe's section `teacher` states."""
+    terms = terms_of_use(teacher)
+    return {
+        head: [{**one, **({"terms": terms[one["name"]]} if one["name"] in terms else {})} for one in of]
+        for head, of in teachers.items()
+    }

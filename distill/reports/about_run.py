@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.recipe import defaults
+from distill.recipe.merge_section import with_terms
 from distill.run import StageRecord
 from distill.storage import read_json
 
@@ -21,7 +22,7 @@ CURVES = ("epochs", "steps", "best_epoch", "metric", "texts", "history", "valida
 
 
 def about_run(folder: Path, recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dict[str, Any]:
-    """The keys `teacher`, `student`, `training`, `settings`, `distillation`, `warnings`, `analysis`.
+    """The keys `teacher(s)`, `student`, `training`, `settings`, `distillation`, `warnings`, `analysis`.
 
     Args:
         folder: Of the run.
@@ -34,6 +35,7 @@ def about_run(folder: Path, recipe: Mapping[str, Any], stages: Mapping[str, Stag
     data, analysis = (read_json(folder / path) for path in ("data_report.json", ANALYSIS))
     return {
         "teacher": {"names": [], "adopted": False, **(_known(_teacher, recipe) or {}), **teacher},
+        "teachers": _known(_teachers, recipe, metrics) or {},
         "student": student,
         "training": {side: _known(_curves, metrics, f"fit_{side}") or {} for side in ("teacher", "student")},
         "settings": _known(_settings, recipe, student, teacher, metrics) or {},
@@ -55,7 +57,19 @@ def _known(function: Callable[..., Any], *given: Any) -> Any:
 def _teacher(recipe: Mapping[str, Any]) -> dict[str, Any]:
     teacher = recipe["teacher"]
     networks = list(teacher.get("networks") or ())
-    return {"names": networks or [teacher["encoder"]], "adopted": bool(networks)}
+    merge = teacher.get("merge") or {}
+    own = [] if merge and merge.keys() == recipe["heads"].keys() else [teacher["encoder"]]
+    models = [one["model"] for of in merge.values() for one in of]
+    return {
+        "names": networks or [*dict.fromkeys(models), *own],
+        "adopted": bool(networks),
+        "merged": len({*models}),
+    }
+
+
+def _teachers(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The teachers of each head, with their terms of use."""
+    return with_terms(metrics["fit_teacher"]["teachers"], recipe["teacher"])
 
 
 def _network(folder: Path, stage: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

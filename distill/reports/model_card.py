@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.heads import Head
@@ -33,6 +33,33 @@ classifier = Classifier.from_pretrained("ORG/NAME")  # this repository, or the f
 classifier("...", heads=["HEAD"], labels=["LABEL", "LABEL"])
 ```
 """
+
+
+def _teachers(recipe: Recipe) -> Iterator[str]:
+    """The teachers with the heads that they teach, unless one teaches all."""
+    teacher = recipe.teacher
+    if teacher.networks:
+        yield "the networks " + ", ".join(map(code, teacher.networks))
+        return
+    if soft := teacher.soft_labels:
+        yield "soft labels of " + ", ".join(map(code, soft.files)) + _terms(soft.terms)
+    if llm := teacher.llm:
+        which = f" for {', '.join(map(markdown, llm.heads))}" if llm.heads else ""
+        yield f"the language model {code(llm.model)}{which}{_terms(llm.terms)}"
+    merge = teacher.merge or {}
+    taught: dict[tuple[str, str | None], list[str]] = {}
+    for head, models in merge.items():
+        for one in models:
+            taught.setdefault((one.model, one.terms), []).append(head)
+    for (model, terms), heads in taught.items():
+        yield f"{code(model)} for {', '.join(map(markdown, heads))}{_terms(terms)}"
+    if others := [head for head in recipe.heads if head not in merge]:
+        which = f" for {', '.join(map(markdown, others))}" if merge else ""
+        yield f"{code(teacher.encoder)}, fine-tuned{which}"
+
+
+def _terms(terms: str | None) -> str:
+    return f" (terms of use: {markdown(terms)})" if terms else ""
 
 
 def format_metric(value: float | None) -> str:
@@ -83,10 +110,7 @@ def model_card(
         labels = ", ".join(map(markdown, head.labels[:SHOWN]))
         more = f" and {len(head.labels) - SHOWN} more" if len(head.labels) > SHOWN else ""
         lines.append(f"- **{markdown(head.name)}** ({head.kind}, {len(head.labels)} labels): {labels}{more}")
-    if networks := recipe.teacher.networks:
-        teacher = "the networks " + ", ".join(map(code, networks))
-    else:
-        teacher = f"{code(recipe.teacher.encoder)}, fine-tuned"
+    teacher = "; ".join(_teachers(recipe))
     heads_labelled = ", ".join(
         f"{markdown(name)}: {counts['train']:,} labelled" for name, counts in labelled.items()
     )

@@ -41,16 +41,12 @@ def _origin(report: Report) -> Iterable[object]:
     """What was distilled from what."""
     teacher = report["teacher"]
     names = [page.tag("code", page.short(name)) for name in teacher["names"]]
-    yield (
-        "The fine-tuned encoder "
-        if not teacher["adopted"]
-        else "The networks "
-        if len(names) > 1
-        else "The network "
-    )
+    what = "network" if teacher["adopted"] else "teacher" if teacher.get("merged") else "fine-tuned encoder"
+    yield f"The {what}{'s' * (len(names) > 1)} "
     for place, name in enumerate(names):
         yield page.join([", " if place else "", name])
-    yield f"{_shape(teacher)} taught a student{_shape(report['student'])}."
+    shape = "" if teacher.get("merged") else _shape(teacher)
+    yield f"{shape} taught a student{_shape(report['student'])}."
 
 
 def _shape(network: Mapping[str, Any]) -> str:
@@ -251,6 +247,15 @@ def _settings(report: Report) -> Iterator[Html]:
         if any(value is not None for value in sides):
             rows.append((what, *map(_value, sides)))
     yield page.table(("", "teacher", "student"), rows, "settings of teacher and student")
+    if teachers := report.get("teachers"):
+        labelled = [
+            (head, page.short(one["name"]), one["kind"], one.get("terms") or "–", one["digest"][:12])
+            for head, of in teachers.items()
+            for one in of
+        ]
+        yield page.heading("Teachers")
+        titles = ("head", "teacher", "kind", "terms of use", "digest")
+        yield page.table(titles, labelled, "teachers of each head", words=(0, 1, 2, 3, 4))
     if losses := report["distillation"]:
         cells = [(name, found["loss"], _value(found["temperature"])) for name, found in losses.items()]
         yield page.heading("Distillation")

@@ -36,7 +36,7 @@ from distill.stages.train import (
 )
 from distill.teaching.checked import LabelledTexts
 from distill.teaching.combined import KeptLabels, unknown
-from distill.teaching.named import fitted_heads, keep_asked, keep_merged, kept_labels
+from distill.teaching.named import fitted_heads, keep_asked, keep_merged, kept_labels, taught_by
 from distill.training.checkpoint import save_tensors
 from distill.training.label_confidence import LabelConfidence
 from distill.training.loop import Examples, TrainingJob, fit
@@ -71,7 +71,7 @@ class TeacherTraining(NamedTuple):
 def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Fine-tune the teacher on the labelled texts, and on the answers of teachers of some texts."""
     if run.recipe.teacher.networks:
-        return _adopted(run, folder)
+        return _adopted(run, folder) | {"teachers": taught_by(run, artifacts.heads(run), folder)}
     heads = artifacts.heads(run)
 
     @cache
@@ -83,7 +83,7 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     asked = keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], sample, folder)
     others = {"asked": asked} if asked else {}
     if not fitted_heads(run.recipe, heads):
-        return lent_encoder(run, folder) | others
+        return lent_encoder(run, folder) | others | {"teachers": taught_by(run, heads, folder)}
     network, tokenizer, job, about = teacher_training(run, folder)
     confidence = LabelConfidence(network.heads, len(job.train.texts), run.accelerator.device)
     with run.tracked("teacher"):
@@ -92,7 +92,8 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.accelerator.is_main_process:
         save_tensors(folder / "label_confidence.safetensors", means, {})
         save_classifier(network, tokenizer, folder)
-    return metrics | about | others
+    run.accelerator.wait_for_everyone()
+    return metrics | about | others | {"teachers": taught_by(run, heads, folder)}
 
 
 def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = None) -> TeacherTraining:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from distill.recipe.merge_section import with_terms
 from distill.recipe.schema import Recipe
 from distill.reports.model_card import model_card
 from distill.run import Run, versions
@@ -40,6 +41,9 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     details = {
         "reads": {"text": run.recipe.data.text, "encoding": run.recipe.data.encoding, "heads": layout},
         "recipe_sha256": run.recipe.digest(),
+        "teachers": with_terms(
+            run.metrics("fit_teacher").get("teachers", {}), run.recipe.teacher.model_dump(mode="json")
+        ),
         "quality": checked["quality"],
         "parity": checked["parity"],
         "allowed": checked["allowed"],

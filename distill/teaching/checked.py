@@ -104,12 +104,9 @@ def check_logits(
     """As `check_teacher`, of the logits of the sample."""
     wrong = []
     for head in heads:
-        if head.name not in logits:
-            continue
-        labels, own = sample.labels[head.name], logits[head.name]
-        rows = labelled(labels, head) & ~unknown(own)
-        where = f"{name}: head {head.name!r}"
-        if not rows.any():
+        labels, own, where = sample.labels[head.name], logits.get(head.name), f"{name}: head {head.name!r}"
+        rows = np.zeros(0, bool) if own is None else labelled(labels, head) & ~unknown(own)
+        if own is None or not rows.any():
             say(f"{where}: no labelled text to compare it with")
             continue
         labels, own = labels[rows], own[rows]

@@ -27,7 +27,7 @@ def imported(recipe: Recipe, heads: Sequence[Head]) -> ImportedTeacher | None:
         return None
     described = [ImportedHead(head.name, head.labels, head.kind == "single_label") for head in heads]
     rows = (row for file in settings.files for row in _rows(recipe, file, heads))
-    return ImportedTeacher(rows, described, settings.values, label_key)
+    return ImportedTeacher(settings.name, rows, described, settings.values, label_key)
 
 
 def _rows(recipe: Recipe, file: str, heads: Sequence[Head]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

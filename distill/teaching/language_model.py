@@ -25,17 +25,19 @@ class LanguageModel:
 
     Attributes:
         setting: Of the recipe that names it.
+        name: Of the model.
+        kind: In reports.
         llm: What asks.
         digest: Of model, questions and route.
         labels: The labels of each head that it is asked about.
         counts: Of all texts so far, each once.
     """
 
-    setting = "teacher.llm"
+    setting, kind = "teacher.llm", "language model"
 
     def __init__(self, llm: LlmTeacher) -> None:
         self.llm, self.digest, self.labels = llm, llm.digest, llm.labels
-        self.counts = Counts()
+        self.name, self.counts = llm.settings.model, Counts()
         self._asked: set[Any] = set()
 
     def logits(self, texts: Sequence[str]) -> Mapping[str, Array]:

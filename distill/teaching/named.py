@@ -23,6 +23,7 @@ from distill.teaching.imported import imported
 from distill.teaching.labelling import label_texts
 from distill.teaching.language_model import LanguageModel, language_model
 from teachers.base import Teacher
+from teachers.checkpoints import file_sha256
 from teachers.hf_classifier import GENERIC
 from teachers.soft_labels import SoftLabels
 
@@ -149,6 +150,7 @@ def keep_asked(
     if run.accelerator.is_main_process:
         (stage / KEPT).mkdir(exist_ok=True)
         write_json(stage / KEPT / "labels.json", teacher.labels)
+        write_json(stage / KEPT / "teachers.json", [_about(one) for one in teachers])
     run.accelerator.wait_for_everyone()
     soft = _open(stage, teacher.labels)
     label_texts(run, teacher, soft, columns)
@@ -173,6 +175,41 @@ def kept_labels(stage: Path) -> KeptLabels | None:
         return None
     labels = {head: tuple(own) for head, own in read_json(path).items()}
     return KeptLabels(_open(stage, labels), labels)
+
+
+def taught_by(run: Run[Any], heads: Sequence[Head], stage: Path) -> dict[str, list[dict[str, Any]]]:
+    """The teachers of each head, the preferred first: their names, kinds and digests.
+
+    Args:
+        run: Its recipe names the teachers.
+        heads: Of the data.
+        stage: The folder of the stage, where their answers and digests are kept.
+    """
+    path, merge = stage / KEPT / "teachers.json", _kept_merge(stage)
+    some = read_json(path) if path.exists() else []
+    found = {head.name: [one for one in some if head.name in one["heads"]] for head in heads}
+    for name, members in (merge["members"] if merge else {}).items():
+        found[name] += members
+    teacher = run.recipe.teacher
+    kind, names = (
+        ("network", teacher.networks) if teacher.networks else ("fine-tuned encoder", (teacher.encoder,))
+    )
+    files = [stage, *sorted(stage.glob("member-*"))]
+    for head in fitted_heads(run.recipe, heads):
+        found[head.name] += [
+            {"name": name, "kind": kind, "digest": file_sha256(folder / "model.safetensors")}
+            for name, folder in zip(names, files, strict=True)
+        ]
+    return {
+        name: [{key: one[key] for key in ("name", "kind", "digest")} for one in teachers]
+        for name, teachers in found.items()
+    }
+
+
+def _about(teacher: Teacher) -> dict[str, Any]:
+    """What a stage keeps of a teacher; one may have a `name` and a `kind` besides the protocol's."""
+    name, kind = (getattr(teacher, key, "teacher") for key in ("name", "kind"))
+    return {"name": name, "kind": kind, "digest": teacher.digest, "heads": [*teacher.labels]}
 
 
 def _open(stage: Path, labels: Mapping[str, tuple[str, ...]]) -> SoftLabels:
