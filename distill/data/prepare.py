@@ -47,7 +47,8 @@ from distill.data.splits import (
     sample_fractions,
     sample_train,
 )
-from distill.recipe.data_section import Data, Fraction, Hub, LabelledSource, Texts
+from distill.recipe.data_section import Data, Texts
+from distill.recipe.data_sources import Fraction, Hub, LabelledSource
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 from distill.storage import json_digest, write_json

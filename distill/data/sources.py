@@ -18,7 +18,7 @@ from distill.data.formats.lines import is_table, read_texts
 from distill.recipe.near import near
 
 if TYPE_CHECKING:  # `predict` and `evaluate` read text files with the base install
-    from distill.recipe.data_section import Hub
+    from distill.recipe.data_sources import Hub
 
 __all__ = [
     "MARK",

@@ -17,7 +17,8 @@ from distill.data.labels import are_whole_numbers, label_key, label_name
 from distill.data.rows import FIRST, LOG, LabelsOfText, RowIssues, Text
 from distill.data.sources import quoted
 from distill.heads import Head
-from distill.recipe.data_section import Fraction, HeadRecipe
+from distill.recipe.data_section import HeadRecipe
+from distill.recipe.data_sources import Fraction
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from distill.recipe.data_section import Part
+from distill.recipe.data_sources import Part
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # what changes how the model is asked, and not what it answers

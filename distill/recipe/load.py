@@ -17,7 +17,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import CollectionNode, Node, ScalarNode
 
-from distill.recipe.data_section import HeadRecipe, LabelledSource, Part, RecipeError
+from distill.recipe.data_section import HeadRecipe, RecipeError
+from distill.recipe.data_sources import LabelledSource, Part
 from distill.recipe.near import near
 from distill.recipe.schema import Job, Pretraining, Recipe
 

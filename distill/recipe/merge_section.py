@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from distill.recipe.data_section import Label, Part, Word
+from distill.recipe.data_section import Label
+from distill.recipe.data_sources import Part, Word
 
 TERMS = Field(None, description="terms of use of what it answers, for the manifest")
 

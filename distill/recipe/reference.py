@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from distill.recipe.data_section import Fraction, HeadRecipe, Hub, LabelledSource
+from distill.recipe.data_section import HeadRecipe
+from distill.recipe.data_sources import Fraction, Hub, LabelledSource
 from distill.recipe.load import optional_part
 from distill.recipe.schema import Recipe
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distill.heads import METRICS
-from distill.recipe.data_section import Augment, Data, HeadRecipe, Part, Texts
+from distill.recipe.data_section import Augment, Data, HeadRecipe, Texts, heads_of_sources
+from distill.recipe.data_sources import Part
 from distill.recipe.llm_section import Llm, what_is_asked
 from distill.recipe.merge_section import Merged, SoftLabels
 from distill.recipe.near import near
@@ -310,7 +311,9 @@ class Recipe(Job):
 
     @model_validator(mode="after")
     def _has_labels(self) -> Recipe:
-        named = self._check_sources()
+        named = heads_of_sources(self.data, self.heads)
+        if self.distillation.fill is not None and not self.data.several:
+            raise ValueError("distillation.fill: is for several sources (leave it out)")
         for name, head in self.heads.items():
             if head.column is not None or head.columns or name in named:
                 continue
@@ -340,30 +343,6 @@ class Recipe(Job):
                     f"heads.{name}.min_texts: counts labels of data.train, which is missing (leave it out)"
                 )
         return self
-
-    def _check_sources(self) -> set[str]:
-        """The heads that sources name, whose columns must fit the head."""
-        named: set[str] = set()
-        for number, source in enumerate(self.data.sources):
-            for name, columns in (source.columns or {}).items():
-                where = f"data.train.{number}.columns"
-                if (head := self.heads.get(name)) is None:
-                    raise ValueError(f"{where}: no head {name!r}{near(name, self.heads)}")
-                if not isinstance(columns, str):
-                    if head.kind != "multi_label" or not head.names:
-                        raise ValueError(
-                            f"{where}.{name}: a list of 0/1 columns is for a multi_label head that lists its "
-                            f"labels (set heads.{name}.labels)"
-                        )
-                    if len(columns) != len(head.names):
-                        raise ValueError(
-                            f"{where}.{name}: {len(columns)} columns, expected one for each of the "
-                            f"{len(head.names)} labels of the head, in their order"
-                        )
-                named.add(name)
-        if self.distillation.fill is not None and not self.data.several:
-            raise ValueError("distillation.fill: is for several sources (leave it out)")
-        return named
 
     @model_validator(mode="after")
     def _can_match(self) -> Recipe:

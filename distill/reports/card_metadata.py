@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.recipe.data_section import Fraction
+from distill.recipe.data_sources import Fraction
 from distill.recipe.schema import Recipe
 from distill.reports.text import one_line
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.heads import Head
-from distill.recipe.data_section import Hub
+from distill.recipe.data_sources import Hub
 from distill.recipe.schema import Recipe
 from distill.reports.card_metadata import front_matter
 from distill.reports.text import code, markdown

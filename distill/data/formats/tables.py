@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 
 from distill.data.formats.base import DataError, Row, Source, readable
-from distill.recipe.data_section import Hub
+from distill.recipe.data_sources import Hub
 from distill.recipe.near import near
 
 BATCH = 1000  # rows of a table in memory at a time

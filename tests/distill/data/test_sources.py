@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.data.sources import MARK, DataError, Row, fingerprint, open_source
-from distill.recipe.data_section import Hub
+from distill.recipe.data_sources import Hub
 
 
 def read(root: Path, source: Any, *columns: str, **options: Any) -> list[Row]:
