@@ -274,11 +274,23 @@ def write_labelled(rng: random.Random, path: Path, messages: list[Message]) -> N
             writer.writerow([f"{path.stem[:2]}{at:04d}", message.text, *labels])
 
 
+def write_classes(folder: Path, messages: list[Message]) -> None:
+    """Write a file of texts for each intent, as recipes/three_files.yaml reads them."""
+    folder.mkdir(exist_ok=True)
+    for intent in INTENT_WEIGHTS:
+        text = "".join(message.text + "\n" for message in messages if message.intent == intent)
+        (folder / f"{intent}.txt").write_text(text, encoding="utf-8", newline="\n")
+    print(f"{folder}: {len(INTENT_WEIGHTS)} files, one an intent")
+
+
 def main() -> None:
     """Write the three labelled files and the unlabelled inbox."""
     parser = argparse.ArgumentParser(description="Write the generated messages of the demo.")
     parser.add_argument("--out", type=Path, default=HERE / "demo", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
+    parser.add_argument(
+        "--classes", action="store_true", help="write the folder classes too, a file an intent"
+    )
     args = parser.parse_args()
     files = draw_messages(args.seed, load_phrases(PHRASES))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -292,6 +304,8 @@ def main() -> None:
             path = args.out / f"{split}.csv"
             write_labelled(rng, path, messages)
         print(f"{path}: {len(messages)} messages, {path.stat().st_size:,} bytes")
+    if args.classes:
+        write_classes(args.out / "classes", files["train"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.data.labels import YES_NO, label_key, listed_in, word_of
+from distill.data.labels import NOT_GIVEN, YES_NO, label_key, listed_in, word_of
 from distill.data.sources import DataError, listed
 
 TEXT_NAMES = (
@@ -126,7 +126,7 @@ def _are_flags(values: Sequence[Any]) -> bool:
     if any(isinstance(value, (list, dict)) for value in values):
         return False
     words = [word for value in values if (word := word_of(value).lower())]
-    return len(words) * 2 > len(values) and {*words} <= {*YES_NO}
+    return len(words) * 2 > len(values) and {*words} - {NOT_GIVEN} <= {*YES_NO} and {*words} != {NOT_GIVEN}
 
 
 def _head(column: str, values: Sequence[Any]) -> dict[str, Any] | str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 1_000_000
 SURROGATE = re.compile("[\ud800-\udfff]")
+NOT_GIVEN = "-1"  # among 0/1 columns, as Jigsaw and CheXpert mark rows without labels
 YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})(\.0+|,0)?")  # below 2**53, which every reader of JSON keeps
 NUMBER_OF = {"true": "1", "false": "0"}
@@ -265,6 +266,7 @@ def label_reader(name: str, head: HeadRecipe, labels: Labels, columns: str | Seq
 
     def flags(cells: Iterator[object], row: Row) -> tuple[str, ...] | None:
         values = [label_key(label_of(next(cells))) for _ in columns]
+        values = ["" if value == NOT_GIVEN else value for value in values]
         for column, value in zip(columns, values, strict=True):
             if value and value not in YES_NO:
                 raise InvalidCell("value not 0 or 1", f"{column}: {value}")

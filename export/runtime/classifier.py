@@ -33,8 +33,9 @@ class Classifier(HubModel):
     """A loaded bundle. Calling it with a text returns a dict, with a list of texts a list of dicts.
 
     A list of texts may be any iterable of str, such as a generator, a NumPy array or a pandas Series.
-    `predict_HEAD(texts)` returns the answers of one head and takes the same options. `predict`,
-    `predict_proba` and `classes_` are those of a scikit-learn classifier.
+    `predict_HEAD(texts)` returns the answers of one head and takes the same options; of a head that is named
+    proba, `predict(texts, head="proba")` does. `predict`, `predict_proba` and `classes_` are those of a
+    scikit-learn classifier.
 
     Attributes:
         heads: Names of the heads, in the order of the manifest.
@@ -293,7 +294,12 @@ class Classifier(HubModel):
         head = name.removeprefix("predict_")
         if head != name and head in heads:
             return partial(self._predict, head)
-        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r} (heads: {', '.join(heads)})")
+        from difflib import get_close_matches  # only errors need the import
+
+        problem = f"{type(self).__name__!r} has no attribute {name!r}"
+        if head != name and (near := get_close_matches(name, [f"predict_{known}" for known in heads], 1)):
+            problem += f", did you mean {near[0]!r}?"
+        raise AttributeError(f"{problem} (heads: {', '.join(heads)})")
 
     def __repr__(self) -> str:
         if not hasattr(self, "_columns"):  # loading failed
@@ -302,7 +308,7 @@ class Classifier(HubModel):
         return f"<{type(self).__name__} {self.manifest.name!r}, {self.variant}: {', '.join(kinds)}>"
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(f"predict_{head}" for head in self.heads)]
+        return sorted({*super().__dir__(), *(f"predict_{head}" for head in self.heads)})
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
         # sessions cannot be copied, so a copy loads the bundle again

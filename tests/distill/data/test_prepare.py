@@ -289,6 +289,18 @@ def test_invalid_rows_are_counted_and_listed(room: Workspace, caplog: pytest.Log
     assert "data: dropped 1 row: duplicate id; first test.jsonl:7: '1'" in printed
 
 
+def test_minus_one_among_0_and_1_is_no_label(room: Workspace) -> None:
+    """A row with it is unlabelled, as one with an empty cell."""
+    for split in ("train", "validation", "test"):
+        flags = [(i % 2, i % 3 // 2) for i in range(6)] + [(-1, -1), (1, -1), ("-1.0", None)]
+        rows = [{"text": f"{split} {i}", "x": x, "y": y} for i, (x, y) in enumerate(flags)]
+        room.write(f"{split}.jsonl", *map(json.dumps, rows))
+    data = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
+    counts = room.prepare({"x": {"columns": ["x", "y"]}}, max_bad_rows=0, **data)
+    assert counts["labelled"]["x"] == dict.fromkeys(("train", "validation", "test"), 6)
+    assert counts["rows"]["train"] == 9
+
+
 def test_a_none_cell_beside_labels_is_invalid(room: Workspace) -> None:
     room.csv("test.csv", "a b a|- -")
     room.prepare(

@@ -38,6 +38,14 @@ def write(path: Path, header: str, rows: list[str]) -> Path:
     return path
 
 
+def test_columns_of_0_and_1_and_minus_one(tmp_path: Path) -> None:
+    rows = [f"what they wrote in number {i},{x},{x}" for i in range(60) for x in [(i % 2, -1)[i % 5 == 4]]]
+    rows = [f"{row},-1" for row in rows]
+    recipe, heads, _ = proposed(write(tmp_path / "train.csv", "comment_text,toxic,threat,never", rows))
+    assert recipe.data.text == "comment_text"
+    assert heads == {"labels": {"columns": ("toxic", "threat"), "kind": "multi_label"}}
+
+
 def test_columns_of_every_kind(tmp_path: Path) -> None:
     header = "id,price,sentence,intent,tags,toxic,insult,note,lang,stars"
     rows = [

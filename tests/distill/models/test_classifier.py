@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from distill.models.base import Batch, on_device
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier
+from distill.training.losses import total_loss
 
 HEADS = (
     Head("intent", "single_label", ("a", "b", "c")),
@@ -27,6 +29,26 @@ def batch(rows: int = 5, length: int = 9, padding: int = 3) -> Batch:
     mask = torch.ones_like(ids)
     mask[::2, length - padding :] = 0
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_half_precision_leaves_loss_and_gradients_finite(
+    tiny_bert: Callable[..., Any], toy_heads: Any, toy_corpus: Any, encode: Any
+) -> None:
+    """As autocast and the gradient scaler of precision fp16 compute, on the CPU."""
+    corpus = toy_corpus(24)
+    network = MultiHeadClassifier(tiny_bert(), toy_heads, dropout=0.0)
+    batch = on_device(encode(corpus.texts).batch(np.arange(24)), torch.device("cpu"))
+    hard = {name: torch.from_numpy(labels) for name, labels in corpus.labels.items()}
+    with torch.autocast("cpu", dtype=torch.float16):
+        logits = network(batch)
+    assert logits.dtype == torch.float16 and torch.isfinite(logits).all()
+    loss, _ = total_loss(logits, hard, {}, toy_heads)
+    exact, _ = total_loss(network(batch), hard, {}, toy_heads)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.item(), rel=1e-2)
+    (loss * 2**10).backward()
+    assert all(
+        torch.isfinite(weight.grad).all() for weight in network.parameters() if weight.grad is not None
+    )
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

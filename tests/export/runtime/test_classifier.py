@@ -174,8 +174,27 @@ def test_predict_head(classifier: Classifier):
     assert len(classifier.predict_intent("thanks", top_k=2)) == 2
     assert "predict_intent" in dir(classifier) and "load" in dir(classifier)
     assert hasattr(classifier, "predict_flags") and not hasattr(classifier, "predict_other")
-    with pytest.raises(AttributeError, match=r"predict_intnet.*heads: intent, flags"):
+    with pytest.raises(
+        AttributeError, match=r"'predict_intnet', did you mean 'predict_intent'\? \(heads: intent, flags\)"
+    ):
         classifier.predict_intnet("thanks")
+    with pytest.raises(AttributeError, match=r"has no attribute 'fit' \(heads: intent, flags\)"):
+        classifier.fit  # noqa: B018
+
+
+def test_a_head_does_not_shadow_a_method(
+    manifest: Manifest, contents: dict[str, bytes], tmp_path: Path, texts: list[str]
+):
+    head = replace(manifest.heads[0], name="proba")
+    write_bundle(tmp_path / "b", replace(manifest, heads=(head, *manifest.heads[1:])), contents)
+    classifier = Classifier.load(tmp_path / "b")
+    assert {*classifier.predict_proba(texts)} == {"proba", "flags"}
+    assert dir(classifier).count("predict_proba") == 1
+    twin = copy.copy(classifier)
+    assert twin.predict_flags(texts) == classifier.predict_flags(texts)
+    assert classifier.predict(texts, head="proba") == [
+        answer["proba"]["label"] for answer in classifier(texts)
+    ]
     with pytest.raises(AttributeError, match="nothing"):
         classifier.nothing  # noqa: B018
 
