@@ -87,7 +87,7 @@ def test_six_columns_of_0_and_1_with_rare_labels(root, tmp_path, tiny, toy_corpu
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     found = report["heads"]["toxicity"]["test"]["int8"]
-    assert {"label_accuracy", "subset_accuracy", "log_loss"} <= {*found} and found["label_accuracy"] > 0.9
+    assert {"label_accuracy", "subset_accuracy", "log_loss"} <= {*found} and found["label_accuracy"] > 0.8
     assert found["subset_accuracy"] <= found["label_accuracy"]
     assert report["labelled"]["toxicity"]["train"] < report["rows"]["train"]
     line = epochs(done.stderr, "teacher")[0]
