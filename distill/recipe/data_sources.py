@@ -59,6 +59,17 @@ def _encoding(name: str) -> str:
     raise ValueError(f"unknown encoding {name!r}{near(str(name), known)}")
 
 
+def _list_form(value: Any) -> str:
+    return "list" if isinstance(value, (list, tuple)) else "str"
+
+
+def _some(value: Any) -> Any:
+    # the `min_length` of pydantic also speaks of lists whose items are invalid
+    if isinstance(value, (list, tuple)) and not value:
+        raise ValueError("must not be empty")
+    return value
+
+
 def _split_form(value: Any) -> str:
     return "Fraction" if isinstance(value, Mapping) and "hub" not in value else _form(value)
 
@@ -68,7 +79,7 @@ _Hub = Annotated[Hub, Tag("Hub")]
 Source = Annotated[_Str | _Hub, Discriminator(_form)]
 SplitSource = Annotated[_Str | _Hub | Annotated[Fraction, Tag("Fraction")], Discriminator(_split_form)]
 _List = Annotated[tuple[str, ...], Field(min_length=1), Tag("list")]
-TextColumns = Annotated[_Str | _List, Discriminator(_form)]
+TextColumns = Annotated[_Str | _List, Discriminator(_list_form)]
 Encoding = Annotated[str, AfterValidator(_encoding)]
 TENTH = Fraction.model_validate({"from": "train", "fraction": 0.1})
 SPLIT = "a source, or `{from: train, fraction: F}`: a stratified, seeded part of train"
@@ -82,7 +93,8 @@ def as_word(value: Any) -> Any:
 
 
 Word = Annotated[str, BeforeValidator(as_word)]
-LabelColumns = Word | Annotated[tuple[Word, ...], Field(min_length=1)]
+_Words = Annotated[tuple[Word, ...], BeforeValidator(_some), Tag("list")]
+LabelColumns = Annotated[Annotated[Word, Tag("str")] | _Words, Discriminator(_list_form)]
 
 
 class LabelledSource(Part):
@@ -140,5 +152,5 @@ class LabelledSource(Part):
         return (self.text,) if isinstance(self.text, str) else self.text or ()
 
 
-Sources = Annotated[tuple[LabelledSource, ...], Field(min_length=1), Tag("list")]
+Sources = Annotated[tuple[LabelledSource, ...], BeforeValidator(_some), Tag("list")]
 TrainSource = Annotated[_Str | _Hub | Sources, Discriminator(_form)]
