@@ -82,7 +82,11 @@ def test_negatives_redo_a_packed_teacher(data: dict[str, Any]) -> None:
 def test_settings_that_are_left_open_are_no_inputs(data: dict[str, Any]) -> None:
     """So a run that finished before these settings existed stays done."""
     inputs = str(stage_inputs(parse_recipe(data)))
-    assert not [x for x in ("network'", "negatives", "hypothesis", "descriptions") if x in inputs]
+    assert not [
+        x
+        for x in ("network'", "negatives", "hypothesis", "descriptions", "mixing", "max_texts", "fill")
+        if x in inputs
+    ]
 
 
 @pytest.mark.parametrize(("key", "value", "first"), REDOES, ids=[key for key, _, _ in REDOES])
@@ -92,6 +96,20 @@ def test_a_setting_redoes_the_stages_from_the_first_that_depends_on_it(
     names = [stage.name for stage in STAGES]
     expected = names[names.index(first) :] if first else []
     assert redone(STAGES, parse_recipe(data), parse_recipe(with_setting(data, key, value))) == expected
+
+
+def test_settings_of_several_sources(data: dict[str, Any]) -> None:
+    names = [stage.name for stage in STAGES]
+    several = with_setting(data, "data.train", [{"file": "train.csv"}, {"file": "other.csv"}])
+    for key, value, first in (
+        ("data.mixing", 1.0, "prepare"),
+        ("data.max_texts", 5, "prepare"),
+        ("data.train", [{"file": "other.csv"}, {"file": "train.csv"}], "prepare"),
+        ("data.train", [{"file": "train.csv"}, {"file": "other.csv", "text": "body"}], "prepare"),
+        ("distillation.fill", False, "fit_student"),
+    ):
+        changed = parse_recipe(with_setting(several, key, value))
+        assert redone(STAGES, parse_recipe(several), changed) == names[names.index(first) :]
 
 
 def test_other_unlabelled_texts_leave_the_teacher_done(data: dict[str, Any]) -> None:

@@ -275,10 +275,15 @@ def test_a_column_in_the_order_of_texts(soft: SoftLabels, tmp_path: Path) -> Non
     for part in (range(0, 20, 2), range(1, 20, 2)):
         soft.add(text_digests([texts[i] for i in part]), of_heads(logits[part]))
     order = [19, 0, 7, 7, 3]
-    chunks = (text_digests([texts[i] for i in some]) for some in (order[:2], order[2:]))
+    chunks = [text_digests([texts[i] for i in some]) for some in (order[:2], order[2:])]
     columns = soft.to_disk(chunks, tmp_path)
     np.testing.assert_array_equal(side_by_side(columns), logits[order].astype(np.float16))
     for column in columns.values():
         assert column.dtype == np.float16 and isinstance(column.base, np.memmap)
+    masked = {head: np.arange(len(order)) % 3 == number for number, head in enumerate(columns)}
+    (other := tmp_path / "masked").mkdir()
+    for head, column in soft.to_disk(chunks, other, masked).items():
+        assert (np.isnan(column).all(-1) == masked[head]).all()
+        np.testing.assert_array_equal(column[~masked[head]], columns[head][~masked[head]])
     with pytest.raises(SoftLabelsError):
         soft.to_disk([text_digests(["never labelled"])], tmp_path)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from distill.data.labels import InvalidCell, text_of
 from distill.data.sources import open_source
 from distill.data.tokens import (
+    Mixture,
     TextTokenizer,
     Tokens,
     _slices,
@@ -229,3 +230,53 @@ def text_or_nothing(text: str) -> str:
         return text_of(text)
     except InvalidCell:
         return ""
+
+
+def mixture(*sizes: int, mixing: float = 0.5) -> Mixture:
+    sources = np.repeat(np.arange(len(sizes)), sizes)
+    return Mixture(np.random.default_rng(0).permutation(sources), np.array(sizes) ** mixing)
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.5, 1.0])
+def test_a_source_is_read_in_proportion_to_a_power_of_its_size(mixing: float) -> None:
+    mixed = mixture(900, 100, 37, mixing=mixing)
+    for epoch in range(3):
+        batches = shuffled_batches(lengths(), 16, 0, epoch, mixed)
+        rows = np.concatenate(batches)
+        assert len(rows) == 1037 and len(batches) == len(shuffled_batches(lengths(), 16, 0, epoch))
+        shares = np.array([900, 100, 37]) ** mixing
+        assert np.abs(np.bincount(mixed.sources[rows]) - 1037 * shares / shares.sum()).max() <= 1
+    if mixing == 1:
+        assert sorted(rows) == [*range(1037)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(0, 5), st.integers(1, 6))
+def test_no_row_is_read_again_before_every_other_of_its_source(
+    sizes: list[int], seed: int, epochs: int
+) -> None:
+    if not sum(sizes):
+        return
+    mixed = Mixture(np.repeat(np.arange(len(sizes)), sizes), np.sqrt(np.arange(len(sizes)) + 1.0))
+    read = np.concatenate([mixed.rows(seed, epoch) for epoch in range(epochs)])
+    assert len(read) == epochs * sum(sizes)
+    counts = np.bincount(read, minlength=sum(sizes))
+    for source, size in enumerate(sizes):
+        own = counts[mixed.sources == source]
+        assert size == 0 or own.max() - own.min() <= 1
+
+
+def test_the_rows_of_an_epoch_depend_on_seed_and_number_alone() -> None:
+    mixed = mixture(900, 100, 37)
+    again = mixture(900, 100, 37)
+    for epoch in (3, 0):  # in any order, as a resumed training asks for them
+        one, other = (shuffled_batches(lengths(), 16, 5, epoch, each) for each in (mixed, again))
+        assert [rows.tolist() for rows in one] == [rows.tolist() for rows in other]
+    assert mixed.rows(0, 0).tolist() != mixed.rows(0, 1).tolist() != mixed.rows(1, 1).tolist()
+
+
+def test_sources_without_rows_leave_their_share_to_the_others() -> None:
+    mixed = Mixture(np.array([0, 0, 2, 2]), np.array([1.0, 5.0, 1.0, 3.0]))
+    assert sorted(mixed.rows(0, 0).tolist()) == [0, 1, 2, 3]
+    some = mixture(900, 100, 37).of(np.arange(10))
+    assert len(some.rows(0, 0)) == 10

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from distill.data.tokens import Mixture
 from distill.models.classifier import MultiHeadClassifier
 from distill.recipe.schema import Distillation, Match, Training
 from distill.training import loop
@@ -156,6 +157,18 @@ def test_killed_and_resumed_equals_unbroken(room: Room, steps: int, match: Match
     assert (room.earlier_seconds > 0) == (steps >= 2)  # those up to the checkpoint
     if matched and room.matching:  # the projections resumed too
         assert same(room.matching, matched)
+
+
+def test_a_training_on_several_sources_resumes_where_it_was(room: Room) -> None:
+    """Also in the middle of an epoch, whose rows are other ones than those of the epoch before."""
+    sources = Mixture(np.repeat([0, 1, 2], [3, 15, 6]), np.array([1.0, 1.0, 2.0]))
+    train = replace(room.examples(24), mixture=sources)
+    unbroken, expected = room.fit(QUICK, "unbroken", train=train, dropout=0.2)
+    assert not same(unbroken, room.fit(QUICK, "every", train=room.examples(24), dropout=0.2)[0])
+    with pytest.raises(Killed):
+        room.fit(QUICK, train=train, dropout=0.2, hook=dying("step", 9))
+    resumed, metrics = room.fit(QUICK, train=train, dropout=0.2)
+    assert same(resumed, unbroken) and metrics == expected
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "best.safetensors"])
@@ -500,6 +513,26 @@ def test_the_confidence_is_the_mean_over_the_epochs(room: Room) -> None:
         if row != 5:
             assert float(means["flags"][row]) == pytest.approx(flag, rel=1e-4)
     assert same(network, room.fit(QUICK, "plain", train=train)[0])  # it only watches
+
+
+def test_the_confidence_of_texts_that_are_read_often_or_never(room: Room) -> None:
+    """Of a small source every text is read several times an epoch, of a large one not every text once."""
+    sources = Mixture(np.repeat([0, 1], [2, 22]), np.array([5.0, 1.0]))
+    train = replace(room.examples(24), mixture=sources)
+    network = room.build()
+    confidence = Kept(network.heads, 24, room.accelerator.device)
+    room.fit(QUICK, train=train, network=network, confidence=confidence)
+    read = np.bincount([row for rows, _ in confidence.batches for row in rows], minlength=24)
+    assert read[:2].tolist() == [30, 30] and sorted(read[2:].tolist()) == [0] * 10 + [1] * 12
+    mean = confidence.means(room.accelerator)["intent"].numpy()
+    assert (np.isnan(mean) == (read == 0)).all()
+    first = [
+        float(logits[i, :3].softmax(-1)[train.hard["intent"][0]])
+        for rows, logits in confidence.batches
+        for i, row in enumerate(rows)
+        if row == 0
+    ]
+    assert float(mean[0]) == pytest.approx(np.mean(first), rel=1e-4)
 
 
 def test_the_confidence_resumes(room: Room) -> None:
