@@ -16,6 +16,7 @@ from distill.recipe.schema import Recipe
 from distill.run import progress
 from distill.stages.fit_teacher import ASKED
 from distill.teaching.language_model import language_model
+from distill.teaching.named import with_own_labels
 
 
 def ask(recipe: Recipe, *, dry_run: bool = False, dropped: bool = False) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def ask(recipe: Recipe, *, dry_run: bool = False, dropped: bool = False) -> dict
         RecipeError, DataError: The recipe names no language model, or its data cannot be used.
         LlmError: The server cannot be asked, or no more.
     """
+    recipe = with_own_labels(recipe)
     if recipe.teacher.llm is None:
         raise RecipeError("teacher.llm: is missing, expected a language model (set base_url and model)")
     with tempfile.TemporaryDirectory() as scratch:
@@ -44,7 +46,7 @@ def ask(recipe: Recipe, *, dry_run: bool = False, dropped: bool = False) -> dict
     assert model is not None
     with progress(len({*texts}), "ask", "text") as bar:
         model.counts.add(model.llm.ask(texts, bar.update, dropped=dropped))
-    return model.about()
+    return {"summary": model.summary(), **model.about()}
 
 
 def estimate(recipe: Recipe, heads: Sequence[Head], prepared: Path) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def _texts(prepared: Path) -> list[str]:
 def estimate_rows(found: Mapping[str, Any]) -> list[list[str]]:
     """An estimate as the rows of a table: what, and how much."""
     route = found["route"] + (", assumed: the server was not asked yet" if found["assumed"] else "")
+    cost = found["cost"]
     return [
         ["language model", ""],
         ["texts to ask about", f"{found['texts']:,}"],
@@ -76,16 +79,5 @@ def estimate_rows(found: Mapping[str, Any]) -> list[list[str]]:
         [f"requests ({route})", f"{found['requests']:,}"],
         ["tokens read (characters / 4)", f"{found['input_tokens']:,.0f}"],
         ["tokens written", f"{found['output_tokens']:,.0f}"],
-        ["cost at the recipe's prices", f"{found['cost']:,.2f}"],
+        ["cost at the recipe's prices", f"{cost:,.2f}" if cost >= 1 else f"{cost:.2g}"],
     ]
-
-
-def counts_line(about: Mapping[str, Any]) -> str:
-    """What came of the asking, in a line."""
-    counts = {name: f"{about[name]:,}" for name in ("texts", "answered", "cached", "dropped", "failed")}
-    line = "{answered} of {texts} texts are answered, {cached} of them before".format(**counts)
-    if about["dropped"]:
-        line += f"; {counts['dropped']} had answers outside the choice (--dropped asks them again)"
-    if about["failed"]:
-        line += f"; {counts['failed']} got no answer (run it again)"
-    return f"{line}; {about['requests']:,} requests"

@@ -118,6 +118,8 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
         "student": [settings["student"], weights["student"]],
     }
     if isinstance(recipe, Recipe):
+        if recipe.teacher.llm or recipe.teacher.soft_labels:  # whose answers to them teach the encoder
+            inputs["teacher"].append(inputs["unlabeled"])
         heads = settings["heads"].items()
         calibration = {
             name: {key: head.pop(key) for key in CALIBRATED if key in head} for name, head in heads
@@ -348,9 +350,9 @@ def _probe(recipe: Job, run: Run[Any], digests: Mapping[str, Sequence[str]], las
 def _reopened(inputs: Mapping[str, Any], recipe: Job, chosen: Choices) -> dict[str, Any]:
     """The inputs of the recipe with settings left open that have the chosen values."""
     settings = _settings(reopened(recipe, chosen))
-    weights = {name: inputs[name][1] for name in ("teacher", "student")}
+    others = {name: inputs[name][1:] for name in ("teacher", "student")}
     sections = {
-        name: [settings[name], weights[name]] if name in weights else settings[name] for name in chosen
+        name: [settings[name], *others[name]] if name in others else settings[name] for name in chosen
     }
     return {**inputs, **sections}
 

@@ -13,11 +13,11 @@ def ask(options: argparse.Namespace) -> Result:
     from distill.recipe.load import load_recipe
 
     recipe = load_recipe(options.recipe, data_root=options.data_root, overrides=options.set)
-    from distill.ask import ask, counts_line, estimate_rows
+    from distill.ask import ask, estimate_rows
     from distill.plan import aligned
 
     found = ask(recipe, dry_run=options.dry_run, dropped=options.dropped)
-    return Result(aligned(estimate_rows(found)) if options.dry_run else counts_line(found), found)
+    return Result(aligned(estimate_rows(found)) if options.dry_run else found["summary"], found)
 
 
 def add_ask_command(add: Add) -> None:

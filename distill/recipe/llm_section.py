@@ -21,7 +21,9 @@ def _questions(value: Any) -> Any:
     """Heads and their questions, from a list of heads."""
     if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
         return dict.fromkeys(value)
-    return value
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise ValueError(f"must be a list of heads, or a question a head, got {value!r}")
 
 
 class Llm(Part):

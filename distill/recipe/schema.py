@@ -311,6 +311,9 @@ class Recipe(Job):
 
     @model_validator(mode="after")
     def _has_labels(self) -> Recipe:
+        for name in (self.teacher.llm and self.teacher.llm.heads) or ():
+            if name not in self.heads:
+                raise ValueError(f"teacher.llm.heads: no head {name!r}{near(name, self.heads)}")
         named = heads_of_sources(self.data, self.heads)
         if self.distillation.fill is not None and not self.data.several:
             raise ValueError("distillation.fill: is for several sources (leave it out)")
@@ -369,9 +372,6 @@ class Recipe(Job):
         for name in self.teacher.merge or ():
             if name not in self.heads:
                 raise ValueError(f"teacher.merge: no head {name!r}{near(name, self.heads)}")
-        for name in (self.teacher.llm and self.teacher.llm.heads) or ():
-            if name not in self.heads:
-                raise ValueError(f"teacher.llm.heads: no head {name!r}{near(name, self.heads)}")
         for name in self.gates.allow:
             if name not in self.heads:
                 raise ValueError(f"gates.allow: no head {name!r}{near(name, self.heads)}")

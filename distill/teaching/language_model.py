@@ -56,6 +56,17 @@ class LanguageModel:
         self._asked.update(new)
         return self.llm.logits(texts)
 
+    def summary(self) -> str:
+        """What came of the asking, in a line."""
+        found = self.counts
+        line = f"{found.answered:,} of {found.texts:,} texts are answered, {found.cached:,} of them before"
+        if found.dropped:
+            what = f"{found.dropped:,} had answers outside the choice"
+            line += f"; {what} (distill ask --dropped asks them again)"
+        if found.failed:
+            line += f"; {found.failed:,} got no answer (distill ask asks them again)"
+        return f"{line}; {found.requests:,} requests"
+
     def about(self) -> dict[str, Any]:
         """What it is and what came of the asking, for the record of a stage."""
         settings = self.llm.settings

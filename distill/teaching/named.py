@@ -154,6 +154,9 @@ def keep_asked(
     run.accelerator.wait_for_everyone()
     soft = _open(stage, teacher.labels)
     label_texts(run, teacher, soft, columns)
+    models = [one for one in teachers if isinstance(one, LanguageModel)]
+    for model in models:
+        run.info(f"{model.setting}: {model.summary()}")
     counts = dict.fromkeys(teacher.labels, 0)
     for start in range(0, len(soft), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(soft)))
@@ -166,7 +169,7 @@ def keep_asked(
         raise RecipeError(
             f"{settings}: knows none of the {len(soft):,} texts (compare its texts with the data)"
         )
-    return [one.about() for one in teachers if isinstance(one, LanguageModel)]
+    return [model.about() for model in models]
 
 
 def kept_labels(stage: Path) -> KeptLabels | None:

@@ -14,7 +14,7 @@ from teachers.llm.client import Client, RefusedError, RequestLimitError, Stopped
 from teachers.llm.probe import not_found
 from teachers.llm.questions import Answer, Question, answer_heads
 from teachers.llm.records import Counts
-from teachers.llm.routes import Route, Votes
+from teachers.llm.routes import Route, Votes, content_of
 from teachers.llm.settings import AskedHead, LlmError, LlmSettings
 
 LOG = logging.getLogger("tinyheads")
@@ -57,7 +57,7 @@ class Asking:
         self._lock, self._stop = Lock(), Event()
         self._useful = False
         self._given_up: list[bytes] = []
-        self._reason = "answers were outside the choice"
+        self._reason = ""
         self.counts = Counts()
 
     def run(self, texts: Sequence[str], threads: int, progress: Callable[[int], object]) -> Counts:
@@ -173,7 +173,6 @@ class Asking:
             try:
                 body = route.body(settings, asked, text, votes)
                 reply = self._client.post(route.path, body, self._stop)
-                found = route.votes_in(reply, asked)
             except RefusedError as error:
                 if error.status not in ABOUT_A_TEXT:
                     raise (
@@ -182,7 +181,11 @@ class Asking:
                         else LlmError(f"{settings.host} refuses a request: {error} ({KEPT})")
                     ) from None
                 reply, found = None, [None] * len(some)
-                self._reason = f"refused: {error}"
+                self._reason = str(error)
+            else:
+                found = route.votes_in(reply, asked)
+                if not any(vote for votes in found for vote in votes):
+                    self._reason = self._client.readable(content_of(reply)) or "no answer"
             with self._lock:
                 self.counts.add_usage(reply)
             for number, key in enumerate(some):
@@ -210,5 +213,5 @@ class Asking:
         self._cache.forget(self._given_up)
         raise LlmError(
             f"{self._settings.model} at {self._settings.host}: no valid answer to {len(self._given_up)} "
-            f"questions, {self._reason} (try the model by hand; set another model or route)"
+            f"questions, the last was {self._reason!r} (try the model by hand; set another model or route)"
         )

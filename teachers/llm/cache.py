@@ -139,4 +139,4 @@ class AnswerCache:
 
     def _unusable(self, error: Exception) -> LlmError:
         reason = getattr(error, "strerror", None) or str(error)
-        return LlmError(f"cache: {self.path}: {reason} (free space there, or set another folder)")
+        return LlmError(f"cache: {self.path}: {reason} (set teacher.llm.cache to another folder)")

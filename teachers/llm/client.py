@@ -122,7 +122,7 @@ class Client:
             status = response.status_code
             if status not in RETRIED and (status < 500 or status in NOT_THERE):
                 raise self._refusal(response)
-            problem = f"{status} {response.reason_phrase}"
+            problem = f"{status} {self._message(response) or response.reason_phrase}"
             if (asked := _retry_after(response)) is not None:
                 delay = self._pause(asked, delay)
         raise UnavailableError(problem, reached=reached)
@@ -166,7 +166,10 @@ class Client:
         for key in ("error", "message", "detail"):
             if isinstance(found, dict) and key in found:
                 found = found[key]
-        text = found if isinstance(found, str) else json.dumps(found) if found else ""
+        return self.readable(found if isinstance(found, str) else json.dumps(found) if found else "")
+
+    def readable(self, text: str) -> str:
+        """What a server wrote, short, in one line and without the key."""
         if self._key:
             text = text.replace(self._key, "***")
         return " ".join("".join(x if x.isprintable() else " " for x in text).split())[:MESSAGE]

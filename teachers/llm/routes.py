@@ -37,6 +37,7 @@ class Route(ABC):
         options: Most options of a choice; None sets no limit.
         lists: Whether a multi_label head is one list.
         votes: Valid answers that a question needs.
+        repeats: Requests for these.
     """
 
     name: RouteName
@@ -44,7 +45,7 @@ class Route(ABC):
     questions = 1
     options: int | None = None
     lists = False
-    votes = 1
+    votes = repeats = 1
 
     @abstractmethod
     def body(self, settings: LlmSettings, asked: Sequence[Question], text: str, votes: int) -> Body:
@@ -127,9 +128,15 @@ class Samples(Route):
     questions = 1000
     lists = True
 
-    def __init__(self, samples: int) -> None:
-        """Args: `samples`, the answers of a question."""
-        self.votes = samples
+    def __init__(self, samples: int, *, several: bool = True) -> None:
+        """Make the route.
+
+        Args:
+            samples: Of a question.
+            several: Whether the server returns several samples to a request.
+        """
+        self.votes, self._several = samples, several
+        self.repeats = 1 if several else samples
 
     def body(self, settings: LlmSettings, asked: Sequence[Question], text: str, votes: int) -> Body:
         """A chat of one message, with several answers."""
@@ -146,7 +153,7 @@ class Samples(Route):
             "messages": _message(settings.instructions, lines, text, f"Answer with JSON alone: {{{form}}}"),
             "temperature": 1,
         }
-        return body | ({"n": votes} if votes > 1 else {})  # some servers ignore it, which is noticed
+        return body | ({"n": votes} if self._several and votes > 1 else {})
 
     def votes_in(self, reply: Any, asked: Sequence[Question]) -> list[Votes]:
         """For each sample, 1 for the chosen labels of the question."""
@@ -197,11 +204,28 @@ class SystemOne(Route):
         return 0
 
 
-def route_of(name: RouteName, samples: int, top: int = TOP_LOGPROBS) -> Route:
-    """The route of a name, with the number of samples or of returned log probabilities."""
+def route_of(name: RouteName, samples: int, most: int | None = None) -> Route:
+    """The route of a name.
+
+    Args:
+        name: Of the route.
+        samples: Of a question.
+        most: What the server was found to return at most: log probabilities, or samples.
+    """
     if name == "logprobs":
-        return Logprobs(top)
-    return Samples(samples) if name == "samples" else SystemOne()
+        return Logprobs(most or TOP_LOGPROBS)
+    return Samples(samples, several=most != 1) if name == "samples" else SystemOne()
+
+
+def most_of(route: Route) -> int:
+    """The argument `most` that makes the route again."""
+    return route.top if isinstance(route, Logprobs) else 1 if route.repeats > 1 else 0
+
+
+def content_of(reply: Any) -> str:
+    """The text of a reply, or its error, for a message; empty if it has neither."""
+    text = _at(_first(_at(reply, "choices")), "message", "content")
+    return text if isinstance(text, str) else str(_at(reply, "error", "message") or _at(reply, "error") or "")
 
 
 def top_logprobs(reply: Any) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ from teachers.llm.client import Client
 from teachers.llm.probe import probe
 from teachers.llm.questions import Answer, Question, answer_heads
 from teachers.llm.records import CHARACTERS, Counts, Estimate, sent_characters
-from teachers.llm.routes import Route, route_of
+from teachers.llm.routes import Route, most_of, route_of
 from teachers.llm.settings import AskedHead, LlmSettings
 
 LEAST = 1e-6  # probability
@@ -71,12 +71,11 @@ class LlmTeacher:
         client = self._client = self._client or Client(self.settings, backoff=self._backoff)
         requests, retries = client.requests, client.retries
         route = self._known_route()
-        if route is None and texts:
-            name, top = probe(client, self.settings)
-            self._cache.put(self._route_key(), [name, top])
-            route = route_of(name, self.settings.samples, top)
         if route is None:
-            return Counts()
+            if not texts:
+                return Counts()
+            route = probe(client, self.settings)
+            self._cache.put(self._route_key(), [route.name, most_of(route)])
         key = Key(self.settings, route)
         asking = Asking(client, self._cache, key, self.heads, dropped=dropped)
         counts = asking.run(list(dict.fromkeys(texts)), self.settings.concurrency, progress)
@@ -117,8 +116,8 @@ class LlmTeacher:
             for start in range(0, len(missing), route.questions):
                 some = missing[start : start + route.questions]
                 body = route.body(settings, some, text, route.votes)
-                result.requests += 1
-                result.input_tokens += sent_characters(body) / CHARACTERS
+                result.requests += route.repeats
+                result.input_tokens += route.repeats * sent_characters(body) / CHARACTERS
                 result.output_tokens += route.output_tokens(some)
         prices = settings.input_price * result.input_tokens, settings.output_price * result.output_tokens
         result.cost = sum(prices) / 1e6
@@ -138,11 +137,8 @@ class LlmTeacher:
 
     def _known_route(self) -> Route | None:
         """The route that the server was found to have, None if it was not asked."""
-        settings = self.settings
-        if settings.route == "samples":
-            return route_of("samples", settings.samples)
         found = self._cache.get(self._route_key())
-        return route_of(found[0], settings.samples, found[1]) if isinstance(found, list) else None
+        return route_of(found[0], self.settings.samples, found[1]) if isinstance(found, list) else None
 
     def _route_key(self) -> bytes:
         return key_of("route", self.settings.base_url, self.settings.model, self.settings.route)

@@ -118,6 +118,35 @@ def test_other_unlabelled_texts_leave_the_teacher_done(data: dict[str, Any]) -> 
     assert redone(STAGES, parse_recipe(data), parse_recipe(changed)) == names
 
 
+ASKED = {"llm": {"base_url": "http://localhost:1/v1", "model": "open"}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [
+        ("teacher.llm.model", "other", "fit_teacher"),
+        ("teacher.llm.instructions", "Mails.", "fit_teacher"),
+        ("teacher.llm.heads", ["intent"], "fit_teacher"),
+        ("teacher.llm.samples", 9, "fit_teacher"),
+        ("data.unlabeled", ["more.txt"], "prepare"),
+        ("teacher.llm.base_url", "http://localhost:2/v1", None),
+        ("teacher.llm.concurrency", 1, None),
+        ("teacher.llm.max_requests", 9, None),
+        ("teacher.llm.input_price", 9, None),
+        ("teacher.llm.cache", "cache", None),
+        ("teacher.llm.api_key_env", "KEY", None),
+        ("teacher.llm.terms", "MIT", "bundle"),
+    ],
+)
+def test_what_a_language_model_is_asked_redoes_stages_and_how_does_not(
+    data: dict[str, Any], key: str, value: Any, first: str | None
+) -> None:
+    names = [stage.name for stage in STAGES]
+    asked = with_setting(data, "teacher", data["teacher"] | ASKED)
+    before, after = (parse_recipe(some) for some in (asked, with_setting(asked, key, value)))
+    assert redone(STAGES, before, after) == (names[names.index(first) :] if first else [])
+
+
 def test_contents_and_weights_are_inputs(data: dict[str, Any], tmp_path: Path) -> None:
     recipe, names = parse_recipe(data), [stage.name for stage in STAGES]
     before = stage_digests(STAGES, stage_inputs(recipe))

@@ -122,8 +122,9 @@ class FakeServer:
         if fault == "slow":
             time.sleep(self.slow)
         if fault and fault.isdigit():
+            key = f" with {handler.headers['Authorization']}" if handler.headers["Authorization"] else ""
             headers = {"Retry-After": self.retry_after} if fault == "429" else {}
-            return _send(handler, int(fault), {"error": {"message": "something\nis wrong"}}, headers)
+            return _send(handler, int(fault), {"error": {"message": "something\nis wrong" + key}}, headers)
         if fault == "malformed":
             return _send(handler, 200, '{"choices": [{"mess')
         if handler.path == "/v1/systemone":

@@ -106,6 +106,26 @@ def test_more_labels_than_a_question_may_have_are_asked_in_groups(llm, name):
     assert fake.texts().count(texts[0]) == requests
 
 
+def test_a_server_that_refuses_n_is_asked_for_each_sample(llm):
+    fake = FakeServer(logprobs=False)
+    fake.fault = lambda number, body: "400" if body.get("n", 1) > 1 else None
+    teacher = llm(fake, samples=3)
+    assert teacher.ask(["track it"]).answered == 1
+    assert fake.texts().count("track it") == 3
+    assert teacher.estimate(["refund it"]).requests == 3
+
+
+@pytest.mark.parametrize("kind", ["malformed", "wrong", "500", "drop"])
+@pytest.mark.parametrize("name", ROUTES)
+def test_a_bad_answer_to_the_probe_does_not_decide_the_route(llm, name, kind):
+    fake = ROUTES[name]()
+    known = "systemone" if name == "systemone" else "chat"
+    fake.fault = lambda number, body: kind if sum(known in path for path in fake.paths) == 1 else None
+    teacher = llm(fake)
+    teacher.ask(["track it"])
+    assert teacher.route == name
+
+
 def test_the_probe_is_sent_once_and_a_missing_logprob_is_told_in_a_line(llm, caplog):
     fake = FakeServer(logprobs=False)
     teacher = llm(fake, samples=3)
@@ -233,7 +253,8 @@ def test_a_model_without_any_valid_answer_stops_the_asking_and_is_not_remembered
     fake, texts = FakeServer(), some_texts(200)
     teacher = llm(fake)
     fake.fault = lambda number, body: kind if "order" in text_of(body) else None
-    with pytest.raises(LlmError, match=r"no valid answer to .* questions") as caught:
+    last = "the last was '(400: something is wrong|The|refund)'"
+    with pytest.raises(LlmError, match=rf"no valid answer to .* questions, {last}") as caught:
         teacher.ask(texts)
     assert len(fake.bodies) < 200
     assert "\n" not in str(caught.value)
@@ -274,7 +295,7 @@ def test_a_server_that_stops_answering_ends_the_asking_in_a_line(llm):
     fake, texts = FakeServer(), some_texts(100)
     teacher = llm(fake)
     fake.fault = lambda number, body: "503" if number > 50 else None
-    with pytest.raises(LlmError, match=r"does not answer any more: 503 Service Unavailable .*kept"):
+    with pytest.raises(LlmError, match=r"does not answer any more: 503 something is wrong .*kept"):
         teacher.ask(texts)
     fake.fault = lambda number, body: None
     before = len(fake.bodies)
@@ -328,6 +349,17 @@ def test_the_key_is_sent_and_never_shown(llm, monkeypatch, caplog, tmp_path):
     files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert "secret" not in f"{caught.value}{caplog.text}{teacher!r}{teacher.settings}"
     assert b"secret" not in files
+
+
+def test_a_server_that_repeats_the_key_in_its_messages(llm, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    fake = FakeServer()
+    teacher = llm(fake)
+    teacher.ask(["track it"])
+    fake.fault = lambda number, body: "400"
+    with pytest.raises(LlmError, match=r"something is wrong with Bearer \*\*\*'") as caught:
+        llm(teacher.settings.base_url, [AskedHead("new", "single_label", ("a", "b"))]).ask(["track it"])
+    assert "secret" not in str(caught.value)
 
 
 def test_a_missing_key_names_the_variable(llm):
@@ -413,7 +445,7 @@ def test_a_damaged_row_is_asked_again(llm, tmp_path):
 
 def test_a_cache_that_cannot_be_written(llm, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(LlmError, match=r"cache: .*answers.sqlite3: .*set another folder"):
+    with pytest.raises(LlmError, match=r"cache: .*answers.sqlite3: File exists .*another folder"):
         llm("http://127.0.0.1:9/v1")
 
 
