@@ -26,13 +26,14 @@ from distill.reports.text import one_line
 from distill.stages.fit_teacher import MANY_TRUNCATED
 from distill.stages.train import MANY_UNKNOWN
 from distill.storage import read_json
+from distill.teaching.imported import imported
 from distill.teaching.named import with_own_labels
 from distill.training.losses import loss_of
 
 FEW_TEXTS = 50  # labelled texts of a split, below which a point of accuracy is less than a text
 FEW_OF_CLASS = 3  # training texts
 MOST = 0.99  # share of one class
-NAMES = ("encoder", "networks", "initialisation")  # settings that are no numbers
+NAMES = ("encoder", "networks", "merge", "initialisation")  # settings that are no numbers
 LISTED = 5  # labels in a warning
 
 
@@ -63,6 +64,7 @@ def plan(recipe: Recipe, *, measure: bool = True) -> dict[str, Any]:
         classes = read_json(folder / "data_report.json")["labels"]
         heads = load_heads(prepared)
         probe(recipe, heads=heads)
+        imported(recipe, heads)
         asking = estimate(recipe, heads, prepared)
         found = rehearse(recipe, folder, measure=measure)
     seconds |= found.seconds
@@ -113,6 +115,8 @@ def _settings(recipe: Recipe, heads: Sequence[Head], found: Rehearsal) -> dict[s
     if not recipe.teacher.networks:
         names = (*shared, "head_lr")
         teacher = {"encoder": recipe.teacher.encoder} | {name: getattr(found.teacher, name) for name in names}
+    if merge := recipe.teacher.merge:
+        teacher["merge"] = {head: [one.model for one in models] for head, models in merge.items()}
     student = {name: getattr(found.student, name) for name in shared} | found.shape
     sides = {"teacher": teacher, "student": student | {"initialisation": found.initialisation}}
     for side, settings in sides.items():
@@ -190,6 +194,8 @@ def table(result: Mapping[str, Any]) -> str:
     parts = [*map(aligned, _tables(result))]
     teacher, student = result["settings"]["teacher"], result["settings"]["student"]
     names = teacher.get("encoder") or ", ".join(teacher["networks"])
+    for head, models in teacher.get("merge", {}).items():
+        names += f"; of head {head}: {', '.join(models)}"
     parts.append(f"teacher: {one_line(names)}\nstudent: {one_line(student['initialisation'])}")
     if result["warnings"]:
         parts.append("\n".join(f"warning: {line}" for line in result["warnings"]))

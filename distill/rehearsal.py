@@ -31,11 +31,17 @@ from distill.recipe.schema import Distillation, Recipe, Training
 from distill.run import LOG, Run
 from distill.stages import artifacts
 from distill.stages.fit_student import student_training
-from distill.stages.fit_teacher import UNTRUNCATED, adopted_networks, lent_encoder, teacher_training
+from distill.stages.fit_teacher import (
+    UNTRUNCATED,
+    adopted_networks,
+    compared_texts,
+    lent_encoder,
+    teacher_training,
+)
 from distill.stages.train import limit_threads
 from distill.stages.transfer_set import Copies, copies, make_augmenter, write_transfer_set
 from distill.storage import write_sealed
-from distill.teaching.named import fitted_heads
+from distill.teaching.named import fitted_heads, keep_merged
 from distill.training.devices import make_accelerator
 from distill.training.feature_matching import FeatureMatching
 from distill.training.interrupts import Interrupted
@@ -45,6 +51,7 @@ from students.factorized_embeddings import fold
 from teachers.soft_labels import text_digests
 
 SAMPLE_TEXTS, SAMPLE_TOKENS = 12_800, 400_000  # of the rehearsed transfer set
+COMPARED = 50  # labelled texts of a head, on which teachers of `merge` are compared with the labels
 HELD_OUT = 1000  # texts of validation and test in the sample, and of a split without labels in the table
 WEIGHTS = 5  # copies of the weights on the disk: a checkpoint with two moments, the best epoch, the result
 FIXED_SECONDS = {"calibrate": 0.5, "export": 2.0, "check": 2.0, "bundle": 1.0}  # with a student of few layers
@@ -151,10 +158,11 @@ class _Rehearser:
         stage.mkdir(parents=True)
         found.teacher = run.recipe.teacher
         began = clock()
-        training = None
+        training, heads = None, artifacts.heads(run)
+        keep_merged(run, heads, lambda: compared_texts(run, heads, COMPARED), stage)
         if run.recipe.teacher.networks:
             about = adopted_networks(run, stage)
-        elif not fitted_heads(run.recipe, artifacts.heads(run)):
+        elif not fitted_heads(run.recipe, heads):
             about = lent_encoder(run, stage)
         else:
             training = teacher_training(run, stage)

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from distill.data.tokens import TextTokenizer, chunks
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
-from distill.heads import UNKNOWN, UNLABELLED
+from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.models.base import Array, TextClassifier, TextEncoder
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.families import new_network
@@ -34,7 +34,7 @@ from distill.stages.train import (
     seed_of,
     with_defaults,
 )
-from distill.teaching.checked import LabelledTexts
+from distill.teaching.checked import TEXTS, LabelledTexts
 from distill.teaching.combined import KeptLabels, unknown
 from distill.teaching.named import fitted_heads, keep_asked, keep_merged, kept_labels, taught_by
 from distill.training.checkpoint import save_tensors
@@ -73,12 +73,7 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     if run.recipe.teacher.networks:
         return _adopted(run, folder) | {"teachers": taught_by(run, artifacts.heads(run), folder)}
     heads = artifacts.heads(run)
-
-    @cache
-    def sample() -> LabelledTexts:
-        splits = ((s, artifacts.texts(run, s), artifacts.labels(run, s)) for s in ("validation", "train"))
-        return LabelledTexts.of(splits, heads, run.recipe.seed)
-
+    sample = cache(lambda: compared_texts(run, heads))
     keep_merged(run, heads, sample, folder)
     asked = keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], sample, folder)
     others = {"asked": asked} if asked else {}
@@ -94,6 +89,12 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         save_classifier(network, tokenizer, folder)
     run.accelerator.wait_for_everyone()
     return metrics | about | others | {"teachers": taught_by(run, heads, folder)}
+
+
+def compared_texts(run: Run[Recipe], heads: Sequence[Head], most: int = TEXTS) -> LabelledTexts:
+    """At most so many labelled texts of each head, which other teachers are compared with."""
+    splits = ((s, artifacts.texts(run, s), artifacts.labels(run, s)) for s in ("validation", "train"))
+    return LabelledTexts.of(splits, heads, run.recipe.seed, most)
 
 
 def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = None) -> TeacherTraining:

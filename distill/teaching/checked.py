@@ -41,17 +41,21 @@ class LabelledTexts:
 
     @staticmethod
     def of(
-        splits: Iterable[tuple[str, Sequence[str], Mapping[str, Array]]], heads: Sequence[Head], seed: int
+        splits: Iterable[tuple[str, Sequence[str], Mapping[str, Array]]],
+        heads: Sequence[Head],
+        seed: int,
+        most: int = TEXTS,
     ) -> LabelledTexts:
-        """At most 500 labelled texts of each head, drawn from the splits in order.
+        """At most so many labelled texts of each head, drawn from the splits in order.
 
         Args:
             splits: The name, the texts and the labels of each split, `validation` first.
             heads: The heads.
             seed: Of the draw.
+            most: Texts of a head.
         """
         draw = np.random.default_rng(seed)
-        lacking = dict.fromkeys((head.name for head in heads), TEXTS)
+        lacking = dict.fromkeys((head.name for head in heads), most)
         texts: list[str] = []
         labels: dict[str, list[Array]] = {head.name: [] for head in heads}
         validation: list[Array] = []
@@ -119,7 +123,7 @@ def check_logits(
         if found < constant:
             wrong.append(
                 f"{where}: {metric}, expected at least the {constant:.3f} of the same answer to every text "
-                "(its labels are probably mapped to others: see the confusions above)"
+                f"(its labels are probably mapped to others{_most_confused(head, own, labels)})"
             )
     if wrong:
         raise RecipeError("\n".join(wrong))
@@ -176,6 +180,15 @@ def _lines(head: Head, logits: Array, labels: Array) -> Iterator[str]:
         return
     for one in confusions(head, pairs)[:CONFUSIONS]:
         yield f"{one['texts']} of label {one_line(one['label'])!r} are {one_line(one['predicted'])!r} to it"
+
+
+def _most_confused(head: Head, logits: Array, labels: Array) -> str:
+    """The most frequent confusion of a single_label head."""
+    if head.kind == "multi_label":
+        return ""
+    one = confusions(head, Pairs.of(Answers(head, logits).decisions, labels))[0]
+    label, predicted = one_line(one["label"]), one_line(one["predicted"])
+    return f": {one['texts']:,} texts of label {label!r} are {predicted!r} to it"
 
 
 def _short(label: str) -> str:

@@ -206,3 +206,29 @@ def test_stages_come_with_every_setting(data: dict[str, Any]) -> None:
     used = {name for stage in STAGES for name in stage.inputs}
     assert inputs - used == {"device", "trackers", "export", "checkpoint_every"}
     assert used - inputs == {"calibration"}  # that of no head differs
+
+
+def test_merged_classifiers_and_soft_labels_are_inputs_by_their_content(
+    data: dict[str, Any], tmp_path: Path, classifier_folder: Any
+) -> None:
+    folder = classifier_folder(tmp_path / "classifier", trained=False)
+    (tmp_path / "soft.jsonl").write_text('{"text": "a", "intent": {"a": 1}}\n', "utf-8")
+    plain = stage_digests(STAGES, stage_inputs(parse_recipe(data)))
+    terms = "for research"
+
+    def digests(stated: str | None = None) -> dict[str, str]:
+        merge = {"intent": {"model": str(folder), "terms": stated}}
+        teacher = {"merge": merge, "soft_labels": {"files": "soft.jsonl", "terms": stated}}
+        return stage_digests(
+            STAGES, stage_inputs(parse_recipe(data | {"teacher": data["teacher"] | teacher}))
+        )
+
+    first = digests()
+    assert [name for name in first if first[name] != plain[name]][0] == "fit_teacher"
+    stated = digests(terms)
+    assert [name for name in first if first[name] != stated[name]] == ["bundle"]
+    for path in (folder / "tokenizer_config.json", tmp_path / "soft.jsonl"):
+        before = digests()
+        path.write_text(path.read_text("utf-8") + "\n", "utf-8")
+        after = digests()
+        assert [name for name in before if before[name] != after[name]][0] == "fit_teacher"

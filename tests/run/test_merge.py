@@ -153,3 +153,14 @@ def test_heads_that_are_labelled_nowhere_have_the_classifiers_labels(merging, ch
     assert [head["labels"] for head in heads] == [["thank", "track", "refund"], ["polite", "urgent"]]
     assert [head["kind"] for head in heads] == ["single_label", "multi_label"]
     assert "no labelled text to compare it with" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("heads", [["intent"], ["intent", "flags"]])
+def test_check_tries_the_classifiers_and_compares_them(heads, merging, checkpoints, capfd):
+    merge = {head: {"model": str(checkpoints[head])} for head in heads}
+    assert main(["check", str(merging({"merge": merge}))]) == 0, capfd.readouterr()
+    printed = capfd.readouterr()
+    assert str(checkpoints["intent"]) in printed.out
+    merge["intent"]["labels"] = {"track": "refund", "refund": "thank", "thank": "track"}
+    assert main(["check", str(merging({"merge": merge}))]) == 2
+    assert "teacher.merge: head 'intent': accuracy 0.000 on " in capfd.readouterr().err

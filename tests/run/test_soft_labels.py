@@ -131,3 +131,17 @@ def test_faults_are_told_in_a_line(files, content, message, importing, tmp_path,
     assert run(importing(files, content), tmp_path) == 2
     error = capfd.readouterr().err
     assert message in error and "Traceback" not in error, error
+
+
+def test_check_reads_the_soft_labels(importing, rows, tmp_path, capfd):
+    heads = {
+        "intent": {"labels": LABELS},
+        "flags": {"column": "flags", "kind": "multi_label", "none": "none"},
+    }
+    gates = {"allow": ["intent", "flags"], "parity": 0.01}
+    assert main(["check", str(importing("soft.jsonl", rows, heads=heads, gates=gates))]) == 0, (
+        capfd.readouterr()
+    )
+    rows[3]["intent"] = {"x": 1.0}
+    assert main(["check", str(importing("soft.jsonl", rows, heads=heads, gates=gates))]) == 2
+    assert "soft.jsonl:4: intent: unknown label 'x'" in capfd.readouterr().err
