@@ -224,11 +224,11 @@ def test_merged_classifiers_and_soft_labels_are_inputs_by_their_content(
         )
 
     first = digests()
-    assert [name for name in first if first[name] != plain[name]][0] == "fit_teacher"
+    assert next(name for name in first if first[name] != plain[name]) == "fit_teacher"
     stated = digests(terms)
     assert [name for name in first if first[name] != stated[name]] == ["bundle"]
     for path in (folder / "tokenizer_config.json", tmp_path / "soft.jsonl"):
         before = digests()
         path.write_text(path.read_text("utf-8") + "\n", "utf-8")
         after = digests()
-        assert [name for name in before if before[name] != after[name]][0] == "fit_teacher"
+        assert next(name for name in before if before[name] != after[name]) == "fit_teacher"

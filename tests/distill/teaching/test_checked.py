@@ -52,8 +52,9 @@ def test_worse_than_the_most_frequent_label():
     with pytest.raises(RecipeError) as error:
         check({"intent": logits}, some, [INTENT])
     assert str(error.value) == (
-        "teacher.merge: head 'intent': accuracy 0.400 on 10 labelled texts, expected at least the 0.600 of the "
-        "same answer to every text (its labels are probably mapped to others: 6 texts of label 'a' are 'b' to it)"
+        "teacher.merge: head 'intent': accuracy 0.400 on 10 labelled texts, expected at least the 0.600 of "
+        "the same answer to every text (its labels are probably mapped to others: 6 texts of label 'a' are "
+        "'b' to it)"
     )
     check({"intent": np.eye(3)[[0] * 10]}, some, [INTENT])  # as good as it
 
