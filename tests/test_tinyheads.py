@@ -7,7 +7,8 @@ import tinyheads
 
 def test_public_names():
     assert tinyheads.__all__ == [
-        *("BundleError", "Classifier", "Recipe", "RunResult", "__version__", "load_recipe", "run")
+        *("BundleError", "Classifier", "Recipe", "RunResult", "__version__"),
+        *("add_head", "load_recipe", "retrain_head", "run"),
     ]
     for name in tinyheads.__all__:
         assert getattr(tinyheads, name) is not None

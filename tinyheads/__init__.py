@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distill.add_head import add_head, retrain_head
     from distill.pipeline import RunResult, run
     from distill.recipe.load import load_recipe
     from distill.recipe.schema import Recipe
@@ -16,9 +17,21 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["BundleError", "Classifier", "Recipe", "RunResult", "__version__", "load_recipe", "run"]
+__all__ = [
+    "BundleError",
+    "Classifier",
+    "Recipe",
+    "RunResult",
+    "__version__",
+    "add_head",
+    "load_recipe",
+    "retrain_head",
+    "run",
+]
 
 _MODULES = {
+    "add_head": "distill.add_head",
+    "retrain_head": "distill.add_head",
     "run": "distill.pipeline",
     "RunResult": "distill.pipeline",
     "load_recipe": "distill.recipe.load",

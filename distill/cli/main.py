@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from distill.cli.ask import add_ask_command
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
 from distill.cli.compare import add_compare_commands
+from distill.cli.heads import add_head_commands
 from distill.cli.push import add_push_command
 from distill.cli.terminal import Result, flush, logging_to_stderr, prepare_streams, print_error, print_result
 
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write report.json and report.html of a run", "runs/demo")
     report.add_argument("run", help="folder of a run")
 
+    add_head_commands(add)
     add_compare_commands(add)
     add_bundle_commands(add)
     add_ask_command(add)

@@ -1,4 +1,4 @@
-"""Whether what int8 changes of a head is more than the noise of the texts that it was measured on.
+"""Whether what int8, or a training, changes of a head is more than the noise of the texts it was measured on.
 
 A drop of a metric and a rise of the log loss are tested by approximate randomization (Yeh 2000,
 arXiv:cs/0008005): if both forms were alike, swapping their answers to any text would change nothing. For
@@ -23,7 +23,14 @@ CHUNK = 1000  # texts whose random signs are in memory at a time
 Statistic = Callable[[Array], Array]  # of sums over texts `[..., counts]`, larger is better
 
 
-def drop_p_value(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> float:
+def drop_p_value(
+    head: Head,
+    fp32: Array,
+    int8: Array,
+    labels: Array,
+    fitted: Calibration,
+    second: Calibration | None = None,
+) -> float:
     """The p-value of a drop of the head's first metric from fp32 to int8, one-sided.
 
     Args:
@@ -32,12 +39,13 @@ def drop_p_value(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Ca
         int8: Logits `[texts, labels]` of the same texts.
         labels: Hard labels as in `metrics.quality`; unlabelled texts do not count.
         fitted: Calibration of both forms.
+        second: Calibration of the second form, if it has another.
     """
     known = metrics.labelled(labels, head)
     labels = labels[known]
 
-    def counts(logits: Array) -> Array:
-        found = metrics.decisions(head, logits[known], fitted.thresholds, fitted.temperature)
+    def counts(logits: Array, own: Calibration) -> Array:
+        found = metrics.decisions(head, logits[known], own.thresholds, own.temperature)
         if head.kind == "single_label":
             return np.asarray(found == labels, float)[:, None]
         return np.stack([(found & (labels == 1)).sum(-1), (found != labels).sum(-1)], -1).astype(float)
@@ -50,7 +58,7 @@ def drop_p_value(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Ca
         return np.asarray(hits / np.maximum(hits + wrong, 1))
 
     statistic = accuracy if head.kind == "single_label" else micro_f1
-    return randomization_test(counts(fp32), counts(int8), statistic)
+    return randomization_test(counts(fp32, fitted), counts(int8, second or fitted), statistic)
 
 
 def log_loss_p_value(head: Head, fp32: Array, int8: Array, labels: Array, fitted: Calibration) -> float:

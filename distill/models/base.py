@@ -20,6 +20,7 @@ from distill.heads import Head, columns
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from typing_extensions import Self
 
 Array = NDArray[Any]
 Batch = dict[str, Tensor]
@@ -128,6 +129,13 @@ class TextClassifier(nn.Module, ABC):
         for head in self.heads:
             for parameter in self.head_parameters(head):
                 parameter.requires_grad_("heads" in train or head.name in train)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but a frozen encoder stays in eval mode: it computes what it computes in service."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
 
     @property
     def parameters_count(self) -> int:

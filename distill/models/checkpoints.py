@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from distill.data.sources import fingerprint
+from distill.recipe.merge_section import kept_heads
 from distill.recipe.schema import Job, Recipe, SmallEncoder
-from distill.storage import damaged, read_sealed
+from distill.storage import damaged, json_digest, read_json, read_sealed
 from students.pretrained_files import is_start, shipped_start, start_identity
 from students.shapes import SIZES, Shape
 from teachers.checkpoints import (
@@ -32,8 +34,12 @@ def encoder_identities(recipe: Job) -> dict[str, list[str]]:
     start = student.encoder or student.start or default_initialisation(recipe)
     if start in ("teacher", "random"):
         students = []
+    elif is_start(start):
+        students = [start_identity(Path(start))]
+    elif is_network(start):
+        students = [network_identity(start, "student: "), json_digest(calibrations_of(recipe))]
     else:
-        students = [start_identity(Path(start)) if is_start(start) else identity(start)]
+        students = [identity(start)]
     teachers = teachers or [identity(teacher.encoder, teacher.sha256)]
     for head, models in (teacher.merge or {}).items():
         teachers += [_merged_identity(f"teacher.merge.{head}: ", one.model) for one in models]
@@ -54,6 +60,25 @@ def _merged_identity(setting: str, name: str) -> str:
 def is_network(name: str) -> bool:
     """Whether a name is the folder of a network of an earlier run, not a classifier of Hugging Face."""
     return (network_folder(name) / "heads.json").is_file()
+
+
+def calibrations_of(recipe: Recipe) -> dict[str, Any]:
+    """The calibration that each kept head has in the earlier run, as JSON.
+
+    Raises:
+        EncoderError: The earlier run has none.
+    """
+    if not (kept := kept_heads(recipe)):
+        return {}
+    path = network_folder(str(recipe.student.encoder)).parent / "calibrate" / "calibration.json"
+    found = (read_json(path) or {}).get("student", {})
+    for name in kept:
+        if name not in found:
+            raise EncoderError(
+                f"student.encoder: {path} has no calibration of head {name!r}, expected that of a finished "
+                "run (run its recipe again)"
+            )
+    return {name: found[name] for name in kept}
 
 
 def shape_of(settings: SmallEncoder) -> Shape:

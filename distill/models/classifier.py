@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class MultiHeadClassifier(TextClassifier):
     """Logits of every head for a batch of `input_ids` and `attention_mask`, both `[batch, length]`.
 
-    Each head has its own weight and bias, so that one can be frozen or read by name. `forward` concatenates
-    them and multiplies once, which makes further heads nearly free.
+    Each head has its own weight and bias, so that one can be frozen or read by name, and is a product of its
+    own: the last bits of its logits do not depend on the heads beside it.
     """
 
     family = "heads"
@@ -57,10 +57,8 @@ class MultiHeadClassifier(TextClassifier):
         else:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-        linears = self._linears()
-        weight = torch.cat([linear.weight for linear in linears])
-        bias = torch.cat([linear.bias for linear in linears])
-        return nn.functional.linear(self.dropout(pooled), weight, bias)
+        pooled = self.dropout(pooled)
+        return torch.cat([linear(pooled) for linear in self._linears()], -1)
 
     def text_encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TextTokenizer:
         """A tokenizer that truncates texts to as many tokens as the encoder reads, `max_length` at most."""

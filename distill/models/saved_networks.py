@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from distill.heads import Head
 from distill.models import families  # noqa: F401  makes them known to `TextClassifier.families`
 from distill.models.base import TextClassifier
+from distill.models.classifier import MultiHeadClassifier
 from teachers.encoders import remove_pooler
 
 if TYPE_CHECKING:
@@ -51,6 +53,40 @@ def load_classifier(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFa
     network, tokenizer = load_settings(folder)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network, tokenizer
+
+
+def take_heads(network: TextClassifier, folder: Path) -> set[str]:
+    """Give the heads of a network, in place, the weights that a saved network has for their labels.
+
+    Args:
+        network: Its encoder is that of the saved network. Only networks of the family `heads` with the same
+            pooling give and take.
+        folder: Of the saved network, whose heads are known by name and kind and their labels by name.
+
+    Returns:
+        The heads that have the same labels there, in the same order.
+
+    Raises:
+        SavedNetworkError: As in `load_classifier`.
+    """
+    source, _ = load_classifier(folder)
+    if not (isinstance(network, MultiHeadClassifier) and isinstance(source, MultiHeadClassifier)):
+        return set()
+    if source.pooling != network.pooling:
+        return set()
+    known, taken = {(head.name, head.kind): head for head in source.heads}, set()
+    for head in network.heads:
+        if (theirs := known.get((head.name, head.kind))) is None:
+            continue
+        rows = [row for row, label in enumerate(head.labels) if label in theirs.labels]
+        others = [theirs.labels.index(head.labels[row]) for row in rows]
+        parameters = network.head_parameters(head), source.head_parameters(theirs)
+        with torch.no_grad():
+            for own, other in zip(*parameters, strict=True):
+                own[rows] = other[others]
+        if head.labels == theirs.labels:
+            taken.add(head.name)
+    return taken
 
 
 def load_settings(folder: Path) -> tuple[TextClassifier, PreTrainedTokenizerFast]:

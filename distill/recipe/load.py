@@ -6,6 +6,7 @@ import io
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -54,6 +55,14 @@ def load_pretraining(
 ) -> Pretraining:
     """The pretraining recipe in a YAML file. Arguments and errors are those of `load_recipe`."""
     return _validated(_raw(Path(path), data_root, overrides), Pretraining, str(path))
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings with `overrides` applied, as in `load_recipe`; `raw` is unchanged."""
+    changed = deepcopy(dict(raw))
+    for override in overrides:
+        _override(changed, override)
+    return changed
 
 
 def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
@@ -153,8 +162,7 @@ def _raw(path: Path, data_root: str | Path | None, overrides: Sequence[str]) -> 
     if not isinstance(raw, dict):
         what = "is empty" if raw is None else f"is a {type(raw).__name__}"
         raise RecipeError(f"{path}: {what}, expected a mapping of settings")
-    for override in overrides:
-        _override(raw, override)
+    raw = overridden(raw, overrides)
     data = raw.get("data")
     if isinstance(data, dict):
         root = Path(data_root) if data_root else path.parent / str(data.get("root", "."))

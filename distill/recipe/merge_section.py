@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from distill.recipe.data_section import Label
 from distill.recipe.data_sources import Part, Word
+
+if TYPE_CHECKING:
+    from distill.recipe.schema import Recipe
 
 TERMS = Field(None, description="terms of use of what it answers, for the manifest")
 
@@ -90,3 +93,17 @@ def with_terms(
         head: [{**one, **({"terms": terms[one["name"]]} if one["name"] in terms else {})} for one in of]
         for head, of in teachers.items()
     }
+
+
+def kept_heads(recipe: Recipe) -> tuple[str, ...]:
+    """The heads that the student has from an earlier run, whose student also teaches them."""
+    merge, own = recipe.teacher.merge or {}, recipe.student.encoder
+    return tuple(name for name in recipe.heads if [one.model for one in merge.get(name, ())] == [own])
+
+
+def frozen_heads(recipe: Recipe) -> tuple[str, ...]:
+    """Those of them that compute what they computed before."""
+    trained = {*recipe.student.train}
+    if trained & {"encoder", "heads"}:
+        return ()
+    return tuple(name for name in kept_heads(recipe) if name not in trained)

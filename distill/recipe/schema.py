@@ -143,7 +143,9 @@ class Student(SmallEncoder):
     """The small model that is served."""
 
     encoder: str | None = Field(
-        None, description="any encoder instead, with its shape and weights: hub id, folder, or package:NAME"
+        None,
+        description="any encoder instead, with its shape and weights: hub id, folder, or package:NAME; of a "
+        "student of an earlier run (RUN/stages/fit_student) also the heads of the same name and kind",
     )
     start: str | None = Field(
         None,
@@ -214,6 +216,12 @@ class Gates(Part):
         0.03, ge=0, le=1, description="largest share of a head's decisions changed by int8"
     )
     int8_log_loss: float = Field(0.02, ge=0, description="largest rise of a head's log loss by int8")
+    kept_changed: float | None = Field(
+        None, ge=0, le=1, description="largest share of changed decisions of a kept head; default: 0.03"
+    )
+    kept_drop: float | None = Field(
+        None, ge=0, le=1, description="largest loss of its first metric by a kept head; default: 0.003"
+    )
     allow: tuple[str, ...] = Field(
         (), description="heads that may fail the int8 gates; the manifest then lists them"
     )

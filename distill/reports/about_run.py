@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.recipe import defaults
 from distill.recipe.merge_section import with_terms
+from distill.reports.text import one_line
 from distill.run import StageRecord
 from distill.storage import read_json
 
@@ -184,3 +185,20 @@ def _some(shown: Any) -> str:
     every = list(shown)
     more = [f"{len(every) - LISTED:,} more"] if len(every) > LISTED else []
     return ", ".join(every[:LISTED] + more)
+
+
+def kept_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines on the heads that the student has from an earlier run, and on how much has changed of them."""
+    kept = report.get("kept", {})
+    if frozen := [one_line(name) for name, head in kept.items() if head["frozen"]]:
+        yield f"kept: {', '.join(frozen)} (frozen)"
+    for name, head in kept.items():
+        if not head["frozen"]:
+            quality = ""
+            if "metric" in head:
+                quality = (
+                    f", {one_line(head['metric'])} {head['before']:.4f} before and {head['after']:.4f} now"
+                )
+            texts = f"{head['texts']:,} texts of test"
+            changed = f"{head['changed']:.1%} of its decisions changed on {texts}"
+            yield f"kept: {one_line(name)}, {changed}{quality}"

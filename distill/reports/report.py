@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.recipe.load import load_yaml
-from distill.reports.about_run import DAMAGED, about_run
+from distill.reports.about_run import DAMAGED, about_run, kept_lines
 from distill.reports.model_card import format_metric, labelled_texts
 from distill.reports.run_page import SPLITS, run_page, source_rows
 from distill.reports.text import one_line
@@ -68,6 +68,7 @@ def _report(recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dic
         "rows": metrics["prepare"]["rows"],
         "labelled": metrics["prepare"]["labelled"],
         "refused": metrics["check"]["refused"],
+        "kept": metrics["check"].get("kept", {}),
         "allowed": metrics["check"]["allowed"],
         "noise": metrics["check"]["noise"],
         "heads": metrics["check"]["quality"],
@@ -108,7 +109,7 @@ def summary(report: Mapping[str, Any]) -> str:
         tables.append([("source", "head", *SPLITS)])
         for name, head, counts in source_rows(sources):
             tables[-1].append((one_line(name), one_line(head), *(f"{counts[split]:,}" for split in SPLITS)))
-    return "\n\n".join(map(_aligned, tables))
+    return "\n".join(["\n\n".join(map(_aligned, tables)), *kept_lines(report)])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.reports import charts, page
+from distill.reports.about_run import kept_lines
 from distill.reports.heads import FLOOR, details_of_head, number, of_texts, percent, quality_table, words
 from distill.reports.page import Html
 from distill.reports.style import SERIES
@@ -104,6 +105,8 @@ def _notices(report: Report) -> Iterator[Html]:
     ]
     if accepted:
         yield page.notice("Accepted changes by int8", accepted)
+    if kept := [*kept_lines(report)]:
+        yield page.notice("Heads of an earlier run", kept)
     if warnings := report["warnings"]:
         yield page.notice("Data", warnings)
 

@@ -17,6 +17,8 @@ from distill.models.base import Array, TextClassifier
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
 from distill.recipe.defaults import MIXING
+from distill.recipe.merge_section import kept_heads
+from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.storage import read_json
 from distill.teaching.combined import CombinedTeacher, combined_digest
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHUNK = 10_000  # texts whose logits are in memory at a time
+KEPT = "kept.json"  # the calibration that the kept heads had before the training of the student
 
 
 def heads(run: Run[Any]) -> tuple[Head, ...]:
@@ -172,6 +175,20 @@ def student_logits(run: Run[Any], name: str) -> dict[str, Array]:
     """The student's logits of each head on a split, float32 `[texts, labels]` (of `fit_student`)."""
     tensors = load_tensors(run.stage("fit_student") / "logits.safetensors")[0]
     return {head.name: tensors[f"{name}.{head.name}"].numpy() for head in heads(run)}
+
+
+def kept_logits(run: Run[Recipe], name: str) -> dict[str, Array]:
+    """The logits that the kept heads had before the training, as `student_logits` (of `fit_student`)."""
+    tensors = load_tensors(run.stage("fit_student") / "logits.safetensors")[0]
+    return {head: tensors[f"before.{name}.{head}"].numpy() for head in kept_heads(run.recipe)}
+
+
+def kept_calibrations(run: Run[Recipe]) -> dict[str, Calibration]:
+    """The calibration that the kept heads had before the training (of `fit_student`)."""
+    if not kept_heads(run.recipe):
+        return {}
+    found = read_json(run.stage("fit_student") / KEPT)
+    return {name: Calibration(**value) for name, value in found.items()}
 
 
 def calibrations(run: Run[Any], side: str) -> dict[str, Calibration]:

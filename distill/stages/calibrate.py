@@ -10,6 +10,7 @@ from distill.data.sources import quoted
 from distill.evaluation.calibration import NEVER, calibrate
 from distill.heads import Head
 from distill.recipe.data_section import RecipeError
+from distill.recipe.merge_section import frozen_heads
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 from distill.run import Run
@@ -19,10 +20,11 @@ from distill.storage import write_json
 FIRST = 10  # labels that a line names
 
 
-def calibrate_heads(run: Run[Any], folder: Path) -> dict[str, Any]:
+def calibrate_heads(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Fit the calibration of each head of teacher and student on validation.
 
-    If a head has no labelled texts there, the student is calibrated to the teacher's probabilities.
+    If a head has no labelled texts there, the student is calibrated to the teacher's probabilities. A head
+    that the student keeps as it was keeps its calibration.
     """
     labels = artifacts.labels(run, "validation")
     logits = {
@@ -43,6 +45,8 @@ def calibrate_heads(run: Run[Any], folder: Path) -> dict[str, Any]:
         }
         for side, found in logits.items()
     }
+    kept = artifacts.kept_calibrations(run)
+    calibrations["student"] |= {name: kept[name].to_json() for name in frozen_heads(run.recipe)}
     for head in artifacts.heads(run):
         wanted, confidence = _wanted_precision(run.recipe, head)
         thresholds = calibrations["student"][head.name]["thresholds"]

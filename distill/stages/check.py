@@ -14,9 +14,11 @@ import numpy as np
 from distill.evaluation import analysis, floor, metrics, significance, suspects
 from distill.evaluation.analysis import Answers
 from distill.evaluation.calibration import Calibration
+from distill.evaluation.kept_heads import check_kept
 from distill.evaluation.module import HeadQuality
 from distill.heads import Head
 from distill.models.base import Array
+from distill.recipe.merge_section import frozen_heads
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
@@ -55,9 +57,11 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         refused += [f"int8: head {head!r} {line}" for head, lines in int8.refused.items() for line in lines]
         if int8.refused:
             refused[-1] += " (--allow HEAD exports it anyway; export.quantize: none keeps fp32)"
+    kept = _check_kept(run, logits["test"]["student"], labels["test"], student, refused)
     _analyse(run, folder, logits, labels, calibrations)
     return {
         "refused": refused,
+        **({"kept": kept} if kept else {}),
         "allowed": int8.allowed,
         "noise": int8.noise,
         "parity": parity["test"],
@@ -72,6 +76,29 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
             for head in artifacts.heads(run)
         },
     }
+
+
+def _check_kept(
+    run: Run[Recipe],
+    logits: Logits,
+    labels: Mapping[str, Array],
+    student: Mapping[str, Calibration],
+    refused: list[str],
+) -> dict[str, Any]:
+    """What the training changed of each head that the student has kept, on test; adds to `refused`."""
+    found = {}
+    before, calibrations = artifacts.kept_logits(run, "test"), artifacts.kept_calibrations(run)
+    for head in artifacts.heads(run):
+        if (name := head.name) in before:
+            fitted = calibrations[name], student[name]
+            found[name], lines = check_kept(
+                head, before[name], logits[name], labels[name], fitted, run.recipe.gates
+            )
+            refused += lines
+            found[name]["frozen"] = name in frozen_heads(run.recipe)
+            for line in found[name]["noise"]:
+                run.info(f"{line}, which may be noise")
+    return found
 
 
 def _analyse(

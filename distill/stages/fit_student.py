@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,10 +13,13 @@ from accelerate.utils import set_seed
 from distill.data.tokens import TextTokenizer
 from distill.heads import columns
 from distill.models.base import TextClassifier
+from distill.models.checkpoints import calibrations_of, is_network
 from distill.models.families import new_network
 from distill.models.predict import predict_logits
-from distill.models.saved_networks import save_classifier
+from distill.models.saved_networks import save_classifier, take_heads
 from distill.recipe import defaults
+from distill.recipe.data_section import RecipeError
+from distill.recipe.merge_section import kept_heads
 from distill.recipe.schema import Distillation, Recipe
 from distill.run import Run
 from distill.stages import artifacts
@@ -31,10 +35,12 @@ from distill.stages.train import (
     seed_of,
     with_defaults,
 )
+from distill.storage import write_json
 from distill.training.checkpoint import save_tensors
 from distill.training.feature_matching import FeatureMatching
 from distill.training.loop import TrainingJob, fit
 from students.factorized_embeddings import fold
+from teachers.checkpoints import network_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -62,17 +68,26 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Distil the student on the transfer set."""
     network, tokenizer, job, matching, about = student_training(run, folder)
     test = network.text_encoder(tokenizer, tokenizer.model_max_length)(artifacts.texts(run, "test"))
+
+    def logits_of(heads: Container[str]) -> dict[str, torch.Tensor]:
+        """What calibrate and check compare; computed here, where every process takes part."""
+        return {
+            f"{split}.{head.name}": torch.from_numpy(found[:, part])
+            for split, texts in (("validation", job.validation.texts), ("test", test))
+            for found in [predict_logits(network, texts, run.accelerator, exact=True)]
+            for head, part in columns(network.heads)
+            if head.name in heads
+        }
+
+    kept = kept_heads(run.recipe)
+    before = {f"before.{name}": found for name, found in logits_of(kept).items()} if kept else {}
     with run.tracked("student"):
         metrics = fit(network, job, run.accelerator, matching=matching)
     fold(network.encoder)
-    # what calibrate and check compare with; computed here, where every process takes part
-    logits = {
-        f"{split}.{head.name}": torch.from_numpy(found[:, part])
-        for split, texts in (("validation", job.validation.texts), ("test", test))
-        for found in [predict_logits(network, texts, run.accelerator, exact=True)]
-        for head, part in columns(network.heads)
-    }
+    logits = before | logits_of(run.recipe.heads)
     if run.accelerator.is_main_process:
+        if kept:
+            write_json(folder / artifacts.KEPT, calibrations_of(run.recipe))
         save_tensors(folder / "logits.safetensors", logits, {})
         save_classifier(network, tokenizer, folder)
     return metrics | about | {"parameters": network.parameters_count}
@@ -91,6 +106,7 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
     if isinstance(settings.vocabulary, int):
         tokenizer, about["vocabulary"] = prune_vocabulary(run, student, settings.vocabulary, tokens)
     network = new_network(settings, encoder, heads)
+    _take_heads(run.recipe, network)
     tokens = tokenizer.model_max_length = network.usable_length(tokens)
     if tokens != artifacts.max_length(run):
         run.info(f"student: reads {tokens} tokens of a text, its teacher {artifacts.max_length(run)}")
@@ -123,6 +139,22 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
         "chosen": {"student": chosen(run.recipe.student, settings)},
     }
     return StudentTraining(network, tokenizer, job, matching, about)
+
+
+def _take_heads(recipe: Recipe, network: TextClassifier) -> None:
+    """Give a student, in place, the heads that it has from an earlier run.
+
+    Raises:
+        RecipeError: A head that it keeps is another one there.
+    """
+    source = recipe.student.encoder
+    taken = take_heads(network, network_folder(source)) if source and is_network(source) else set()
+    for name in kept_heads(recipe):
+        if name not in taken:
+            raise RecipeError(
+                f"student.encoder: {source}: head {name!r} has another kind, pooling or order of labels "
+                "there (leave it out of teacher.merge, which trains it again)"
+            )
 
 
 def distillation(recipe: Recipe) -> Distillation:

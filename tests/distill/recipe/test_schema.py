@@ -77,6 +77,8 @@ def test_defaults_are_the_published_configuration() -> None:
         "int8_drop": 0.005,
         "int8_changed": 0.03,
         "int8_log_loss": 0.02,
+        "kept_changed": None,
+        "kept_drop": None,
         "allow": (),
     }
     assert recipe.data.validation == recipe.data.test and recipe.data.test.fraction == 0.1  # type: ignore[union-attr]

@@ -1,0 +1,224 @@
+"""A new head for the teacher and the student of a finished run, or a head that is trained again.
+
+The recipe of the earlier run gives that of a new run, in a folder of its own, so that every stage, gate and
+report is the ordinary one. The student begins with the weights of the earlier student, which teaches the
+heads that are kept. The encoder of the earlier teacher is fine-tuned for the new head alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.data.dataset import load_heads
+from distill.heads import Head
+from distill.pipeline import STAGES, RunResult
+from distill.pipeline import run as run_recipe
+from distill.recipe.data_section import HeadRecipe, RecipeError
+from distill.recipe.load import load_recipe, overridden
+from distill.recipe.near import near
+from distill.recipe.resolved import reopened
+from distill.recipe.schema import Recipe
+from distill.run import StageRecord, is_current, read_record
+from distill.storage import damaged
+
+Mode = Literal["frozen", "replay"]
+MODES: tuple[Mode, ...] = ("frozen", "replay")
+NEEDED = (
+    "prepare",
+    "fit_teacher",
+    "label",
+    "fit_student",
+    "calibrate",
+)  # whose files a new head is made from
+READ = ("prepare", "fit_teacher", "fit_student", "calibrate")
+# of the earlier recipe's teacher and student, what is not that of the new run
+TEACHERS = {"encoder", "sha256", "layers", "networks", "merge", "soft_labels", "llm", "network", "negatives"}
+SHAPES = {"encoder", "size", "layers", "hidden", "attention_heads", "start", "vocabulary"}
+TRAINED = {"train", "metric"}
+
+
+def add_head(
+    run: str | Path,
+    head: str,
+    data: Any,
+    *,
+    mode: Mode = "frozen",
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    **source: Any,
+) -> RunResult:
+    """Train a new head on the teacher and the student of a finished run, whose folder is not changed.
+
+    Args:
+        run: The folder of the finished run.
+        head: The name of the new head.
+        data: Its labelled texts: a file or a folder, a data frame or a `datasets.Dataset`.
+        mode: `frozen`: only the new head is trained; the others compute the same logits. `replay`: encoder
+            and heads are trained; the earlier student teaches its heads on the old texts and the new ones,
+            and a gate refuses a head that has lost too much.
+        out: The folder of the new run; by default that of the run, with `-HEAD` at the end.
+        overrides: Settings of the new run's recipe, such as `student.epochs=20`.
+        **source: `column`, `columns` and `kind` of the head, as in a recipe; by default the column has its
+            name. `text`: the column of the text; by default that of the run. `validation` and `test`: texts
+            as in `data`, by default a tenth each.
+
+    Returns:
+        As `run`.
+
+    Raises:
+        RecipeError: The folder holds no finished run, the run has such a head, or a setting is invalid.
+        Exception: As `run`.
+    """
+    return _train(Path(run), head, data, mode, out, overrides, source, new=True)
+
+
+def retrain_head(
+    run: str | Path,
+    head: str,
+    data: Any,
+    *,
+    mode: Mode = "frozen",
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    **source: Any,
+) -> RunResult:
+    """Train a head of a finished run again, on other texts and possibly with other labels.
+
+    Labels that it has already begin with their weights. Arguments, result and errors are those of `add_head`;
+    by default, column and kind are those of the run.
+    """
+    return _train(Path(run), head, data, mode, out, overrides, source, new=False)
+
+
+def _train(
+    folder: Path,
+    name: str,
+    data: Any,
+    mode: Mode,
+    out: str | Path | None,
+    overrides: Sequence[str],
+    source: Mapping[str, Any],
+    *,
+    new: bool,
+) -> RunResult:
+    if mode not in MODES:
+        raise RecipeError(f"mode: {mode!r}, expected frozen or replay")
+    folder = folder.resolve()
+    earlier, heads = _finished(folder)
+    known = [head.name for head in heads]
+    if new and name in known:
+        raise RecipeError(f"{folder}: has a head {name!r} already (choose another name, or retrain it)")
+    if not new and name not in known:
+        raise RecipeError(
+            f"{folder}: has no head {name!r}{near(name, known)} (its heads: {', '.join(known)})"
+        )
+    target = Path(out) if out else folder.with_name(f"{folder.name}-{name}")
+    if target.resolve() == folder or target.resolve().is_relative_to(folder):
+        raise RecipeError(f"--out: {target} is in the folder of the earlier run (choose another)")
+    recipe = _recipe(folder, earlier, heads, name, data, mode, source)
+    return run_recipe(overridden(recipe, overrides), target)
+
+
+def _finished(folder: Path) -> tuple[Recipe, tuple[Head, ...]]:
+    """The recipe of a finished run with the settings that it left open, and the heads.
+
+    Raises:
+        RecipeError: There is no run, it is not finished, its files are damaged, or it has a packed student.
+    """
+    path = folder / "recipe.yaml"
+    if not (folder / "stages").is_dir() or not path.is_file():
+        raise RecipeError(f"{folder}: is no run (give the folder of a finished run)")
+    recipe, again = load_recipe(path), f"(distill run {path} --out {folder})"
+    found = {stage.name: read_record(folder / "stages" / stage.name / "stage.json") for stage in STAGES}
+    records: dict[str, StageRecord] = {name: record for name, record in found.items() if record}
+    for needed in NEEDED:
+        if needed not in records or not is_current(records[needed], records):
+            raise RecipeError(f"{folder}: its stage {needed} is not finished {again}")
+    for read in READ:
+        own = {name: sha for name, sha in records[read]["files"].items() if name.startswith("stages/")}
+        for name, what in damaged(folder, own).items():
+            raise RecipeError(f"{folder / name}: {what} {again}")
+    if recipe.student.network == "packed":
+        raise RecipeError(
+            f"{folder}: its student is a packed network, which takes labels with each call (distill predict "
+            "--labels; it needs no further head)"
+        )
+    chosen: dict[str, dict[str, Any]] = {}
+    for record in records.values():
+        for section, settings in record["metrics"].get("chosen", {}).items():
+            chosen.setdefault(section, {}).update(settings)
+    return reopened(recipe, chosen), load_heads(folder / "stages/prepare")
+
+
+def _recipe(
+    folder: Path,
+    earlier: Recipe,
+    heads: Sequence[Head],
+    name: str,
+    data: Any,
+    mode: Mode,
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The recipe of the new run; data sets in memory stand in its section `data`."""
+    teacher, student = (str(folder / "stages" / stage) for stage in ("fit_teacher", "fit_student"))
+    given = earlier.model_dump(mode="json", by_alias=True, exclude_none=True)
+    kept = [head.name for head in heads if head.name != name]
+    splits = {key: source[key] for key in ("validation", "test") if source.get(key) is not None}
+    layout = given["heads"] | {name: _layout(earlier.heads.get(name), name, source)}
+    layout |= {head.name: _kept(earlier.heads[head.name], head) for head in heads if head.name != name}
+    without = {"match": TRAINED} if mode == "frozen" else {}
+    return {
+        **{key: value for key, value in given.items() if key not in without},
+        "name": f"{earlier.name}-{name}",
+        "data": {
+            "root": str(Path.cwd()),
+            "train": data,
+            **splits,
+            "text": source.get("text") or given["data"]["text"],
+            **{key: given["data"][key] for key in ("licence", "max_bad_rows") if key in given["data"]},
+        },
+        "heads": layout,
+        "teacher": {
+            **{key: x for key, x in given["teacher"].items() if key not in TEACHERS | TRAINED},
+            "encoder": teacher,
+            "merge": dict.fromkeys(kept, student),
+        },
+        "student": {
+            **{key: x for key, x in given["student"].items() if key not in SHAPES | TRAINED},
+            "encoder": student,
+            **({"train": [name]} if mode == "frozen" else {}),
+        },
+        "export": {**given["export"], "max_length": _tokens(Path(student))},
+        "gates": {**given["gates"], "allow": [head for head in given["gates"]["allow"] if head in layout]},
+    }
+
+
+def _layout(earlier: HeadRecipe | None, name: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of the head to train; what is not given is as in the earlier run."""
+    settings = earlier.model_dump(mode="json", exclude_none=True) if earlier else {}
+    for key in ("labels", "descriptions", "min_texts"):
+        settings.pop(key, None)
+    given = {key: source[key] for key in ("column", "columns", "kind") if source.get(key) is not None}
+    if given.keys() & {"column", "columns"}:
+        for key in ("column", "columns"):
+            settings.pop(key, None)
+    settings |= given
+    if not settings.keys() & {"column", "columns"}:
+        settings["column"] = name
+    return settings
+
+
+def _kept(recipe: HeadRecipe, head: Head) -> dict[str, Any]:
+    """The section of a head that is kept: its labels, which no file of the new run has."""
+    settings = recipe.model_dump(mode="json", exclude_none=True)
+    for key in ("column", "columns", "min_texts"):
+        settings.pop(key, None)
+    return {**settings, "labels": [*head.labels]}
+
+
+def _tokens(student: Path) -> int:
+    """The tokens that a student reads of a text."""
+    return int(json.loads((student / "tokenizer_config.json").read_text("utf-8"))["model_max_length"])
