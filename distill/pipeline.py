@@ -199,8 +199,8 @@ def run(
 
     Args:
         recipe: The path of a YAML file, its content as a dict, or a `Recipe`. In a dict, `data.train`,
-            `data.validation`, `data.test` and `data.unlabeled` may also be a pandas data frame or a
-            `datasets.Dataset`, which are written to `inputs` in the run's folder.
+            `data.validation`, `data.test`, `data.unlabeled` and listed sources may also be pandas data frames
+            or `datasets.Dataset`, which are written to `inputs` in the run's folder.
         out: The folder of the run, by default `runs/NAME`.
         first: Do this stage and those after it again, even if they are done.
         last: Stop after this stage.

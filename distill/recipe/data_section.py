@@ -89,6 +89,13 @@ class Data(Texts):
         None, gt=0, description="at most so many training texts a source, a stratified, seeded sample"
     )
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _is_listed(cls, train: Any) -> Any:
+        if isinstance(train, Mapping) and "file" in train:
+            raise ValueError("a source with settings of its own is in a list (write `train: [{file: ...}]`)")
+        return train
+
     @field_validator("train")
     @classmethod
     def _has_texts(cls, train: Source | None, others: ValidationInfo) -> Source | None:

@@ -123,7 +123,11 @@ class LabelledSource(Part):
     @model_validator(mode="before")
     @classmethod
     def _file(cls, value: Any) -> Any:
-        return {"file": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"file": value}
+        if not isinstance(value, (Mapping, LabelledSource)):
+            raise ValueError(f"must be a file or a mapping such as `{{file: ...}}`, got {value!r:.100}")
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> LabelledSource:

@@ -125,6 +125,20 @@ RECIPES = [
         "checkpoint_every": 5,
     },
     {
+        "name": "merged",
+        "data": {
+            "train": [
+                {"file": "data.csv", "validation": "v.csv", "test": {"from": "train", "fraction": 0.1}},
+                {"hub": "a/b", "split": "x", "text": ["a", "b"], "columns": {"h": "c", "g": ["x", "y"]}},
+                {"file": "c.txt", "id": "id", "encoding": "cp1252", "max_texts": 5},
+            ],
+            "mixing": 0.3,
+            "max_texts": 9,
+        },
+        "heads": {"h": {}, "g": {"labels": ["p", "q"], "kind": "multi_label"}},
+        "distillation": {"fill": False},
+    },
+    {
         "name": "start",
         "data": {"unlabeled": ["a.txt"], "root": "b", "max_bad_rows": 0},
         "teacher": {"encoder": "a/b", "layers": 2, "pooling": "cls", "sha256": "0" * 64},

@@ -189,6 +189,12 @@ def test_a_source_may_be_in_another_encoding(bench: Bench) -> None:
             "[{file: a.csv, columns: {mod: mood}}]",
             "data.train.0.columns: no head 'mod' (did you mean 'mood'?)",
         ),
+        (
+            "{file: a.csv, columns: {mood: mood}}",
+            "data.train: a source with settings of its own is in a list",
+        ),
+        ("[null]", "data.train.0: must be a file or a mapping such as `{file: ...}`, got None"),
+        ("[[a.csv]]", "data.train.0: must be a file or a mapping such as `{file: ...}`, got ['a.csv']"),
         ("[{columns: {mood: mood}}]", "data.train.0: give either `file` or `hub`"),
         (
             "[{file: a.csv, colums: {mood: mood}}]",
