@@ -278,8 +278,8 @@ class HeadRecipe(Part):
 
     @model_validator(mode="after")
     def _described_labels_exist(self) -> HeadRecipe:
-        known = self.labels or tuple(map(_label, self.columns or ()))
         for setting, labels in self.by_label.items() if self.names else ():
+            known = (self.labels or tuple(map(_label, self.columns or ()))) if labels else ()
             for label in labels:
                 if label not in known:
                     raise ValueError(f"{setting}: no label {label!r}{near(label, known)}")
