@@ -57,7 +57,7 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     analysed = artifacts.analysis(run)["heads"]
     length, start = manifest.max_length, run.metrics("fit_student")["start"]
     card = model_card(run.recipe, heads, checked, rows, labelled, sizes, length, analysed, start)
-    contents["README.md"] = card.encode()
+    contents[manifests.CARD] = card.encode()
     final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
     if not (target / manifests.MANIFEST).is_file():  # the run's own bundle, damaged
         shutil.rmtree(target, ignore_errors=True)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from export.bundle.manifest import (
     AGAIN,
+    CARD,
     MANIFEST,
     MAX_MANIFEST,
     BundleError,
@@ -115,7 +116,8 @@ def write_bundle(folder: str | Path, manifest: Manifest, contents: Mapping[str, 
         check_names(contents, str(folder))
         for name, content in contents.items():
             data = content if isinstance(content, bytes) else content.read_bytes()
-            files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            if name != CARD:
+                files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(data)
         document = replace(manifest, files=files).to_json()

@@ -1,7 +1,7 @@
 """The manifest of a bundle: its heads, its files, and the calibration of its logits.
 
-`manifest.json` holds the size and sha256 of every other file, and a digest of itself. Every key is checked
-when the file is read, so code that holds a `Manifest` need not check it again.
+`manifest.json` holds the size and sha256 of every other file but the model card, and a digest of itself.
+Every key is checked when the file is read, so code that holds a `Manifest` need not check it again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ FP32 = "onnx/model.onnx"
 INT8 = "onnx/model_quantized.onnx"
 TOKENIZER = "tokenizer.json"
 REPLAY = "replay.npz"
+CARD = "README.md"  # which people edit, so the manifest does not record it
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
 HEADS = "heads"

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from export.bundle.files import read_bundle, read_manifest
-from export.bundle.manifest import MANIFEST, BundleError
+from export.bundle.manifest import CARD, MANIFEST, BundleError
 
-CARD = "README.md"
 PUSHED_AGAIN = "check the name and the network, then push again"
 TODO = {  # of a push, by the status of the answer
     401: "log in with `hf auth login`, or set HF_TOKEN",
@@ -96,10 +95,10 @@ def bundle_files(folder: Path) -> dict[str, Path]:
         BundleError: There is no bundle, a file is missing or changed, or no gates have passed it.
     """
     manifest = read_bundle(folder)
-    if CARD not in manifest.files:
+    if not (folder / CARD).is_file():
         problem = "has no model card, so no run has published it"
         raise BundleError(f"{folder}: {problem} (give the bundle that `distill run` writes to RUN/bundle)")
-    return {name: folder / name for name in (MANIFEST, *manifest.files)}
+    return {name: folder / name for name in (MANIFEST, CARD, *manifest.files)}
 
 
 def download(name: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:

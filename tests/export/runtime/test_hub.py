@@ -167,6 +167,18 @@ def test_a_download_that_breaks_off_is_one_line_and_goes_on(hub, published, call
     assert call(code=load)[0] == 0
 
 
+def test_a_model_card_that_is_edited_on_the_hub_changes_nothing(hub, published, call) -> None:
+    assert call("push", published, NAME)[0] == 0
+    hub.commit(NAME, "main", {**hub.tree(NAME), "README.md": b"# better words"})
+    load = "from tinyheads import Classifier\nClassifier.from_pretrained('me/tiny')"
+    code, _, err = call(code=load)
+    assert code == 0, err
+    graph = {"onnx/model.onnx": b"?"}
+    hub.commit(NAME, "main", {**hub.tree(NAME), **graph})
+    code, _, err = call(code=load)
+    assert code == 1 and "model.onnx: changed" in err
+
+
 def test_a_private_repository_needs_the_token(hub, published, call) -> None:
     assert call("push", published, NAME, "--private")[0] == 0
     load = "from tinyheads import Classifier\nClassifier.from_pretrained('me/tiny')"
