@@ -66,7 +66,9 @@ class Head:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Head:
         """A head from its JSON object."""
-        ordered = {key: tuple(data[key]) for key in ("labels", "class_weights") if key in data}
+        ordered: dict[str, Any] = {
+            key: tuple(data[key]) for key in ("labels", "class_weights") if key in data
+        }
         return Head(**{**data, **ordered})
 
 

@@ -54,14 +54,19 @@ def sample_fractions(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
 
 
 def sample_train(recipe: Recipe, splits: dict[str, list[Text]]) -> None:
-    """Leave at most `max_texts` training texts of each source."""
+    """Leave at most `max_texts` training texts of each source, each once, and always two of every label."""
     for number, source in enumerate(recipe.data.sources):
-        size = len({item.text for item in splits["train"] if item.source == number})
-        if source.max_texts and source.max_texts < size:
-            _taken(splits, number, 1 - source.max_texts / size, f"{recipe.seed} train", size)
-            LOG.info(
-                f"data: {source.name}: {source.max_texts:,} of {size:,} training texts are used (max_texts)"
-            )
+        rows = sum(item.source == number for item in splits["train"])
+        if not source.max_texts or rows <= source.max_texts:
+            continue
+        first = {item.text: item for item in reversed(splits["train"]) if item.source == number}
+        size = len(first)
+        splits["train"] = [
+            item for item in splits["train"] if item.source != number or first[item.text] is item
+        ]
+        _taken(splits, number, max(0.0, 1 - source.max_texts / size), f"{recipe.seed} train", size)
+        left = sum(item.source == number for item in splits["train"])
+        LOG.info(f"data: {source.name}: {left:,} of {rows:,} training texts are used (max_texts)")
 
 
 def _taken(splits: dict[str, list[Text]], source: int, fraction: float, seed: str, size: int) -> list[Text]:

@@ -73,8 +73,8 @@ def _base_models(recipe: Recipe, start: str) -> list[str]:
 def _sources(recipe: Recipe) -> list[Any]:
     """The sources of all texts; one on the hub has `hub`."""
     data = recipe.data
-    train = [*data.train] if isinstance(data.train, tuple) else [data.train]
-    return [*train, data.validation, data.test, *data.unlabeled]
+    splits = [one for source in data.sources for one in (source.train, source.validation, source.test)]
+    return [*splits, *data.unlabeled]
 
 
 def _results(recipe: Recipe, quality: Mapping[str, Any], form: str) -> list[dict[str, Any]]:

@@ -33,13 +33,22 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     sources = run.recipe.data.sources
     for head in manifest.heads:
         if layout[head.name]["column"] is None and layout[head.name]["columns"] is None:
-            named = (columns for source in sources if (columns := (source.columns or {}).get(head.name)))
-            column = next(named, None)
-            layout[head.name]["column"] = column if isinstance(column, str) else head.name
+            every = [(source.columns or {}).get(head.name) for source in sources]
+            columns = next(filter(None, every), head.name)
+            if isinstance(columns, str):
+                layout[head.name]["column"] = columns
+            elif {*columns} == {*head.labels}:
+                layout[head.name]["columns"] = columns
+            else:  # flags in the order of the labels, which a manifest does not tell
+                layout[head.name]["column"] = head.name
         if layout[head.name]["columns"] is None:
             layout[head.name]["labels"] = [*head.labels, *rare.get(head.name, ())]
+    # of several sources what they have in common, or else the default
+    texts, encodings = {source.text for source in sources}, {source.encoding for source in sources}
+    text = texts.pop() if len(texts) == 1 else run.recipe.data.text
+    encoding = encodings.pop() if len(encodings) == 1 else run.recipe.data.encoding
     details = {
-        "reads": {"text": run.recipe.data.text, "encoding": run.recipe.data.encoding, "heads": layout},
+        "reads": {"text": text, "encoding": encoding, "heads": layout},
         "recipe_sha256": run.recipe.digest(),
         "teachers": with_terms(
             run.metrics("fit_teacher").get("teachers", {}), run.recipe.teacher.model_dump(mode="json")

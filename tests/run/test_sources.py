@@ -137,6 +137,12 @@ def test_a_run_that_masks_redoes_the_student_alone(merged, run_distill) -> None:
     assert np.isfinite([value for value in validation.values() if value is not None]).all()
 
 
+def test_evaluate_reads_the_columns_of_a_source(merged, capfd) -> None:
+    command = ["evaluate", str(merged / "run/bundle"), str(merged / "mail.csv")]
+    assert main([*command, "--text=body", "--heads=flags", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["texts"] == {"flags": 500}
+
+
 def test_check_shows_the_sources(merged, capfd) -> None:
     assert main(["check", str(merged / "recipe.yaml"), "--no-measure"]) == 0
     rows = [row.split() for row in capfd.readouterr().out.splitlines()]

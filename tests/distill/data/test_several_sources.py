@@ -170,7 +170,17 @@ def test_at_most_so_many_training_texts(bench: Bench) -> None:
     assert splits == bench.prepare(
         "[{file: a.csv, max_texts: 8}, {file: b.csv, text: sentence, columns: {topic: kind}}]", max_texts=24
     )
-    assert len(bench.prepare("a.csv", {"mood": {"column": "mood"}}, max_texts=10)["train"]) == 10
+    heads = {"mood": {"column": "mood"}}
+    assert len(bench.prepare("a.csv", heads, max_texts=10)["train"]) == 10
+    rows = [f"a{i % 30},{'good' if i % 2 else 'bad'}" for i in range(90)]
+    bench.write("a.csv", "text,mood", *rows)  # every text three times
+    texts = [row["text"] for row in bench.prepare("a.csv", heads, max_texts=10)["train"]]
+    assert len(texts) == len({*texts}) == 10
+    bench.write("a.csv", "text,mood", *(f"a{i},l{i % 20}" for i in range(100)))
+    splits = bench.prepare("a.csv", heads, max_texts=10)
+    assert sorted(row["head_mood"] for row in splits["train"]) == sorted(
+        [*range(20)] * 2
+    )  # two of each label
 
 
 def test_a_source_may_be_in_another_encoding(bench: Bench) -> None:
