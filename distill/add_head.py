@@ -12,7 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.data.dataset import load_heads
+import datasets
+
+from distill.data.dataset import hard_labels, load_heads, load_split
+from distill.data.labels import label_name
+from distill.data.splits import SPLITS
+from distill.evaluation.metrics import labelled
 from distill.heads import Head
 from distill.pipeline import STAGES, RunResult
 from distill.pipeline import run as run_recipe
@@ -165,26 +170,26 @@ def _recipe(
     """The recipe of the new run; data sets in memory stand in its section `data`."""
     teacher, student = (str(folder / "stages" / stage) for stage in ("fit_teacher", "fit_student"))
     given = earlier.model_dump(mode="json", by_alias=True, exclude_none=True)
-    kept = [head.name for head in heads if head.name != name]
-    splits = {key: source[key] for key in ("validation", "test") if source.get(key) is not None}
-    layout = given["heads"] | {name: _layout(earlier.heads.get(name), name, source)}
-    layout |= {head.name: _kept(earlier.heads[head.name], head) for head in heads if head.name != name}
-    without = {"match": TRAINED} if mode == "frozen" else {}
+    layout = {one.name: _kept(earlier.heads[one.name], one, mode) for one in heads}
+    layout[name] = _layout(earlier.heads.get(name), name, source)
+    without = {"match"} if mode == "frozen" else set()
+    texts = {"file": data, "text": source.get("text") or given["data"]["text"]}
+    texts |= {"columns": {name: layout[name].get("column") or layout[name]["columns"]}}
+    texts |= {key: source[key] for key in ("validation", "test") if source.get(key) is not None}
     return {
         **{key: value for key, value in given.items() if key not in without},
         "name": f"{earlier.name}-{name}",
         "data": {
             "root": str(Path.cwd()),
-            "train": data,
-            **splits,
-            "text": source.get("text") or given["data"]["text"],
+            "train": [texts],
             **{key: given["data"][key] for key in ("licence", "max_bad_rows") if key in given["data"]},
+            **({} if mode == "frozen" else _replayed(folder, texts, [h for h in heads if h.name != name])),
         },
         "heads": layout,
         "teacher": {
             **{key: x for key, x in given["teacher"].items() if key not in TEACHERS | TRAINED},
             "encoder": teacher,
-            "merge": dict.fromkeys(kept, student),
+            "merge": {one: student for one in layout if one != name} or None,
         },
         "student": {
             **{key: x for key, x in given["student"].items() if key not in SHAPES | TRAINED},
@@ -192,14 +197,36 @@ def _recipe(
             **({"train": [name]} if mode == "frozen" else {}),
         },
         "export": {**given["export"], "max_length": _tokens(Path(student))},
-        "gates": {**given["gates"], "allow": [head for head in given["gates"]["allow"] if head in layout]},
     }
+
+
+def _replayed(folder: Path, texts: Mapping[str, Any], kept: Sequence[Head]) -> dict[str, Any]:
+    """The sources of a replay: the new texts, then the splits of the earlier run, in memory.
+
+    Args:
+        folder: Of the earlier run.
+        texts: The source of the new texts.
+        kept: The heads whose labels in the earlier run are read.
+    """
+    prepare = folder / "stages/prepare"
+    train = load_split(prepare, "train")
+    kept = [head for head in kept if labelled(hard_labels(train, [head])[head.name], head).any()]
+    splits = {name: _in_words(load_split(prepare, name), kept) for name in SPLITS}
+    names = {"train": "file", "validation": "validation", "test": "test"}
+    source = {names[split]: some for split, some in splits.items()}
+    columns = {head.name: head.column for head in kept}
+    sources = [texts, {**source, "text": "text", "columns": columns}] if kept else [texts]
+    others = [load_split(prepare, "unlabeled"), *([] if kept else [train])]
+    return {"train": sources, "unlabeled": [some.select_columns("text") for some in others if len(some)]}
 
 
 def _layout(earlier: HeadRecipe | None, name: str, source: Mapping[str, Any]) -> dict[str, Any]:
     """The section of the head to train; what is not given is as in the earlier run."""
     settings = earlier.model_dump(mode="json", exclude_none=True) if earlier else {}
-    for key in ("labels", "descriptions", "min_texts"):
+    by_label = (
+        [key.partition(".")[0] for key, labels in earlier.by_label.items() if labels] if earlier else []
+    )
+    for key in ("labels", "min_texts", *by_label):
         settings.pop(key, None)
     given = {key: source[key] for key in ("column", "columns", "kind") if source.get(key) is not None}
     if given.keys() & {"column", "columns"}:
@@ -211,12 +238,33 @@ def _layout(earlier: HeadRecipe | None, name: str, source: Mapping[str, Any]) ->
     return settings
 
 
-def _kept(recipe: HeadRecipe, head: Head) -> dict[str, Any]:
-    """The section of a head that is kept: its labels, which no file of the new run has."""
+def _kept(recipe: HeadRecipe, head: Head, mode: Mode) -> dict[str, Any]:
+    """The section of a head that is kept, with its labels in order."""
     settings = recipe.model_dump(mode="json", exclude_none=True)
-    for key in ("column", "columns", "min_texts"):
+    for key in ("min_texts", *(("class_weight", "thresholds") if mode == "frozen" else ())):
         settings.pop(key, None)
+    if "columns" in settings:
+        settings["columns"] = [one for one in settings["columns"] if label_name(one) in head.labels]
     return {**settings, "labels": [*head.labels]}
+
+
+def _in_words(split: datasets.Dataset, heads: Sequence[Head]) -> datasets.Dataset:
+    """A prepared split with labels in place of class indices, in the columns `Head.column`."""
+    words, text = {"text": [*split["text"]]}, datasets.Value("string")
+    features = {"text": text}
+    for head in heads:
+        own = hard_labels(split, [head])[head.name]
+        if head.kind == "single_label":
+            features[head.column] = text
+            names = dict(enumerate(head.labels))
+            words[head.column] = [names.get(int(label)) for label in own]
+        else:
+            features[head.column] = datasets.Sequence(text)
+            words[head.column] = [
+                [x for x, yes in zip(head.labels, row, strict=True) if yes] if here else None
+                for row, here in zip(own, labelled(own, head), strict=True)
+            ]
+    return datasets.Dataset.from_dict(words, datasets.Features(features))
 
 
 def _tokens(student: Path) -> int:

@@ -166,7 +166,7 @@ def _untrained(candidate: Candidate, base: Run[Recipe], folder: Path) -> dict[st
     rates = {"dropout": given.dropout, "attention_dropout": given.attention_dropout}
     encoder = untrained_encoder(known.model_type, known.config, tokenizer, **rates)
     (place := folder / "network").mkdir(exist_ok=True)
-    network, _, job, about = teacher_training(own, place, (encoder, tokenizer))
+    network, _, job, about, _ = teacher_training(own, place, (encoder, tokenizer))
     job.folder.mkdir(exist_ok=True)
     seconds = step_seconds(network, job, base.accelerator) * epoch_tokens(job) * (job.settings.epochs or 1)
     save_classifier(network, tokenizer, place)

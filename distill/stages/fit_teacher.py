@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from accelerate.utils import set_seed
 
 from distill.data.tokens import TextTokenizer, chunks
@@ -31,6 +32,7 @@ from distill.stages.train import (
     compared,
     in_training,
     labelled,
+    labelled_rows,
     seed_of,
     with_defaults,
 )
@@ -60,12 +62,14 @@ class TeacherTraining(NamedTuple):
         tokenizer: Its tokenizer.
         job: What it is trained on, and how.
         about: The metrics that are known already.
+        rows: The training texts that it learns from, None for all.
     """
 
     network: TextClassifier
     tokenizer: PreTrainedTokenizerFast
     job: TrainingJob
     about: dict[str, Any]
+    rows: Array | None = None
 
 
 def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
@@ -79,11 +83,14 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     others = {"asked": asked} if asked else {}
     if not fitted_heads(run.recipe, heads):
         return lent_encoder(run, folder) | others | {"teachers": taught_by(run, heads, folder)}
-    network, tokenizer, job, about = teacher_training(run, folder)
+    network, tokenizer, job, about, rows = teacher_training(run, folder)
     confidence = LabelConfidence(network.heads, len(job.train.texts), run.accelerator.device)
     with run.tracked("teacher"):
         metrics = fit(network, job, run.accelerator, confidence=confidence)
     means = confidence.means(run.accelerator)
+    if rows is not None:  # the other training texts have no label that could be learnt
+        every = {name: torch.full((artifacts.rows(run)["train"],), torch.nan) for name in means}
+        means = {name: every[name].index_put((torch.from_numpy(rows),), mean) for name, mean in means.items()}
     if run.accelerator.is_main_process:
         save_tensors(folder / "label_confidence.safetensors", means, {})
         save_classifier(network, tokenizer, folder)
@@ -120,9 +127,10 @@ def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = Non
         check_coverage(run, students, f"checkpoint: {start}", uncovered["unknown_tokens"])
     if run.recipe.student.network == "packed":  # labels that it cannot read: refused now, too
         LabelTokens(of_student, heads, LABEL_TOKENS, HYPOTHESIS_TOKENS)
-    examples, validation = (labelled(run, split, encode) for split in ("train", "validation"))
-    distillation = None
-    if kept := kept_labels(folder):
+    kept, distillation = kept_labels(folder), None
+    rows, others = (None if kept else labelled_rows(run, split, heads) for split in ("train", "validation"))
+    examples, validation = labelled(run, "train", encode, rows), labelled(run, "validation", encode, others)
+    if kept:
         examples, distillation = _with_answers(run, kept, examples.hard, encode), Distillation()
         answers = kept.logits(artifacts.texts(run, "validation"))
         validation, settings = compared(run, "teacher", validation, settings, answers)
@@ -152,7 +160,7 @@ def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = Non
         "parameters": network.parameters_count,
         "chosen": {"teacher": chosen(run.recipe.teacher, settings)},
     }
-    return TeacherTraining(network, tokenizer, job, length | uncovered | about)
+    return TeacherTraining(network, tokenizer, job, length | uncovered | about, rows)
 
 
 def _with_answers(

@@ -58,10 +58,21 @@ def seed_of(run: Run[Any], settings: Training) -> int:
     return int(run.recipe.seed if settings.seed is None else settings.seed)
 
 
-def labelled(run: Run[Any], split: str, encode: TextEncoder) -> Examples:
-    """The labelled texts of a split."""
-    mixture = artifacts.mixture(run, artifacts.split(run, split))
-    return Examples(encode(artifacts.texts(run, split)), artifacts.labels(run, split), mixture=mixture)
+def labelled(run: Run[Any], split: str, encode: TextEncoder, rows: Array | None = None) -> Examples:
+    """The labelled texts of a split, or some of them."""
+    mixture, texts = artifacts.mixture(run, artifacts.split(run, split)), artifacts.texts(run, split)
+    labels = artifacts.labels(run, split)
+    if rows is not None:
+        texts, mixture = [texts[row] for row in rows.tolist()], mixture and mixture.of(rows)
+        labels = {head: own[rows] for head, own in labels.items()}
+    return Examples(encode(texts), labels, mixture=mixture)
+
+
+def labelled_rows(run: Run[Any], split: str, heads: Sequence[Head]) -> Array | None:
+    """The texts of a split with a label of one of the heads; None for all texts, or where there are none."""
+    labels = artifacts.labels(run, split)
+    known = np.any([metrics.labelled(labels[head.name], head) for head in heads], 0)
+    return None if known.all() or not known.any() else np.flatnonzero(known)
 
 
 def label_positions(settings: Training, heads: Sequence[Head]) -> int:

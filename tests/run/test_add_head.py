@@ -16,6 +16,8 @@ from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import RecipeError
 from distill.storage import digests, files_in
+from distill.training.checkpoint import load_tensors
+from export.graph.gates import GateError
 from tinyheads import Classifier
 
 TONES = {"track": "asks", "refund": "asks", "thank": "praises", "": ""}
@@ -100,6 +102,28 @@ def test_a_head_is_trained_again_with_other_labels(finished, job, texts, tmp_pat
     assert [*done.report["kept"]] == ["flags"]
     old, now = torch_logits(finished["folder"], texts), torch_logits(done.folder, texts)
     np.testing.assert_array_equal(old["flags"], now["flags"])
+
+
+def test_a_replay_is_behind_a_gate_of_each_old_head(finished, tones, tmp_path):
+    settings = [*QUICK, "gates.kept_changed=0.1", "gates.kept_drop=0.1"]
+    done = add_head(finished["folder"], "tone", tones, mode="replay", out=tmp_path / "a", overrides=settings)
+    kept = done.report["kept"]
+    assert [*kept] == ["intent", "flags"] and not any(head["frozen"] for head in kept.values())
+    assert kept["intent"]["texts"] == 81 and kept["flags"]["texts"] == 90
+    assert all(head["difference"] > 0 and head["after"] > 0.9 for head in kept.values())
+    new, old = done.report["sources"]
+    assert new["labelled"]["tone"]["train"] and not new["labelled"]["intent"]["train"]
+    assert old["labelled"]["intent"]["test"] == 81 and not old["labelled"]["tone"]["train"]
+    learnt = load_tensors(done.folder / "stages/fit_teacher/label_confidence.safetensors")[0]["tone"]
+    read = int(learnt.isfinite().sum())  # of the old texts, which have no tone, it reads none
+    assert read <= new["rows"]["train"] and len(learnt) == new["rows"]["train"] + old["rows"]["train"]
+    ruined = [*QUICK, "student.lr=5", "student.epochs=1", "augment.copies=0", "export.quantize=none"]
+    with pytest.raises(GateError) as refused:
+        add_head(finished["folder"], "tone", tones, mode="replay", out=tmp_path / "b", overrides=ruined)
+    lines = str(refused.value).splitlines()
+    assert any("kept head 'intent':" in line and "of its decisions" in line for line in lines)
+    assert any("on 81 labelled texts of test, by more than 0.003 (gates.kept_drop)" in line for line in lines)
+    assert not (tmp_path / "b/bundle").exists() and (tmp_path / "b/report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from distill.heads import Head
 from distill.models.base import Batch, on_device
 from distill.models.classifier import MultiHeadClassifier
 from distill.models.predict import predict_logits
-from distill.models.saved_networks import load_classifier, save_classifier
+from distill.models.saved_networks import load_classifier, save_classifier, take_heads
 from distill.training.losses import total_loss
 
 HEADS = (
@@ -52,7 +52,7 @@ def test_half_precision_leaves_loss_and_gradients_finite(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_one_product_equals_a_linear_a_head(tiny_bert: Callable[..., Any], pooling: Any) -> None:
+def test_each_head_is_a_linear_layer_of_its_own(tiny_bert: Callable[..., Any], pooling: Any) -> None:
     network = MultiHeadClassifier(tiny_bert(), HEADS, pooling=pooling).eval()
     hidden, mask = network.encoder(**batch())[0], batch()["attention_mask"]
     if pooling == "cls":
@@ -181,3 +181,33 @@ def test_inference_leaves_dropout_out(
     found = [predict_logits(network, tokens, cpu_accelerator) for _ in range(2)]
     assert (found[0] == found[1]).all()
     assert predict_logits(network, encode([]), cpu_accelerator).shape == (0, 5)
+
+
+def test_a_frozen_encoder_computes_without_dropout(tiny_bert: Callable[..., Any]) -> None:
+    network = MultiHeadClassifier(tiny_bert(dropout=0.5), HEADS)
+    network.freeze([HEADS[0].name])
+    network.train()
+    assert not any(module.training for module in network.encoder.modules()) and network.dropout.training
+    network.freeze(["encoder"])
+    assert network.train().encoder.training
+
+
+def test_heads_are_taken_by_name_and_their_labels_too(
+    tiny_bert: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    first, second = Head("intent", "single_label", ("a", "b", "c")), Head("flags", "multi_label", ("x", "y"))
+    saved = MultiHeadClassifier(tiny_bert(), (first, second))
+    save_classifier(saved, tiny_tokenizer, tmp_path)
+    other = Head("flags", "multi_label", ("y", "z"))
+    network = MultiHeadClassifier(saved.encoder, (other, first, Head("x", "single_label", ("a", "b"))))
+    new = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert take_heads(network, tmp_path) == {"intent"}
+    state, old = network.state_dict(), saved.state_dict()
+    for part in ("weight", "bias"):
+        assert torch.equal(state[f"linear.logits_intent.{part}"], old[f"linear.logits_intent.{part}"])
+        assert torch.equal(state[f"linear.logits_flags.{part}"][0], old[f"linear.logits_flags.{part}"][1])
+        assert torch.equal(state[f"linear.logits_flags.{part}"][1], new[f"linear.logits_flags.{part}"][1])
+        assert torch.equal(state[f"linear.logits_x.{part}"], new[f"linear.logits_x.{part}"])
+    turned = MultiHeadClassifier(saved.encoder, (Head("intent", "single_label", ("b", "a", "c")),))
+    assert take_heads(turned, tmp_path) == set()
+    assert take_heads(MultiHeadClassifier(saved.encoder, (first,), pooling="cls"), tmp_path) == set()
