@@ -23,7 +23,10 @@ CURVES = ("epochs", "steps", "best_epoch", "metric", "texts", "history", "valida
 
 
 def about_run(folder: Path, recipe: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> dict[str, Any]:
-    """The keys `teacher(s)`, `student`, `training`, `settings`, `distillation`, `warnings`, `analysis`.
+    """What a report says of networks, data and the asking.
+
+    The keys are `teacher`, `teachers`, `asked`, `student`, `training`, `settings`, `distillation`,
+    `warnings`, `analysis`.
 
     Args:
         folder: Of the run.
@@ -37,6 +40,7 @@ def about_run(folder: Path, recipe: Mapping[str, Any], stages: Mapping[str, Stag
     return {
         "teacher": {"names": [], "adopted": False, **(_known(_teacher, recipe) or {}), **teacher},
         "teachers": _known(_teachers, recipe, metrics) or {},
+        "asked": _known(lambda: [dict(one) for one in metrics["fit_teacher"].get("asked", ())]) or [],
         "student": student,
         "training": {side: _known(_curves, metrics, f"fit_{side}") or {} for side in ("teacher", "student")},
         "settings": _known(_settings, recipe, student, teacher, metrics) or {},

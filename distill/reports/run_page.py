@@ -217,6 +217,7 @@ def _curves(found: Mapping[str, Any], report: Report) -> dict[str, Sequence[floa
     return curves
 
 
+ASKED = ("texts", "answered", "cached", "dropped", "failed", "requests")
 TRAINING = {
     "epochs": "epochs",
     "lr": "peak learning rate",
@@ -259,6 +260,10 @@ def _settings(report: Report) -> Iterator[Html]:
         yield page.heading("Teachers")
         titles = ("head", "teacher", "kind", "terms of use", "digest")
         yield page.table(titles, labelled, "teachers of each head", words=(0, 1, 2, 3, 4))
+    for asked in report.get("asked", ()):
+        model = page.short(f"{asked.get('model')} at {asked.get('server')} ({asked.get('route')})")
+        cells = [(model, *(_value(asked.get(count)) for count in ASKED))]
+        yield page.table(("language model", *ASKED), cells, "texts that a language model was asked about")
     if losses := report["distillation"]:
         cells = [(name, found["loss"], _value(found["temperature"])) for name, found in losses.items()]
         yield page.heading("Distillation")

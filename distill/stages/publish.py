@@ -53,6 +53,7 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         "teachers": with_terms(
             run.metrics("fit_teacher").get("teachers", {}), run.recipe.teacher.model_dump(mode="json")
         ),
+        **({"asked": asked} if (asked := run.metrics("fit_teacher").get("asked")) else {}),
         "quality": checked["quality"],
         "parity": checked["parity"],
         "allowed": checked["allowed"],
