@@ -200,10 +200,15 @@ class MergedTeacher:
     def member_logits(self, texts: Sequence[str]) -> dict[str, list[Array]]:
         """The logits of each classifier of each head, before its temperature."""
         assert self.accelerator is not None
-        found = {
-            id(one): predict_logits(one.network, one.encode(texts), self.accelerator)
-            for one in self._loaded.values()
-        }
+        found = {}
+        for one in self._loaded.values():
+            logits = predict_logits(one.network, one.encode(texts), self.accelerator)
+            if not np.isfinite(logits).all():  # NaN is for texts that a teacher does not know
+                raise RecipeError(
+                    f"teacher.merge.{one.head}: {one.name}: gives logits that are not finite (set "
+                    "precision: no, or name another)"
+                )
+            found[id(one)] = logits
         return {
             name: [found[id(loaded)][:, places] for loaded, places in members]
             for name, members in self._members.items()

@@ -35,13 +35,17 @@ class MergedModel(Part):
 
 def _models(value: Any) -> Any:
     """The classifiers of a head as a list, from a name, a mapping, or `{ensemble: [...]}`."""
-    if isinstance(value, Mapping) and value.keys() == {"ensemble"}:
+    if isinstance(value, Mapping) and "ensemble" in value:
+        if len(value) > 1:
+            raise ValueError("`ensemble` stands alone (give labels, max_length and terms to its classifiers)")
         value = value["ensemble"]
     models = value if isinstance(value, (list, tuple)) else [value]
+    if not models or not all(isinstance(one, (str, Mapping, Part)) for one in models):
+        raise ValueError("expected a classifier's name, `{model: NAME, ...}`, or `{ensemble: [...]}`")
     return [{"model": one} if isinstance(one, str) else one for one in models]
 
 
-Merged = Annotated[tuple[MergedModel, ...], Field(min_length=1), BeforeValidator(_models)]
+Merged = Annotated[tuple[MergedModel, ...], BeforeValidator(_models)]
 
 
 class SoftLabelFiles(Part):

@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 
 from distill.data.tokens import TextTokenizer, chunks
 from distill.evaluation.calibration import validation_quality
+from distill.evaluation.metrics import labelled as known
 from distill.evaluation.metrics import without_nan
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.models.base import Array, TextClassifier, TextEncoder
@@ -22,6 +23,7 @@ from distill.models.network_teacher import NetworkTeacher, adopt, member_folders
 from distill.models.packing import HYPOTHESIS_TOKENS, LABEL_TOKENS, LabelTokens
 from distill.models.saved_networks import load_classifier, save_classifier
 from distill.recipe import defaults
+from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Distillation, Recipe, Teacher
 from distill.run import Run
 from distill.stages import artifacts
@@ -132,6 +134,7 @@ def teacher_training(run: Run[Recipe], folder: Path, loaded: Loaded | None = Non
     examples, validation = labelled(run, "train", encode, rows), labelled(run, "validation", encode, others)
     if kept:
         examples, distillation = _with_answers(run, kept, examples.hard, encode), Distillation()
+        _check_taught(heads, examples)
         answers = kept.logits(artifacts.texts(run, "validation"))
         validation, settings = compared(run, "teacher", validation, settings, answers)
     training = in_training(network, examples, settings)
@@ -177,6 +180,21 @@ def _with_answers(
         more = np.full((len(texts) - len(own), *own.shape[1:]), fill, own.dtype)
         hard[name] = np.concatenate([own, more])
     return Examples(encode(texts), hard, kept.logits(texts))
+
+
+def _check_taught(heads: Sequence[Head], examples: Examples) -> None:
+    """Refuse a head that has neither labels nor soft labels to be trained on.
+
+    Raises:
+        RecipeError: There is such a head.
+    """
+    for head in heads:
+        soft = examples.soft.get(head.name)
+        if not known(examples.hard[head.name], head).any() and (soft is None or unknown(soft).all()):
+            raise RecipeError(
+                f"heads.{head.name}: no text of train has a label or a soft label, expected some (add "
+                "texts with labels, or soft labels)"
+            )
 
 
 def _encoder(settings: Teacher) -> Loaded:

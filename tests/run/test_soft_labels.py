@@ -94,6 +94,12 @@ def test_a_head_that_is_labelled_in_no_file_learns_from_soft_labels(importing, r
     assert "head 'intent': no labelled text to compare it with" in capfd.readouterr().err
 
 
+def test_a_head_that_nothing_teaches_is_refused(importing, rows, tmp_path, capfd):
+    heads = {"intent": {"column": "intent"}, "tone": {"labels": ["kind", "rude"]}}
+    assert run(importing("soft.jsonl", rows, heads=heads, gates={}), tmp_path) == 2
+    assert "heads.tone: no text of train has a label or a soft label, expected some" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "files, content, message",
     [

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.heads import Head
@@ -165,3 +166,20 @@ def test_texts_are_truncated_to_what_the_classifier_reads(checkpoints, toy_heads
         merge = {"intent": [model(checkpoints["mpnet"], **settings)]}
         first, second = MergedTeacher(merge, toy_heads, cpu_accelerator).logits(long)["intent"]
         np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_logits_that_are_not_finite_are_refused(classifier_folder, tmp_path, toy_heads, cpu_accelerator):
+    folder = classifier_folder(tmp_path / "broken", trained=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    teacher = MergedTeacher({"intent": [model(folder)]}, toy_heads, cpu_accelerator)
+    with pytest.raises(RecipeError, match=r"teacher.merge.intent: .+: gives logits that are not finite"):
+        teacher.logits(["where parcel"])
+    with pytest.raises(RecipeError, match="gives other logits for padded texts"):
+        teacher.try_out(["where parcel", "thanks"])
+
+
+def test_classifiers_are_tried_out(checkpoints, toy_heads):
+    merge = {"intent": [model(checkpoints[a]) for a in ARCHITECTURES], "flags": [model(checkpoints["flags"])]}
+    MergedTeacher(merge, toy_heads, None).try_out(["where parcel", "thanks", "money back " * 40])
