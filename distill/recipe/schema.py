@@ -95,6 +95,11 @@ class Teacher(Training, TeacherEncoder):
         "earlier run}`, or `{HEAD: {model: ..., labels: ..., max_length: ..., terms: ...}}`, or `{HEAD: "
         "{ensemble: [...]}}`; the encoder learns the other heads",
     )
+    fit_merged: bool | None = Field(
+        None,
+        description="fine-tune the encoder on the answers of `merge`, as one teacher of all heads, which "
+        "labels in their place; default: false",
+    )
     soft_labels: SoftLabels | None = Field(
         None,
         description="files of soft labels, a row a text: a .jsonl or .parquet file, a list, or `{files: ..., "
@@ -110,6 +115,8 @@ class Teacher(Training, TeacherEncoder):
             for name in sorted(self.model_fields_set - {"networks", "max_length"})
             if getattr(self, name) != type(self).model_fields[name].default
         ]
+        if self.fit_merged and not self.merge:
+            raise ValueError("`fit_merged` is for `merge`, which is missing (name classifiers there)")
         if self.networks and changed:
             raise ValueError(f"`networks` are used as they are; leave out {', '.join(changed)}")
         return self

@@ -128,7 +128,7 @@ def soft_labels_folder(run: Run[Any]) -> Path:
     """The folder of the soft labels of the run's teacher, named by its digest (of `label`)."""
     stage = run.stage("fit_teacher")
     kept = kept_labels(stage)
-    others = [*([kept.digest] if kept else []), *merged_digests(stage)]
+    others = [*([kept.digest] if kept else []), *merged_digests(run.recipe, stage)]
     digest = teacher_digest(stage, max_length(run))
     if others:
         digest = combined_digest([*others, digest])
@@ -140,7 +140,7 @@ def soft_labels(run: Run[Any]) -> SoftLabels:
     stage = run.stage("fit_teacher")
     about = read_json(stage / "heads.json")["heads"]
     sizes = {head["name"]: len(head["labels"]) for head in about}
-    if kept_labels(stage) or merged_digests(stage):
+    if kept_labels(stage) or merged_digests(run.recipe, stage):
         sizes = {head.name: len(head.labels) for head in heads(run)}  # each known to one of them at least
     return SoftLabels(soft_labels_folder(run), sizes)
 

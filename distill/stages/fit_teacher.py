@@ -80,8 +80,9 @@ def fit_teacher(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         return _adopted(run, folder) | {"teachers": taught_by(run, artifacts.heads(run), folder)}
     heads = artifacts.heads(run)
     sample = cache(lambda: compared_texts(run, heads))
-    keep_merged(run, heads, sample, folder)
-    asked = keep_asked(run, heads, [artifacts.split(run, name)["text"] for name in ASKED], sample, folder)
+    more = keep_merged(run, heads, sample, folder)
+    columns = [artifacts.split(run, name)["text"] for name in ASKED]
+    asked = keep_asked(run, heads, columns, sample, folder, more)
     others = {"asked": asked} if asked else {}
     if not fitted_heads(run.recipe, heads):
         return lent_encoder(run, folder) | others | {"teachers": taught_by(run, heads, folder)}

@@ -45,7 +45,7 @@ def merged(recipe: Job, heads: Sequence[Head], accelerator: Accelerator, stage: 
     Raises:
         RecipeError: A classifier is another one by now, as a branch of the hub has moved.
     """
-    if not (kept := _kept_merge(stage)):
+    if _fits_merged(recipe) or not (kept := _kept_merge(stage)):
         return []
     teacher = MergedTeacher(_merge(recipe), heads, accelerator, kept["temperatures"])
     if teacher.digest != kept["digest"]:
@@ -56,21 +56,27 @@ def merged(recipe: Job, heads: Sequence[Head], accelerator: Accelerator, stage: 
     return [teacher]
 
 
-def merged_digests(stage: Path) -> list[str]:
+def merged_digests(recipe: Job, stage: Path) -> list[str]:
     """The digests of the teachers in `merged`, without loading them."""
     kept = _kept_merge(stage)
-    return [kept["digest"]] if kept else []
+    return [kept["digest"]] if kept and not _fits_merged(recipe) else []
 
 
 def fitted_heads(recipe: Job, heads: Sequence[Head]) -> tuple[Head, ...]:
-    """The heads that the encoder is fine-tuned for: those that no other teacher knows for every text."""
-    return tuple(head for head in heads if head.name not in _merge(recipe))
+    """The heads that the encoder is fine-tuned for: those that no other teacher knows for every text.
+
+    With `fit_merged` these are all heads.
+    """
+    known = {} if _fits_merged(recipe) else _merge(recipe)
+    return tuple(head for head in heads if head.name not in known)
 
 
 def keep_merged(
     run: Run[Any], heads: Sequence[Head], sample: Callable[[], LabelledTexts], stage: Path
-) -> None:
+) -> list[Teacher]:
     """Load the teachers of `merge`, compare them with labelled texts, and calibrate those of ensembles.
+
+    Returns the teachers whose answers the encoder is to learn, with `fit_merged`.
 
     Args:
         run: Its recipe names the teachers.
@@ -82,7 +88,7 @@ def keep_merged(
         RecipeError: A classifier cannot be used, or is worse than the same answer to every text.
     """
     if not (merge := _merge(run.recipe)):
-        return
+        return []
     teacher = MergedTeacher(merge, heads, run.accelerator)
     logits = fit_temperatures(teacher, sample())
     check_logits("teacher.merge", logits, teacher.heads, sample(), run.info)
@@ -90,6 +96,7 @@ def keep_merged(
         about = {"digest": teacher.digest, "temperatures": teacher.temperatures, "members": teacher.about()}
         write_json(stage / MERGED, about)
     run.accelerator.wait_for_everyone()
+    return [teacher] if _fits_merged(run.recipe) else []
 
 
 def with_own_labels(recipe: Recipe) -> Recipe:
@@ -116,6 +123,10 @@ def _merge(recipe: Job) -> Mapping[str, Sequence[MergedModel]]:
     return getattr(recipe.teacher, "merge", None) or {}
 
 
+def _fits_merged(recipe: Job) -> bool:
+    return bool(getattr(recipe.teacher, "fit_merged", None))
+
+
 def _kept_merge(stage: Path) -> Any:
     path = stage / MERGED
     return read_json(path) if path.exists() else None
@@ -127,6 +138,7 @@ def keep_asked(
     columns: list[Any],
     sample: Callable[[], LabelledTexts],
     stage: Path,
+    more: Sequence[Teacher] = (),
 ) -> list[dict[str, Any]]:
     """Ask the teachers that know some texts only, and keep their soft labels in a stage's folder.
 
@@ -138,15 +150,16 @@ def keep_asked(
         columns: Columns of the texts to ask for.
         sample: Gives labelled texts, which each teacher is compared with first.
         stage: The folder of the stage.
+        more: Further teachers to ask, after those.
 
     Raises:
         RecipeError: A teacher knows none of the texts, or is worse than the same answer to every text.
     """
-    if not (teachers := asked(run.recipe, heads)):
+    if not (teachers := asked(run.recipe, heads)) and not more:
         return []
     for one in teachers:
         check_teacher(getattr(one, "setting", "teacher"), one, heads, sample(), run.info)
-    teacher = CombinedTeacher(teachers)
+    teacher = CombinedTeacher([*teachers, *more])
     if run.accelerator.is_main_process:
         (stage / KEPT).mkdir(exist_ok=True)
         write_json(stage / KEPT / "labels.json", teacher.labels)

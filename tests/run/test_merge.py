@@ -166,3 +166,21 @@ def test_check_tries_the_classifiers_and_compares_them(heads, merging, checkpoin
     merge["intent"]["labels"] = {"track": "refund", "refund": "thank", "thank": "track"}
     assert main(["check", str(merging({"merge": merge}))]) == 2
     assert "teacher.merge: head 'intent': accuracy 0.000 on " in capfd.readouterr().err
+
+
+def test_the_encoder_of_one_classifier_learns_the_answers_of_all(merging, checkpoints, tmp_path, capfd):
+    merge = {head: str(checkpoints[head]) for head in ("intent", "flags")}
+    teacher = {"merge": merge, "fit_merged": True, "encoder": merge["intent"], "epochs": 6, "max_length": 32}
+    data = {"train": None, "test": {"from": "train", "fraction": 0.2}, "unlabeled": ["train.csv"]}
+    recipe = merging(teacher, data=data, heads={"intent": {}, "flags": {}})
+    assert run(recipe, tmp_path, "--to", "label") == 0, capfd.readouterr()
+    stage = tmp_path / "run/stages/fit_teacher"
+    heads = json.loads((stage / "heads.json").read_text("utf-8"))["heads"]
+    assert [head["name"] for head in heads] == ["intent", "flags"]
+    assert json.loads((stage / "config.json").read_text("utf-8"))["model_type"] == "mpnet"
+    found = metrics(tmp_path, "fit_teacher")
+    kinds = [[one["kind"] for one in of] for of in found["teachers"].values()]
+    assert kinds == [["sequence classifier", "fine-tuned encoder"]] * 2
+    assert found["validation"]["intent.agreement"] > 0.8
+    assert run(merging({"fit_merged": True}), tmp_path) == 2
+    assert "teacher: `fit_merged` is for `merge`, which is missing" in capfd.readouterr().err
