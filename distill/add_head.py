@@ -18,7 +18,7 @@ from distill.data.dataset import hard_labels, load_heads, load_split
 from distill.data.labels import label_name
 from distill.data.splits import SPLITS
 from distill.evaluation.metrics import labelled
-from distill.heads import Head
+from distill.heads import METRICS, Head
 from distill.pipeline import STAGES, RunResult
 from distill.pipeline import run as run_recipe
 from distill.recipe.data_section import HeadRecipe, RecipeError
@@ -40,9 +40,21 @@ NEEDED = (
 )  # whose files a new head is made from
 READ = ("prepare", "fit_teacher", "fit_student", "calibrate")
 # of the earlier recipe's teacher and student, what is not that of the new run
-TEACHERS = {"encoder", "sha256", "layers", "networks", "merge", "soft_labels", "llm", "network", "negatives"}
+TEACHERS = {
+    "encoder",
+    "sha256",
+    "layers",
+    "networks",
+    "merge",
+    "fit_merged",
+    "soft_labels",
+    "llm",
+    "network",
+    "negatives",
+}
 SHAPES = {"encoder", "size", "layers", "hidden", "attention_heads", "start", "vocabulary"}
 TRAINED = {"train", "metric"}
+SOURCE = ("column", "columns", "kind", "text", "validation", "test")  # what describes the new texts
 
 
 def add_head(
@@ -109,6 +121,8 @@ def _train(
     *,
     new: bool,
 ) -> RunResult:
+    if unknown := source.keys() - SOURCE:
+        raise TypeError(f"{min(unknown)!r} is no argument{near(min(unknown), SOURCE)}")
     if mode not in MODES:
         raise RecipeError(f"mode: {mode!r}, expected frozen or replay")
     folder = folder.resolve()
@@ -194,7 +208,7 @@ def _recipe(
         "student": {
             **{key: x for key, x in given["student"].items() if key not in SHAPES | TRAINED},
             "encoder": student,
-            **({"train": [name]} if mode == "frozen" else {}),
+            **({"train": [name], "metric": _first_metric(name, layout[name])} if mode == "frozen" else {}),
         },
         "export": {**given["export"], "max_length": _tokens(Path(student))},
     }
@@ -236,6 +250,12 @@ def _layout(earlier: HeadRecipe | None, name: str, source: Mapping[str, Any]) ->
     if not settings.keys() & {"column", "columns"}:
         settings["column"] = name
     return settings
+
+
+def _first_metric(name: str, layout: Mapping[str, Any]) -> str:
+    """The metric of a head that compares epochs."""
+    kind = layout.get("kind", "multi_label" if "columns" in layout else "single_label")
+    return f"{name}.{METRICS[kind][0]}"
 
 
 def _kept(recipe: HeadRecipe, head: Head, mode: Mode) -> dict[str, Any]:

@@ -162,6 +162,8 @@ def test_a_run_must_be_finished_and_whole(finished, tones, tmp_path):
         retrain_head(run, "intents", str(tones))
     with pytest.raises(RecipeError, match="mode: 'melted', expected frozen or replay"):
         add_head(run, "tone", str(tones), mode="melted")
+    with pytest.raises(TypeError, match=r"'colum' is no argument .did you mean 'column'"):
+        add_head(run, "tone", str(tones), colum="tone")
     weights = run / "stages/fit_student/model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + b"x")
