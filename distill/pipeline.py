@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from distill.data import out_of_scope
 from distill.data.in_memory import has_data_in_memory, name_sources, write_sources
 from distill.data.prepare import contents, prepare
 from distill.models.checkpoints import encoder_identities
@@ -49,6 +50,7 @@ from export.runtime.classifier import Classifier
 
 
 def _prepare(run: Run[Recipe], folder: Path) -> Mapping[str, Any]:
+    out_of_scope.texts(run.recipe.data)  # the stage check reads them; a mistake must not wait for it
     return prepare(run.recipe, folder, run.folder / "data_report.json")
 
 
@@ -72,7 +74,7 @@ LABEL = (*TEACHER, "unlabeled", "augment")
 STUDENT = (*LABEL, "student", "distillation", "match", "max_length")
 CALIBRATE = (*STUDENT, "calibration")
 EXPORT = (*CALIBRATE, "quantize")
-CHECK = (*EXPORT, "gates")
+CHECK = (*EXPORT, "gates", "abstain", "oos")
 
 STAGES = (
     Stage("prepare", _prepare, (*LABELLED, "unlabeled"), version=2, leaves=_data_report),
@@ -126,6 +128,10 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
         }
         if any(calibration.values()):
             inputs["calibration"] = calibration
+        if abstain := {name: head.pop("abstain") for name, head in heads if "abstain" in head}:
+            inputs["abstain"] = abstain
+        if oos := data.pop("oos", None):
+            inputs["oos"] = [oos, out_of_scope.contents(recipe.data)]
         inputs["heads"] = list(settings["heads"].items())  # in order
         inputs["max_length"] = recipe.export.max_length
         inputs["quantize"] = recipe.export.quantize

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill.ask import estimate, estimate_rows
+from distill.data import out_of_scope
 from distill.data.dataset import load_heads
 from distill.data.prepare import prepare
 from distill.heads import Head
@@ -59,6 +60,7 @@ def plan(recipe: Recipe, *, measure: bool = True) -> dict[str, Any]:
         prepared = folder / "stages" / "prepare"
         prepared.mkdir(parents=True)
         began = perf_counter()
+        out_of_scope.texts(recipe.data)
         counts = prepare(recipe, prepared, folder / "data_report.json")
         seconds = {"prepare": perf_counter() - began}
         classes = read_json(folder / "data_report.json")["labels"]

@@ -182,6 +182,11 @@ def evaluate(options: argparse.Namespace) -> Result:
             values[analysis["metric"]] += f" (95 % {low:.4f} to {high:.4f})"
         metrics = ", ".join(f"{name} {value}" for name, value in values.items())
         lines.append(f"{one_line(head)} ({count} labelled): {metrics}")
+        if (some := analysis["answered"]) and some["answered"]:
+            lines.append(
+                f"{one_line(head)}: answers {some['answered']:,} of {some['texts']:,} texts "
+                f"({some['coverage']:.1%}), accuracy {some['accuracy']:.4f} on these"
+            )
         lines += _classes(analysis["classes"]) if result["texts"][head] else []
         if unknown := result["unknown_labels"].get(head, {}):
             shown = [f"{label!r} ({cells})" for label, cells in unknown.items()][:SHOWN]

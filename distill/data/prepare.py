@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from math import ceil, log
 from pathlib import Path
 from typing import TypedDict
 
@@ -128,6 +129,7 @@ def prepare(recipe: Recipe, folder: Path, report_path: Path) -> DataCounts:
         }
         if several := recipe.data.several:
             report["sources"] = _source_counts(recipe, splits)
+        errors += _abstain_errors(recipe, report["labelled"])
         if errors:
             raise DataError("\n".join(errors))
         if several:
@@ -195,7 +197,7 @@ def _labelled(recipe: Recipe, dropped: RowIssues, report: DataReport) -> dict[st
             invalid = dropped.counts() - before
             total = len(texts) + invalid.total()
             place = getattr(source, split)
-            _check_invalid(f"{opened.name}: {split}", invalid, total, recipe.data, place)
+            check_invalid(f"{opened.name}: {split}", invalid, total, recipe.data, place)
             if not texts:
                 raise DataError(f"{opened.name}: {split} has no rows, expected labelled texts")
             splits[split] += texts
@@ -280,6 +282,31 @@ def _unlabelled_training_texts(recipe: Recipe, dropped: RowIssues) -> list[Text]
     raise DataError("data.unlabeled: has no texts, expected some")
 
 
+def _abstain_errors(recipe: Recipe, labelled: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The heads whose promise of accuracy no validation text could keep, a line each."""
+    lines = []
+    for name, head in recipe.heads.items():
+        count, rule = labelled[name]["validation"], head.abstain
+        if not rule:
+            continue
+        fewest = 1 if rule.accuracy is None else fewest_texts(rule.accuracy, rule.confidence)
+        if count < fewest:
+            lines.append(
+                f"head {name!r}: abstain: {count} texts of validation are labelled, expected {fewest} or more"
+                + (
+                    f" for accuracy {rule.accuracy:g} with confidence {rule.confidence:g}"
+                    * bool(rule.accuracy)
+                )
+                + " (label more of them, or leave abstain out)"
+            )
+    return lines
+
+
+def fewest_texts(accuracy: float, confidence: float) -> int:
+    """The number of texts that must all be right before an accuracy can be promised."""
+    return ceil(log(1 - confidence) / log(accuracy))
+
+
 def _log_unlabelled(labelled: Mapping[str, Mapping[str, int]]) -> None:
     """Log the heads that cannot be measured on validation or test."""
     for head, counts in labelled.items():
@@ -293,7 +320,8 @@ class InvalidRows(DataError):
     """Too many rows of a source are invalid."""
 
 
-def _check_invalid(where: str, invalid: Counter[str], total: int, data: Texts, source: str | Hub) -> None:
+def check_invalid(where: str, invalid: Counter[str], total: int, data: Texts, source: str | Hub) -> None:
+    """Raise InvalidRows if the share of invalid rows is larger than the recipe allows."""
     if invalid.total() > data.max_bad_rows * total:
         [(kind, count)] = invalid.most_common(1)
         todo = "fix the rows, which a run lists in data_report.json, or raise data.max_bad_rows in the recipe"
@@ -333,7 +361,7 @@ def unlabelled(
                 seen.add(short)
                 yield Text(text, (), row.file, row.place)
     if data.unlabeled:
-        _check_invalid("data.unlabeled", dropped.counts() - before, total, data, data.unlabeled[0])
+        check_invalid("data.unlabeled", dropped.counts() - before, total, data, data.unlabeled[0])
 
 
 def _short(text: str) -> int:

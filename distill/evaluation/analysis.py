@@ -16,6 +16,8 @@ import numpy as np
 from distill.evaluation.intervals import Interval, interval
 from distill.evaluation.metrics import Array, average_precision, decisions, labelled, probabilities, quality
 from distill.heads import Head
+from export.bundle.manifest import Abstain
+from export.runtime.probabilities import confidence
 
 Json = dict[str, Any]
 
@@ -225,6 +227,32 @@ def coverage(answers: Answers, labels: Array) -> list[Json]:
         }
         for i in chosen
     ]
+
+
+def answered(head: Head, logits: Array, labels: Array, temperature: float, rule: Abstain) -> Json:
+    """The coverage of a head that abstains, and the accuracy of what it answers, on labelled texts.
+
+    Args:
+        head: A single_label head.
+        logits: `[texts, labels]`.
+        labels: As in `metrics.quality`.
+        temperature: Calibration temperature.
+        rule: When the head abstains.
+
+    Returns:
+        `{"texts": n, "answered": n, "coverage": x, "accuracy": x, "accuracy_on_all": x}`.
+    """
+    known = labelled(labels, head)
+    own, true = logits[known], labels[known]
+    right = own.argmax(-1) == true
+    sure = confidence(own / temperature, rule.score) >= rule.threshold if len(own) else right
+    return {
+        "texts": len(true),
+        "answered": int(sure.sum()),
+        "coverage": _share(sure.sum(), len(true)),
+        "accuracy": _share(right[sure].sum(), sure.sum()),
+        "accuracy_on_all": _share(right.sum(), len(true)),
+    }
 
 
 def confident_errors(answers: Answers, labels: Array, texts: Sequence[str]) -> list[Json]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.data.rows import RowIssues, RowReader, encoded
 from distill.data.sources import DataError, Source, listed, open_source, quoted
-from distill.evaluation.analysis import Answers, analyse
+from distill.evaluation.analysis import Answers, analyse, answered
 from distill.evaluation.metrics import labelled, without_nan
 from distill.heads import Head, Kind
 from distill.recipe.encoding import is_encoding
@@ -45,8 +45,9 @@ def evaluate_bundle(
     Returns:
         `{"rows": n, "variant": name, "dropped": {KIND: n}, "texts": {HEAD: n}, "unknown_labels": {HEAD:
         {LABEL: n}}, "heads": {HEAD: {METRIC: x}}, "analysis": {HEAD: {...}}}`. `texts` counts the labelled
-        texts, on which the metrics are. `analysis` is what `analysis.analyse` finds, and the `intervals` of
-        the first metric, `{VARIANT: (low, high)}`.
+        texts, on which the metrics are, of a head that answers every text. `analysis` is what
+        `analysis.analyse` finds, the `intervals` of the first metric, `{VARIANT: (low, high)}`, and for a
+        head that abstains what `analysis.answered` says.
 
     Raises:
         DataError: The data cannot be read, or has no such column or no labelled text.
@@ -82,6 +83,8 @@ def evaluate_bundle(
         analyses[head.name] = {
             **analyse(answers, labels, [item.text for item in texts]),
             "intervals": {classifier.variant: answers.interval(labels)},
+            "answered": fitted.abstain
+            and answered(head, logits[head.name], labels, fitted.temperature, fitted.abstain),
         }
     return {
         "rows": len(texts),

@@ -24,6 +24,7 @@ from distill.recipe.data_sources import (
     Fraction,
     Hub,
     LabelledSource,
+    OutOfScope,
     Part,
     Source,
     SplitSource,
@@ -88,6 +89,7 @@ class Data(Texts):
     max_texts: int | None = Field(
         None, gt=0, description="at most so many training texts a source, a stratified, seeded sample"
     )
+    oos: OutOfScope | None = Field(None, description="texts of no class, which no training reads")
 
     @field_validator("train", mode="before")
     @classmethod
@@ -198,6 +200,26 @@ class WantedPrecision(Part):
         return self.precision if isinstance(self.precision, dict) else dict.fromkeys(labels, self.precision)
 
 
+class Abstain(Part):
+    """When a single_label head abstains: from a promised accuracy, or at a coverage."""
+
+    accuracy: float | None = Field(
+        None, gt=0, lt=1, description="accuracy of the answered texts that is promised; or give `coverage`"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="confidence of that promise")
+    coverage: float | None = Field(
+        None, gt=0, le=1, description="share of the validation texts that is answered, without a promise"
+    )
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Abstain:
+        if (self.accuracy is None) == (self.coverage is None):
+            raise ValueError("give either `accuracy`, such as 0.98, or `coverage`")
+        if self.coverage is not None and "confidence" in self.model_fields_set and self.confidence != 0.95:
+            raise ValueError("`confidence` is that of `accuracy` (leave it out)")
+        return self
+
+
 class HeadRecipe(Part):
     """One head: a column, or several 0/1 columns, and how to read its labels."""
 
@@ -238,6 +260,9 @@ class HeadRecipe(Part):
     )
     thresholds: WantedPrecision | None = Field(
         None, description="of a multi_label head: `f1` or a wanted precision"
+    )
+    abstain: Abstain | None = Field(
+        None, description="of a single_label head: which answers are withheld; default: none"
     )
 
     @field_validator("class_weight", mode="before")
@@ -293,6 +318,8 @@ class HeadRecipe(Part):
             raise ValueError("`columns` of 0/1 make a multi_label head, not a single_label one")
         if self.thresholds and self.kind != "multi_label":
             raise ValueError("`thresholds` are those of a multi_label head (leave them out)")
+        if self.abstain and self.kind != "single_label":
+            raise ValueError("`abstain` is for single_label heads (leave it out)")
         if not self.separator:
             raise ValueError("`separator` must not be empty")
         return self

@@ -158,3 +158,20 @@ class LabelledSource(Part):
 
 Sources = Annotated[tuple[LabelledSource, ...], BeforeValidator(_some), Tag("list")]
 TrainSource = Annotated[_Str | _Hub | Sources, Discriminator(_form)]
+
+
+class OutOfScope(Part):
+    """Texts of no class, for tuning and testing alone."""
+
+    validation: Source | None = Field(
+        None, description="source of texts of no class; the score by which heads abstain is chosen on them"
+    )
+    test: Source | None = Field(
+        None, description="source of texts of no class; how many get no answer is measured on them"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> OutOfScope:
+        if self.validation is None and self.test is None:
+            raise ValueError("give `validation`, `test` or both")
+        return self

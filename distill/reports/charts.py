@@ -199,11 +199,12 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Spec:
     return {"data": {"values": values}, "vconcat": [upper, counts], "spacing": 10}
 
 
-def coverage(points: Sequence[Mapping[str, Any]]) -> Spec:
+def coverage(points: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None = None) -> Spec:
     """Accuracy against the share of texts that are answered, the most confident first.
 
     Args:
         points: Each with `coverage` and `accuracy`.
+        chosen: The same of the threshold below which the head abstains, which is marked.
     """
     values: list[Spec] = [{key: point[key] for key in ("coverage", "accuracy")} for point in points]
     least = min((value["accuracy"] for value in values), default=0.0)
@@ -226,13 +227,19 @@ def coverage(points: Sequence[Mapping[str, Any]]) -> Spec:
         },
     }
     mark = {"type": "line", "color": "var(--accent)", "strokeWidth": 2, "interpolate": "linear"}
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
+    line: Spec = {
         "data": {"values": values},
         "mark": {**mark, "point": {"color": "var(--accent)", "size": 14}},
         "encoding": {"x": x, "y": y},
     }
+    if not chosen:
+        return {"width": WIDTH, "height": HEIGHT, **line}
+    ring = {
+        "data": {"values": [{key: chosen[key] for key in ("coverage", "accuracy")}]},
+        "mark": {"type": "point", "color": "var(--ink)", "size": 90, "strokeWidth": 2},
+        "encoding": {"x": x, "y": y},
+    }
+    return {"width": WIDTH, "height": HEIGHT, "layer": [line, ring]}
 
 
 def matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Spec:

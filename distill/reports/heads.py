@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.reports import charts, page
 from distill.reports.page import Html
-from distill.reports.text import one_line
+from distill.reports.text import abstention, one_line
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the texts that are answered, whose thresholds are listed
 FLOOR = "TF-IDF floor"
@@ -78,6 +78,11 @@ def details_of_head(analysis: Analysis, form: str, where: str, review: str | Non
     """
     labelled = f"{form} on the {analysis['labelled']:,} labelled {where}"
     parts: list[Html] = []
+    if sentences := [*abstention(analysis.get("abstention"))]:
+        parts.append(page.paragraph(" ".join(sentences)))
+    elif some := answered_by(analysis):
+        about = f"The head abstains: it answers {of_texts(some['answered'], some['texts'])} labelled texts, "
+        parts.append(page.paragraph(f"{about}{percent(some['accuracy'], 2)} of them right."))
     if analysis["labelled"]:
         parts += _figures(analysis, labelled)
         parts += _classes(analysis, labelled)
@@ -103,6 +108,13 @@ def details_of_head(analysis: Analysis, form: str, where: str, review: str | Non
     return page.join(parts)
 
 
+def answered_by(analysis: Analysis) -> Mapping[str, Any] | None:
+    """The coverage and accuracy of a head that abstains and that answers a text; else None."""
+    run = ((analysis.get("abstention") or {}).get("answered") or {}).get("test")
+    some = run or analysis.get("answered")
+    return some if some and some["answered"] else None
+
+
 def _figures(analysis: Analysis, labelled: str) -> Iterable[Html]:
     figures, name = [], analysis["kind"]
     if bins := analysis.get("reliability"):
@@ -112,9 +124,11 @@ def _figures(analysis: Analysis, labelled: str) -> Iterable[Html]:
         figures.append(page.figure(charts.svg(charts.reliability(bins), f"{title}: {labelled}"), title, note))
     if points := analysis.get("coverage"):
         title = "Coverage against accuracy"
-        picture = charts.svg(charts.coverage(points), f"{title}: {labelled}")
+        chosen = answered_by(analysis)
+        picture = charts.svg(charts.coverage(points, chosen), f"{title}: {labelled}")
         table = page.details("Thresholds", _coverage(points))
         note = f"If only the most confident answers are used; {labelled}."
+        note += " The ring is where the head abstains." if chosen else ""
         figures.append(page.tag("div", page.figure(picture, title, note), table))
     wide: list[Html] = []
     if (matrix := analysis.get("confusion")) and matrix["labels"]:

@@ -9,7 +9,7 @@ from distill.heads import Head
 from distill.recipe.data_sources import Hub
 from distill.recipe.schema import Recipe
 from distill.reports.card_metadata import front_matter
-from distill.reports.text import code, markdown
+from distill.reports.text import abstention, code, markdown
 
 SHOWN = 12  # labels of a head that are listed
 
@@ -156,6 +156,8 @@ def model_card(
         if quality["agreement"] is not None:
             agreement = f"{quality['agreement']:.1%} of {quality['texts']:,} texts"
             lines += ["", f"Agreement with the teacher: {agreement}."]
+        if sentences := [*abstention(analysed.get(name, {}).get("abstention"))]:
+            lines += ["", " ".join(map(markdown, sentences))]
         lines.append("")
     for name, failures in checked["allowed"].items():
         lines += [

@@ -10,7 +10,7 @@ from distill.recipe.load import load_yaml
 from distill.reports.about_run import DAMAGED, about_run, kept_lines
 from distill.reports.model_card import format_metric, labelled_texts
 from distill.reports.run_page import SPLITS, run_page, source_rows
-from distill.reports.text import one_line
+from distill.reports.text import abstention, one_line
 from distill.run import StageRecord, is_current, read_record
 from distill.storage import write_json, written_whole
 
@@ -109,7 +109,11 @@ def summary(report: Mapping[str, Any]) -> str:
         tables.append([("source", "head", *SPLITS)])
         for name, head, counts in source_rows(sources):
             tables[-1].append((one_line(name), one_line(head), *(f"{counts[split]:,}" for split in SPLITS)))
-    return "\n".join(["\n\n".join(map(_aligned, tables)), *kept_lines(report)])
+    heads = ((report.get("analysis") or {}).get("heads") or {}).items()
+    abstaining = [
+        f"{one_line(name)}: {line}" for name, head in heads for line in abstention(head.get("abstention"))
+    ]
+    return "\n".join(["\n\n".join(map(_aligned, tables)), *kept_lines(report), *abstaining])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

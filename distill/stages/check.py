@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from distill.data import out_of_scope
 from distill.evaluation import analysis, floor, metrics, significance, suspects
+from distill.evaluation.abstention import Texts, fit_abstention
 from distill.evaluation.analysis import Answers
 from distill.evaluation.calibration import Calibration
 from distill.evaluation.kept_heads import check_kept
@@ -58,13 +60,16 @@ def check(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         if int8.refused:
             refused[-1] += " (--allow HEAD exports it anyway; export.quantize: none keeps fp32)"
     kept = _check_kept(run, logits["test"]["student"], labels["test"], student, refused)
-    _analyse(run, folder, logits, labels, calibrations)
+    abstention = _abstention(run, logits, labels, student)
+    _check_promises(run, abstention, refused)
+    _analyse(run, folder, logits, labels, calibrations, abstention)
     return {
         "refused": refused,
         **({"kept": kept} if kept else {}),
         "allowed": int8.allowed,
         "noise": int8.noise,
         "parity": parity["test"],
+        "abstention": abstention,
         "quality": {
             head.name: _against_teacher(
                 head,
@@ -107,6 +112,7 @@ def _analyse(
     logits: Mapping[str, Mapping[str, Logits]],
     labels: Mapping[str, Mapping[str, Array]],
     calibrations: Mapping[str, Mapping[str, Calibration]],
+    abstention: Mapping[str, Any],
 ) -> None:
     """Write analysis.json, where each head is right and wrong, and label_review.csv, labels that look wrong.
 
@@ -116,8 +122,9 @@ def _analyse(
         logits: Of each form on validation and test.
         labels: Of each head on validation and test.
         calibrations: Of each form.
+        abstention: Of each head that may abstain.
     """
-    form = "int8" if "int8" in logits["test"] else "fp32"
+    form = _served_form(logits)
     texts = {split: artifacts.texts(run, split) for split in ("train", *SPLITS)}
     labels = {"train": artifacts.labels(run, "train"), **labels}
     review, heads = _labels_to_review(run, texts, labels, calibrations["teacher"]), {}
@@ -142,6 +149,7 @@ def _analyse(
                 "train_texts": lowest.train_texts,
             },
             "train_labels": analysis.label_counts(head, own["train"]),
+            "abstention": abstention.get(head.name),
             "wanted_precision": calibrations[form][head.name].precision,
             "disagreements": analysis.disagreements(forms[form], teacher, own["test"], texts["test"])
             if teacher
@@ -150,6 +158,62 @@ def _analyse(
         }
     write_json(folder / "analysis.json", {"split": "test", "form": form, "heads": heads})
     suspects.write_review(folder / "label_review.csv", review)
+
+
+def _served_form(logits: Mapping[str, Mapping[str, Logits]]) -> str:
+    return "int8" if "int8" in logits["test"] else "fp32"
+
+
+def _abstention(
+    run: Run[Recipe],
+    logits: Mapping[str, Mapping[str, Logits]],
+    labels: Mapping[str, Mapping[str, Array]],
+    fitted: Mapping[str, Calibration],
+) -> dict[str, Any]:
+    """When each head abstains, of the form that is served; empty if the recipe does not ask.
+
+    With texts of no class, all single_label heads are measured.
+    """
+    data, form = run.recipe.data, _served_form(logits)
+    wanted = {name: head.abstain for name, head in run.recipe.heads.items()}
+    heads = [h for h in artifacts.heads(run) if h.kind == "single_label" and (data.oos or wanted[h.name])]
+    outside: dict[str, Logits] = {}
+    if heads and data.oos:
+        known = [text for split in ("train", "unlabeled", *SPLITS) for text in artifacts.texts(run, split)]
+        classifier = Classifier.load(artifacts.candidate(run), variant=form)
+        texts = out_of_scope.texts(data, known)
+        outside = {split: classifier.logits(found) for split, found in texts.items()}
+    return {
+        head.name: fit_abstention(
+            head,
+            wanted[head.name],
+            fitted[head.name].temperature,
+            {
+                split: Texts(
+                    logits[split][form][head.name],
+                    labels[split][head.name],
+                    outside[split][head.name] if split in outside else None,
+                )
+                for split in SPLITS
+            },
+        )
+        for head in heads
+    }
+
+
+def _check_promises(run: Run[Recipe], abstention: Mapping[str, Any], refused: list[str]) -> None:
+    """Refuse the heads that cannot keep the promised accuracy, unless the gates allow them to answer all."""
+    for name, found in abstention.items():
+        if found["rule"] is None and (rule := run.recipe.heads[name].abstain):
+            promise = f"right at a rate of {rule.accuracy:g} with confidence {rule.confidence:g}"
+            line = f"head {name!r}: abstain: no threshold has answers on validation that are {promise}"
+            if name in run.recipe.gates.allow:
+                run.info(f"{line}: allowed, so the head always answers")
+            else:
+                todo = (
+                    f"label more texts of validation, lower heads.{name}.abstain.accuracy, or --allow {name}"
+                )
+                refused.append(f"{line} ({todo}, which publishes a head that always answers)")
 
 
 def _labels_to_review(

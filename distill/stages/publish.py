@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,8 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         "versions": versions(),
         "parameters": run.metrics("fit_student")["parameters"],
     }
+    if abstention := checked.get("abstention"):
+        details["abstention"] = abstention
     contents: dict[str, Path | bytes] = {file: candidate / file for file in manifest.files}
     sizes = run.metrics("export")
     rows, heads, labelled = artifacts.rows(run), artifacts.heads(run), run.metrics("prepare")["labelled"]
@@ -68,11 +72,18 @@ def publish(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     length, start = manifest.max_length, run.metrics("fit_student")["start"]
     card = model_card(run.recipe, heads, checked, rows, labelled, sizes, length, analysed, start)
     contents[manifests.CARD] = card.encode()
-    final = manifests.Manifest(**{**vars(manifest), "files": {}, "details": details})
+    served = tuple(replace(head, abstain=_rule(checked, head.name)) for head in manifest.heads)
+    final = manifests.Manifest(**{**vars(manifest), "heads": served, "files": {}, "details": details})
     if not (target / manifests.MANIFEST).is_file():  # the run's own bundle, damaged
         shutil.rmtree(target, ignore_errors=True)
     write_bundle(target, final, contents)
     return dict(bench(Classifier.load(target), artifacts.texts(run, "test")))
+
+
+def _rule(checked: Mapping[str, Any], head: str) -> manifests.Abstain | None:
+    """When a head abstains, as the stage check found it."""
+    found = checked.get("abstention", {}).get(head, {}).get("rule")
+    return manifests.Abstain(**found) if found else None
 
 
 def require_passed(run: Run[Recipe]) -> None:

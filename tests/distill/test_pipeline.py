@@ -25,6 +25,8 @@ REDOES = [
     ("heads.flags.class_weight", {"a": 2.0}, "prepare"),
     ("heads.flags.thresholds", {"precision": 0.9}, "calibrate"),
     ("heads.flags.thresholds", "f1", None),
+    ("heads.intent.abstain", {"coverage": 0.9}, "check"),
+    ("data.oos", {"test": "other.csv"}, "check"),
     ("teacher.network", "packed", "fit_teacher"),
     ("student.network", "packed", "fit_student"),
     ("teacher.epochs", 9, "fit_teacher"),
@@ -205,7 +207,7 @@ def test_stages_come_with_every_setting(data: dict[str, Any]) -> None:
     inputs = set(stage_inputs(parse_recipe(data)))
     used = {name for stage in STAGES for name in stage.inputs}
     assert inputs - used == {"device", "trackers", "export", "checkpoint_every"}
-    assert used - inputs == {"calibration"}  # that of no head differs
+    assert used - inputs == {"calibration", "abstain", "oos"}  # of which the recipe asks nothing
 
 
 def test_merged_classifiers_and_soft_labels_are_inputs_by_their_content(
