@@ -30,33 +30,30 @@ def texts(data: Data, known: Iterable[str] = ()) -> dict[str, list[str]]:
     Raises:
         DataError: A source cannot be read, too many of its rows are invalid, or it has no text that is left.
     """
-    seen, found = set(known), {}
+    found: dict[str, dict[str, None]] = {}
     for split, source in _sources(data).items():
         opened = open_source(
             source, Path(data.root), text=data.text_columns, role=split, encoding=data.encoding
         )
-        dropped = RowIssues()
-        kept: dict[str, None] = {}
-        total = repeated = 0
+        kept, dropped, total = found.setdefault(split, {}), RowIssues(), 0
         for row in opened.rows(data.text_columns):
             total += 1
             try:
-                text = joined_text(row.cells)
+                kept[joined_text(row.cells)] = None
             except InvalidCell as error:
                 dropped.add(error.kind, row.file, row.place, error.excerpt)
-                continue
-            repeated += text in seen
-            if text not in seen:
-                kept[text] = None
         check_invalid(f"{opened.name}: oos.{split}", dropped.counts(), total, data, source)
         dropped.log("dropped")
-        if repeated:
+    taken = {text for text in known if any(text in kept for kept in found.values())}
+    left: dict[str, list[str]] = {}
+    for split, kept in found.items():
+        left[split] = [text for text in kept if text not in taken]
+        if repeated := len(kept) - len(left[split]):
             LOG.info(f"data.oos.{split}: {repeated} texts are removed, as other splits have them")
-        if not kept:
-            raise DataError(f"{opened.name}: oos.{split} has no texts that no other split has, expected some")
-        found[split] = [*kept]
-        seen |= kept.keys()
-    return found
+        if not left[split]:
+            raise DataError(f"data.oos.{split}: has no text that no other split has, expected some")
+        taken |= kept.keys()
+    return left
 
 
 def _sources(data: Data) -> dict[str, str | Hub]:

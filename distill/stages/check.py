@@ -179,7 +179,8 @@ def _abstention(
     heads = [h for h in artifacts.heads(run) if h.kind == "single_label" and (data.oos or wanted[h.name])]
     outside: dict[str, Logits] = {}
     if heads and data.oos:
-        known = [text for split in ("train", "unlabeled", *SPLITS) for text in artifacts.texts(run, split)]
+        splits = (artifacts.split(run, split) for split in ("train", "unlabeled", *SPLITS))
+        known = (text for split in splits for batch in split.iter(10_000) for text in batch["text"])
         classifier = Classifier.load(artifacts.candidate(run), variant=form)
         texts = out_of_scope.texts(data, known)
         outside = {split: classifier.logits(found) for split, found in texts.items()}
