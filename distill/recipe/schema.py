@@ -230,9 +230,7 @@ class Gates(Part):
         None, ge=0, le=1, description="largest loss of its first metric by a kept head; default: 0.003"
     )
     allow: tuple[str, ...] = Field(
-        (),
-        description="heads that may fail the int8 gates, or are published without the promise of `abstain`; "
-        "the manifest then lists them",
+        (), description="heads that may fail the gates of int8 and of `abstain`; the manifest lists them"
     )
 
 
