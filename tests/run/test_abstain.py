@@ -97,7 +97,7 @@ def test_a_promise_that_validation_cannot_keep_is_refused(run):
         ("heads.intent.abstain={coverage: 0.9, confidence: 0.9}", "`confidence` is that of `accuracy`"),
         ("data.oos={validation: none.csv}", "none.csv"),
         ("data.oos={train: oos_test.txt}", "data.oos.train"),
-        ("data.oos={test: empty.txt}", "data.oos.test: has no text that no other split has"),
+        ("data.oos={test: empty.txt}", "empty.txt: is empty, expected rows of text"),
         ("data.oos={test: other.csv}", "other.csv"),
         ("data.oos={}", "data.oos"),
     ],
