@@ -74,8 +74,8 @@ class Data(Texts):
         None,
         validate_default=True,
         description="a file, a folder, `{hub: NAME, config: ..., split: ...}`, or a list of sources; may be "
-        "left out where teachers know every head (`networks`, `merge`, `soft_labels`) and label the texts of "
-        "`unlabeled`",
+        "left out where teachers know every head (`networks`, `merge`, `soft_labels`, `llm`) and label the "
+        "texts of `unlabeled`",
     )
     validation: SplitSource = Field(TENTH, description=SPLIT)
     test: SplitSource = Field(TENTH, description=SPLIT)
