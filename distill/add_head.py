@@ -31,27 +31,10 @@ from distill.storage import damaged
 
 Mode = Literal["frozen", "replay"]
 MODES: tuple[Mode, ...] = ("frozen", "replay")
-NEEDED = (
-    "prepare",
-    "fit_teacher",
-    "label",
-    "fit_student",
-    "calibrate",
-)  # whose files a new head is made from
-READ = ("prepare", "fit_teacher", "fit_student", "calibrate")
-# of the earlier recipe's teacher and student, what is not that of the new run
-TEACHERS = {
-    "encoder",
-    "sha256",
-    "layers",
-    "networks",
-    "merge",
-    "fit_merged",
-    "soft_labels",
-    "llm",
-    "network",
-    "negatives",
-}
+READ = ("prepare", "fit_teacher", "fit_student", "calibrate")  # the stages whose files are read
+# settings of the earlier recipe that are not those of the new run
+TEACHERS = {"encoder", "sha256", "layers", "networks", "merge", "fit_merged", "soft_labels", "llm"}
+TEACHERS |= {"network", "negatives"}
 SHAPES = {"encoder", "size", "layers", "hidden", "attention_heads", "start", "vocabulary"}
 TRAINED = {"train", "metric"}
 SOURCE = ("column", "columns", "kind", "text", "validation", "test")  # what describes the new texts
@@ -153,10 +136,9 @@ def _finished(folder: Path) -> tuple[Recipe, tuple[Head, ...]]:
     recipe, again = load_recipe(path), f"(distill run {path} --out {folder})"
     found = {stage.name: read_record(folder / "stages" / stage.name / "stage.json") for stage in STAGES}
     records: dict[str, StageRecord] = {name: record for name, record in found.items() if record}
-    for needed in NEEDED:
-        if needed not in records or not is_current(records[needed], records):
-            raise RecipeError(f"{folder}: its stage {needed} is not finished {again}")
     for read in READ:
+        if read not in records or not is_current(records[read], records):
+            raise RecipeError(f"{folder}: its stage {read} is not finished {again}")
         own = {name: sha for name, sha in records[read]["files"].items() if name.startswith("stages/")}
         for name, what in damaged(folder, own).items():
             raise RecipeError(f"{folder / name}: {what} {again}")
