@@ -50,6 +50,7 @@ from distill.data.splits import (
 )
 from distill.recipe.data_section import Data, Texts
 from distill.recipe.data_sources import Fraction, Hub, LabelledSource
+from distill.recipe.merge_section import frozen_heads
 from distill.recipe.near import near
 from distill.recipe.schema import Recipe
 from distill.storage import json_digest, write_json
@@ -287,17 +288,16 @@ def _abstain_errors(recipe: Recipe, labelled: Mapping[str, Mapping[str, int]]) -
     lines = []
     for name, head in recipe.heads.items():
         count, rule = labelled[name]["validation"], head.abstain
-        if not rule:
+        if not rule or name in frozen_heads(recipe):  # which abstains as before
             continue
         fewest = 1 if rule.accuracy is None else fewest_texts(rule.accuracy, rule.confidence)
         if count < fewest:
+            promise = ""
+            if rule.accuracy is not None:
+                promise = f" for accuracy {rule.accuracy:g} with confidence {rule.confidence:g}"
             lines.append(
                 f"head {name!r}: abstain: {count} texts of validation are labelled, expected {fewest} or more"
-                + (
-                    f" for accuracy {rule.accuracy:g} with confidence {rule.confidence:g}"
-                    * bool(rule.accuracy)
-                )
-                + " (label more of them, or leave abstain out)"
+                f"{promise} (label more of them, or leave abstain out)"
             )
     return lines
 

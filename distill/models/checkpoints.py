@@ -37,7 +37,7 @@ def encoder_identities(recipe: Job) -> dict[str, list[str]]:
     elif is_start(start):
         students = [start_identity(Path(start))]
     elif is_network(start):
-        students = [network_identity(start, "student: "), json_digest(calibrations_of(recipe))]
+        students = [network_identity(start, "student: "), json_digest(kept_from(recipe))]
     else:
         students = [identity(start)]
     teachers = teachers or [identity(teacher.encoder, teacher.sha256)]
@@ -62,23 +62,25 @@ def is_network(name: str) -> bool:
     return (network_folder(name) / "heads.json").is_file()
 
 
-def calibrations_of(recipe: Recipe) -> dict[str, Any]:
-    """The calibration that each kept head has in the earlier run, as JSON.
+def kept_from(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The `calibration` of each kept head in the earlier run, and its `abstention` if any, as JSON.
 
     Raises:
-        EncoderError: The earlier run has none.
+        EncoderError: The earlier run has no calibration of a head.
     """
     if not (kept := kept_heads(recipe)):
         return {}
-    path = network_folder(str(recipe.student.encoder)).parent / "calibrate" / "calibration.json"
-    found = (read_json(path) or {}).get("student", {})
-    for name in kept:
-        if name not in found:
-            raise EncoderError(
-                f"student.encoder: {path} has no calibration of head {name!r}, expected that of a finished "
-                "run (run its recipe again)"
-            )
-    return {name: found[name] for name in kept}
+    stages = network_folder(str(recipe.student.encoder)).parent
+    path = stages / "calibrate" / "calibration.json"
+    fitted = (read_json(path) or {}).get("student", {})
+    if lacking := [name for name in kept if name not in fitted]:
+        raise EncoderError(
+            f"student.encoder: {path} has no calibration of head {lacking[0]!r}, expected that of a finished "
+            "run (run its recipe again)"
+        )
+    checked = read_sealed(stages / "check" / "stage.json") or {"metrics": {}}
+    abstention = checked["metrics"].get("abstention", {})
+    return {name: {"calibration": fitted[name], "abstention": abstention.get(name)} for name in kept}
 
 
 def shape_of(settings: SmallEncoder) -> Shape:

@@ -17,7 +17,7 @@ from distill.models.base import Array, TextClassifier
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
 from distill.recipe.defaults import MIXING
-from distill.recipe.merge_section import kept_heads
+from distill.recipe.merge_section import frozen_heads, kept_heads
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.storage import read_json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHUNK = 10_000  # texts whose logits are in memory at a time
-KEPT = "kept.json"  # the calibration that the kept heads had before the training of the student
+KEPT = "kept.json"  # calibration and abstention of the kept heads before the training of the student
 
 
 def heads(run: Run[Any]) -> tuple[Head, ...]:
@@ -185,10 +185,17 @@ def kept_logits(run: Run[Recipe], name: str) -> dict[str, Array]:
 
 def kept_calibrations(run: Run[Recipe]) -> dict[str, Calibration]:
     """The calibration that the kept heads had before the training (of `fit_student`)."""
-    if not kept_heads(run.recipe):
-        return {}
-    found = read_json(run.stage("fit_student") / KEPT)
-    return {name: Calibration(**value) for name, value in found.items()}
+    return {name: Calibration(**kept["calibration"]) for name, kept in _kept(run).items()}
+
+
+def kept_abstention(run: Run[Recipe]) -> dict[str, dict[str, Any]]:
+    """What the earlier run found on when its heads abstain, of those that are frozen (of `fit_student`)."""
+    kept, frozen = _kept(run), frozen_heads(run.recipe)
+    return {name: kept[name]["abstention"] for name in frozen if kept[name]["abstention"]}
+
+
+def _kept(run: Run[Recipe]) -> dict[str, Any]:
+    return dict(read_json(run.stage("fit_student") / KEPT)) if kept_heads(run.recipe) else {}
 
 
 def calibrations(run: Run[Any], side: str) -> dict[str, Calibration]:

@@ -172,11 +172,13 @@ def _abstention(
 ) -> dict[str, Any]:
     """When each head abstains, of the form that is served; empty if the recipe does not ask.
 
-    With texts of no class, all single_label heads are measured.
+    With texts of no class, all single_label heads are measured. A head that is frozen abstains as before.
     """
+    frozen, before = frozen_heads(run.recipe), artifacts.kept_abstention(run)
     data, form = run.recipe.data, _served_form(logits)
     wanted = {name: head.abstain for name, head in run.recipe.heads.items()}
-    heads = [h for h in artifacts.heads(run) if h.kind == "single_label" and (data.oos or wanted[h.name])]
+    heads = [h for h in artifacts.heads(run) if h.kind == "single_label" and h.name not in frozen]
+    heads = [head for head in heads if data.oos or wanted[head.name]]
     outside: dict[str, Logits] = {}
     if heads and data.oos:
         splits = (artifacts.split(run, split) for split in ("train", "unlabeled", *SPLITS))
@@ -184,7 +186,7 @@ def _abstention(
         classifier = Classifier.load(artifacts.candidate(run), variant=form)
         texts = out_of_scope.texts(data, known)
         outside = {split: classifier.logits(found) for split, found in texts.items()}
-    return {
+    return before | {
         head.name: fit_abstention(
             head,
             wanted[head.name],

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from distill.data.tokens import TextTokenizer
 from distill.heads import columns
 from distill.models.base import TextClassifier
-from distill.models.checkpoints import calibrations_of, is_network
+from distill.models.checkpoints import is_network, kept_from
 from distill.models.families import new_network
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import save_classifier, take_heads
@@ -87,7 +87,7 @@ def fit_student(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     logits = before | logits_of(run.recipe.heads)
     if run.accelerator.is_main_process:
         if kept:
-            write_json(folder / artifacts.KEPT, calibrations_of(run.recipe))
+            write_json(folder / artifacts.KEPT, kept_from(run.recipe))
         save_tensors(folder / "logits.safetensors", logits, {})
         save_classifier(network, tokenizer, folder)
     return metrics | about | {"parameters": network.parameters_count}

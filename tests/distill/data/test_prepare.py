@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill.data.dataset import hard_labels, load_heads, load_split
-from distill.data.prepare import contents, prepare
+from distill.data.prepare import _abstain_errors, contents, prepare
 from distill.data.sources import DataError
 from distill.heads import UNKNOWN, UNLABELLED, Head
 from distill.recipe.load import parse_recipe
@@ -584,3 +584,13 @@ def test_other_unlabelled_training_texts_are_other_data(unlabelled_room: Workspa
     assert contents(unlabelled_room.recipe(LISTED).data)[0] == before
     unlabelled_room.write("texts.txt", "another text")
     assert contents(unlabelled_room.recipe(LISTED).data)[0] != before
+
+
+def test_a_coverage_that_no_labelled_validation_text_can_tell_is_refused_in_a_line() -> None:
+    head = {"column": "intent", "abstain": {"coverage": 0.8}}
+    recipe = parse_recipe({"name": "x", "data": {"train": "x.csv"}, "heads": {"intent": head}})
+    (line,) = _abstain_errors(recipe, {"intent": {"validation": 0}})
+    assert line == (
+        "head 'intent': abstain: 0 texts of validation are labelled, expected 1 or more (label more of them, "
+        "or leave abstain out)"
+    )
