@@ -17,10 +17,10 @@ demo: install
 	$(BIN)/distill run recipes/demo.yaml --out runs/demo > /dev/null
 	$(BIN)/python benchmarks/demo_table.py runs/demo
 
-# tiny models compute no faster on two threads, and far slower beside a busy process
+# two processes of one thread each: tiny models compute no faster on two threads, and far slower beside a busy process
 test: export OMP_NUM_THREADS := 1
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 check: install
 	$(BIN)/ruff format --check .
