@@ -120,7 +120,8 @@ def stage_inputs(recipe: Job) -> dict[str, Any]:
         "student": [settings["student"], weights["student"]],
     }
     if isinstance(recipe, Recipe):
-        if recipe.teacher.llm or recipe.teacher.soft_labels:  # whose answers to them teach the encoder
+        teacher = recipe.teacher
+        if teacher.llm or teacher.soft_labels or teacher.fit_merged:  # whose answers teach the encoder
             inputs["teacher"].append(inputs["unlabeled"])
         heads = settings["heads"].items()
         calibration = {

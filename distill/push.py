@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from distill.recipe.load import dump_yaml, load_yaml
 from distill.run import is_current, read_record
@@ -34,7 +35,7 @@ def push_run(
 
     The bundle is at the top of the repository, where `Classifier.from_pretrained` finds it. The student's
     network is in `stages/fit_student`, as in the run, so that a recipe names it
-    ORG/NAME/stages/fit_student. `data.root` of the recipe, a path of this machine, is left out.
+    ORG/NAME/stages/fit_student. The recipe names files without the folders of this machine, and no server.
 
     Args:
         folder: Of the run.
@@ -72,8 +73,7 @@ def _files(folder: Path, *, teacher: bool, report: bool) -> dict[str, Path | byt
             raise PushError(f"{folder / file}: {what}, so nothing is pushed ({again})")
     files: dict[str, Path | bytes] = {**bundle_files(folder / "bundle")}
     recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), str(folder / "recipe.yaml"))
-    recipe["data"]["root"] = "."
-    files["recipe.yaml"] = dump_yaml(recipe).encode()
+    files["recipe.yaml"] = dump_yaml(_anywhere(recipe)).encode()
     for name in stages:
         for path in sorted(folder.glob(f"stages/{name}/**/*")):
             if path.name in NETWORK:
@@ -83,3 +83,20 @@ def _files(folder: Path, *, teacher: bool, report: bool) -> dict[str, Path | byt
             raise PushError(f"{folder / 'report.html'}: is missing (distill report {folder})")
         files["report.html"] = folder / "report.html"
     return files
+
+
+def _anywhere(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the paths of this machine and the address of a language model's server."""
+    recipe["data"]["root"] = "."
+    if llm := recipe.get("teacher", {}).get("llm"):
+        llm.pop("cache", None)
+        llm["base_url"] = "http://localhost"
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [named(one) for one in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {key: named(value) for key, value in recipe.items()}

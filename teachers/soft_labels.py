@@ -141,7 +141,7 @@ class SoftLabels:
             start = 0
             for some in digests:
                 for head, part in self.logits(self.rows(some)).items():
-                    if masked is not None:
+                    if masked is not None and head in masked:
                         part[masked[head][start : start + len(some)]] = np.nan
                     files[head].write(part.tobytes())
                 start += len(some)

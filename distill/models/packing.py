@@ -284,8 +284,10 @@ class SampledTexts(PackedTexts):
                 rank[positive] = np.inf
                 count = self.negatives + np.maximum(1, positive.sum(1))
             if head.name in self.soft:
-                best = np.argsort(-np.asarray(self.soft[head.name][rows]), 1)[:, : (self.negatives + 1) // 2]
-                np.put_along_axis(rank, best, np.take_along_axis(rank, best, 1) + CERTAIN, 1)
+                soft = np.asarray(self.soft[head.name][rows])
+                best = np.argsort(-soft, 1)[:, : (self.negatives + 1) // 2]
+                certain = np.where(np.isnan(soft).any(1, keepdims=True), 0.0, CERTAIN)  # NaN: not known
+                np.put_along_axis(rank, best, np.take_along_axis(rank, best, 1) + certain, 1)
             most = min(len(head.labels), int(count.max()))
             order = np.argsort(-rank, 1)[:, :most]
             yield head.name, np.where(np.arange(most) < count[:, None], part.start + order, -1)

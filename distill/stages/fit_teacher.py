@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -174,13 +175,17 @@ def _with_answers(
     texts = artifacts.texts(run, "train")
     others = list(artifacts.split(run, "unlabeled")["text"])
     known = np.any([~unknown(logits) for logits in kept.logits(others).values()], 0) if others else ()
+    mixture = artifacts.mixture(run, artifacts.split(run, "train"))
+    if mixture:  # unlabelled texts are the last source
+        more = np.full(int(np.sum(known)), len(mixture.shares) - 1)
+        mixture = replace(mixture, sources=np.concatenate([mixture.sources, more]))
     texts += [others[row] for row in np.flatnonzero(known)]
     hard = {}
     for name, own in labels.items():
         fill = UNLABELLED if own.ndim == 1 else UNKNOWN
         more = np.full((len(texts) - len(own), *own.shape[1:]), fill, own.dtype)
         hard[name] = np.concatenate([own, more])
-    return Examples(encode(texts), hard, kept.logits(texts))
+    return Examples(encode(texts), hard, kept.logits(texts), mixture)
 
 
 def _check_taught(heads: Sequence[Head], examples: Examples) -> None:

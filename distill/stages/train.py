@@ -139,12 +139,11 @@ def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, fol
     mixture, masked = artifacts.mixture(run, transfer), None
     soft = artifacts.soft_labels(run)
     if mixture and run.recipe.distillation.fill is False:
-        # a head is taught by the texts of the sources that label it, and by unlabelled texts
+        # a head is taught by the texts of the sources that label it, and by unlabelled texts; one that no
+        # source labels, by all texts
         labelled = [source["labelled"] for source in artifacts.sources(run)]
-        lacks = {
-            head: np.array([not one[head]["train"] for one in labelled] + [False]) for head in soft.heads
-        }
-        masked = {head: lacks[head][mixture.sources] for head in soft.heads}
+        labels = {head: np.array([bool(one[head]["train"]) for one in labelled]) for head in soft.heads}
+        masked = {head: np.append(~own, False)[mixture.sources] for head, own in labels.items() if own.any()}
     return Examples(texts, every, soft.to_disk(digests, scratch, masked), mixture)
 
 

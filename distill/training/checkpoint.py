@@ -133,9 +133,11 @@ def load_checkpoint(
         others: Changed in place; one that an earlier version did not save stays as it is.
 
     Raises:
-        DamagedFileError: As in `load_tensors`; nothing is restored.
+        DamagedFileError: As in `load_tensors`, or the checkpoint is of other texts; nothing is restored.
     """
     tensors, about = load_tensors(path)
+    if any(others[name].shape != tensors[name].shape for name in others.keys() & tensors.keys()):
+        raise DamagedFileError(f"{path}: is of other texts")
     state = TrainingState(**about)
     if kept_weights and state.kept_epoch:
         load_tensors(kept_weights)
