@@ -123,7 +123,7 @@ def check_logits(
         for line in _lines(head, own, labels):
             say(f"  {line}")
         # less is noise: three texts of one label, or a rare label
-        if found < constant - 2 * math.sqrt(constant * (1 - constant) / len(labels)):
+        if found + 2 * math.sqrt(found * (1 - found) / len(labels)) < constant:
             wrong.append(
                 f"{where}: {metric}, expected at least the {constant:.3f} of the same answer to every text "
                 f"(its labels are probably mapped to others{_most_confused(head, own, labels)})"

@@ -234,3 +234,19 @@ def test_merged_classifiers_and_soft_labels_are_inputs_by_their_content(
         path.write_text(path.read_text("utf-8") + "\n", "utf-8")
         after = digests()
         assert next(name for name in before if before[name] != after[name]) == "fit_teacher"
+
+
+def test_unlabelled_texts_that_a_merged_teacher_answers_are_inputs_of_the_teacher(
+    data: dict[str, Any], tmp_path: Path, classifier_folder: Any
+) -> None:
+    folder = classifier_folder(tmp_path / "classifier", trained=False)
+    (tmp_path / "more.txt").write_text("one text\n", "utf-8")
+
+    def digest(**settings: Any) -> str:
+        teacher = data["teacher"] | {"merge": {"intent": {"model": str(folder)}}, **settings}
+        recipe = data | {"teacher": teacher, "data": data["data"] | {"unlabeled": ["more.txt"]}}
+        return stage_digests(STAGES, stage_inputs(parse_recipe(recipe)))["fit_teacher"]
+
+    before = digest(), digest(fit_merged=True)
+    (tmp_path / "more.txt").write_text("one text\nanother text\n", "utf-8")
+    assert digest() == before[0] and digest(fit_merged=True) != before[1]

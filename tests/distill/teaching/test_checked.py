@@ -47,16 +47,23 @@ def test_of_many_labels_the_most_frequent_confusions_are_printed():
 
 
 def test_worse_than_the_most_frequent_label():
-    some = sample([0] * 6 + [1] * 4)
-    logits = np.eye(3)[[1] * 10]
+    some = sample([0] * 60 + [1] * 40)
+    logits = np.eye(3)[[1] * 100]
     with pytest.raises(RecipeError) as error:
         check({"intent": logits}, some, [INTENT])
     assert str(error.value) == (
-        "teacher.merge: head 'intent': accuracy 0.400 on 10 labelled texts, expected at least the 0.600 of "
-        "the same answer to every text (its labels are probably mapped to others: 6 texts of label 'a' are "
+        "teacher.merge: head 'intent': accuracy 0.400 on 100 labelled texts, expected at least the 0.600 of "
+        "the same answer to every text (its labels are probably mapped to others: 60 texts of label 'a' are "
         "'b' to it)"
     )
-    check({"intent": np.eye(3)[[0] * 10]}, some, [INTENT])  # as good as it
+    check({"intent": np.eye(3)[[0] * 100]}, some, [INTENT])  # as good as it
+
+
+def test_a_teacher_of_a_rare_label_is_not_refused_for_noise():
+    rare = np.array([1] * 10 + [0] * 490)
+    answers = np.where(np.arange(500) >= 485, 1, rare)  # finds all, and takes 15 others for it
+    check({"intent": np.eye(3)[answers]}, sample(rare.tolist()), [INTENT])
+    check({"intent": np.eye(3)[[0, 0, 1]]}, sample([0, 0, 0]), [INTENT])
 
 
 def test_the_best_constant_set_of_labels():

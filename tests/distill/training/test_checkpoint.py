@@ -49,6 +49,19 @@ def test_going_on_equals_not_having_stopped(tmp_path: Path, fused: bool) -> None
         assert torch.equal(again.state_dict()[name], value), name
 
 
+def test_a_checkpoint_of_other_texts_restores_nothing(tmp_path: Path) -> None:
+    network, optimizer = made(False)
+    steps(network, optimizer, 1)
+    save_checkpoint(
+        tmp_path / "c.safetensors", network, optimizer, TrainingState(step=1), {"counts": torch.ones(3)}
+    )
+    again, fresh = made(False)
+    before = {name: value.clone() for name, value in again.state_dict().items()}
+    with pytest.raises(DamagedFileError, match="is of other texts"):
+        load_checkpoint(tmp_path / "c.safetensors", again, fresh, None, {"counts": torch.ones(4)})
+    assert all(torch.equal(before[name], value) for name, value in again.state_dict().items())
+
+
 def test_before_the_first_step_there_are_weights_alone(tmp_path: Path) -> None:
     network, optimizer = made(False)
     save_checkpoint(tmp_path / "c.safetensors", network, optimizer, TrainingState())
