@@ -103,7 +103,9 @@ def teacher(run: Run[Any]) -> Teacher:
     """What labels texts in this run (of `fit_teacher`)."""
     stage = run.stage("fit_teacher")
     kept = kept_labels(stage)
-    others = [*([kept] if kept else []), *merged(run.recipe, heads(run), run.accelerator, stage)]
+    others: list[Teacher] = [kept] if kept else []
+    if merged_digests(run.recipe, stage):
+        others += merged(run.recipe, heads(run), run.accelerator, stage)
     network = NetworkTeacher(stage, max_length(run), run.accelerator)
     return CombinedTeacher([*others, network]) if others else network
 

@@ -144,7 +144,7 @@ def test_products_of_weights_are_integer_products(pair: Pair) -> None:
     products = nodes(pair.int8, "MatMulInteger")
     traced = "mean" not in {node.name for node in nodes(pair.int8, "MatMul")}
     # query, key, value (one product in bert_graph), output, two of feed-forward; heads
-    assert len(products) == (6 if traced else 4) * LAYERS + 1
+    assert len(products) == (6 * LAYERS + len(HEADS) if traced else 4 * LAYERS + 1)
     assert all(weights[node.input[1]].dtype == np.int8 for node in products)
     assert not nodes(pair.int8, "Gemm")
 
