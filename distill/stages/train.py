@@ -142,8 +142,8 @@ def distilled(run: Run[Any], hard: Mapping[str, Array], encode: TextEncoder, fol
         # a head is taught by the texts of the sources that label it, and by unlabelled texts; one that no
         # source labels, by all texts
         labelled = [source["labelled"] for source in artifacts.sources(run)]
-        labels = {head: np.array([bool(one[head]["train"]) for one in labelled]) for head in soft.heads}
-        masked = {head: np.append(~own, False)[mixture.sources] for head, own in labels.items() if own.any()}
+        taught = {head: np.array([bool(one[head]["train"]) for one in labelled]) for head in soft.heads}
+        masked = {head: np.append(~own, False)[mixture.sources] for head, own in taught.items() if own.any()}
     return Examples(texts, every, soft.to_disk(digests, scratch, masked), mixture)
 
 
