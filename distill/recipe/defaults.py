@@ -22,6 +22,7 @@ ROUNDED = 1.5  # texts per text that round to 2
 MAX_COPIES, MAX_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
 MIXING = 0.5  # an epoch reads of a source in proportion to (its texts)^mixing
+HEADS = 30  # times the learning rate of an encoder is that of heads beside it, and of heads on a frozen one
 NEGATIVES = 7  # labels besides its own that a packed network reads for a text in training
 
 
@@ -50,7 +51,7 @@ def teacher_head_lr(lr: float) -> float:
     The heads are initialised at random. At the encoder's rate, the weights of many labels are still too small
     to separate them after a thousand steps.
     """
-    return 30 * lr
+    return HEADS * lr
 
 
 def student_lr(hidden: int, *, trained_layers: bool) -> float:

@@ -46,7 +46,8 @@ def calibrate_heads(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         for side, found in logits.items()
     }
     kept = artifacts.kept_calibrations(run)
-    calibrations["student"] |= {name: kept[name].to_json() for name in frozen_heads(run.recipe)}
+    for side in calibrations.values():  # the earlier student teaches them
+        side |= {name: kept[name].to_json() for name in frozen_heads(run.recipe) if name in side}
     for head in artifacts.heads(run):
         wanted, confidence = _wanted_precision(run.recipe, head)
         thresholds = calibrations["student"][head.name]["thresholds"]

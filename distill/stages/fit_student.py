@@ -122,7 +122,8 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
     settings = with_defaults(
         settings,
         epochs=defaults.student_epochs(int(training.texts.lengths.sum())),
-        lr=defaults.student_lr(network.config.hidden_size, trained_layers=student.trained_layers),
+        lr=defaults.student_lr(network.config.hidden_size, trained_layers=student.trained_layers)
+        * (1 if "encoder" in settings.train else defaults.HEADS),
     )
     job = TrainingJob(
         "student",

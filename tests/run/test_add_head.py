@@ -76,6 +76,8 @@ def test_a_frozen_student_keeps_every_bit_of_its_heads(finished, tones, texts, k
             np.testing.assert_array_equal(old[head], now[head])
     kept, fitted = manifest(earlier), manifest(new)
     assert fitted.pop("tone")
+    sides = json.loads((new / "stages/calibrate/calibration.json").read_text("utf-8"))
+    assert all(sides["teacher"][head] == sides["student"][head] for head in kept)  # the earlier student
     assert fitted == kept
     report = json.loads(done.stdout)
     assert report["heads"]["tone"]["test"]["int8"]["accuracy"] > 0.9
