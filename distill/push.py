@@ -9,6 +9,7 @@ from distill.recipe.load import dump_yaml, load_yaml
 from distill.run import is_current, read_record
 from distill.storage import damaged, locked
 from export.runtime.hub import bundle_files, upload
+from teachers.checkpoints import CALIBRATION
 
 # what `saved_networks` reads; a stage's other files hold logits and probabilities of the texts
 NETWORK = {"config.json", "heads.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -68,7 +69,7 @@ def _files(folder: Path, *, teacher: bool, report: bool) -> dict[str, Path | byt
         if name not in known or not is_current(known[name], known):
             raise PushError(f"{folder}: is not pushed: its stage {name} is not finished ({again})")
     stages = ["fit_teacher", "fit_student"] if teacher else ["fit_student"]
-    for name in stages:
+    for name in (*stages, "calibrate"):
         for file, what in damaged(folder, known[name]["files"]).items():
             raise PushError(f"{folder / file}: {what}, so nothing is pushed ({again})")
     files: dict[str, Path | bytes] = {**bundle_files(folder / "bundle")}
@@ -78,6 +79,7 @@ def _files(folder: Path, *, teacher: bool, report: bool) -> dict[str, Path | byt
         for path in sorted(folder.glob(f"stages/{name}/**/*")):
             if path.name in NETWORK:
                 files[path.relative_to(folder).as_posix()] = path
+    files[CALIBRATION] = folder / CALIBRATION
     if report:
         if not (folder / "report.html").is_file():
             raise PushError(f"{folder / 'report.html'}: is missing (distill report {folder})")

@@ -267,10 +267,11 @@ class Run(Generic[R]):
         write_sealed(folder / "begun.json", {"inputs": inputs, "files": kept})
         stay = {folder / "begun.json", *(self.folder / name for name in kept)}
         for path in {*folder.iterdir()} - (stay | {folder / "scratch"} if resumes else stay):
-            if path.is_dir():
+            if path.is_dir() and not any(path in file.parents for file in stay):
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                for file in {*files_in(path)} - stay:
+                    file.unlink()
         return inputs
 
     def _results(self, name: str) -> str:

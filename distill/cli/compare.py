@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from distill.cli.arguments import add_recipe
 from distill.cli.bundle import Add, UsageError
 from distill.cli.terminal import Result
 
@@ -80,9 +81,7 @@ def add_compare_commands(add: Add) -> None:
     """Add the commands of this module with `add(name, command, about, arguments of the example)`."""
     about = "train and measure candidates for the student in one table"
     sub = add("compare", compare, about, "recipe.yaml --candidates minilm-l6,distilled:tiny,tfidf")
-    sub.add_argument("recipe", help="a YAML file")
-    sub.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    add_recipe(sub)
     sub.add_argument("--out", metavar="DIR", help="folder of the comparison (comparisons/NAME)")
     names = "names, hub ids, folders or package:NAME, separated by commas; distilled:NAME distils (14)"
     sub.add_argument("--candidates", type=lambda given: given.split(","), metavar="NAME,NAME", help=names)
@@ -95,7 +94,7 @@ def add_compare_commands(add: Add) -> None:
 
     example = "recipe.yaml --grid distillation.temperature=1,2,4 --seeds 2"
     parser = add("sweep", sweep, "compare settings of a recipe on validation", example)
-    parser.add_argument("recipe", help="a YAML file")
+    add_recipe(parser)
     about = "values of a setting, in YAML; give it once for each key"
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2", help=about)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds of the student (1)")
@@ -103,5 +102,3 @@ def add_compare_commands(add: Add) -> None:
     parser.add_argument("--trials", type=int, metavar="N", help=about)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="settings to run at a time (1)")
     parser.add_argument("--out", metavar="DIR", help="folder of the sweep (sweeps/NAME)")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")

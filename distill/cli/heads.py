@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from distill.cli.arguments import add_settings
 from distill.cli.bundle import Add
 from distill.cli.terminal import Result
 
@@ -61,4 +62,4 @@ def add_head_commands(add: Add) -> None:
         mode = "frozen: train this head alone (the default); replay: the encoder and all heads"
         sub.add_argument("--mode", choices=("frozen", "replay"), default="frozen", help=mode)
         sub.add_argument("--out", metavar="DIR", help="folder of the new run (RUN-NAME)")
-        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+        add_settings(sub)

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from distill.cli.arguments import add_recipe
 from distill.cli.ask import add_ask_command
 from distill.cli.bundle import Command, UsageError, add_bundle_commands, predict
 from distill.cli.compare import add_compare_commands
@@ -228,9 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     example = "recipe.yaml --out runs/demo --set student.epochs=5"
     run = add("run", _run, "run a recipe: data in, bundle out", example)
     for sub in (check, pretrain, run):
-        sub.add_argument("recipe", help="a YAML file")
-        sub.add_argument("--data-root", metavar="DIR", help="folder of relative data paths (the recipe's)")
-        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+        add_recipe(sub)
     pretrain.add_argument("--out", metavar="DIR", help="folder of the run (starts/NAME)")
     run.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME)")
     again = f"run this stage and all later ones again: {STAGES}"

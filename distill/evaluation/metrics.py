@@ -183,7 +183,8 @@ def _roc_auc(y: Array, p: Array) -> float:
 
 
 def _applies(p: Array, thresholds: Sequence[float] | None) -> Array:
-    return np.asarray(p >= np.asarray(0.5 if thresholds is None else thresholds))
+    limits = np.asarray(0.5 if thresholds is None else thresholds, np.float64)
+    return np.asarray((p >= limits) & (limits < 1))  # a sigmoid may round to 1, where no label applies
 
 
 def _f1(predicted: Array, y: Array) -> float:

@@ -230,7 +230,7 @@ class Gates(Part):
         None, ge=0, le=1, description="largest loss of its first metric by a kept head; default: 0.003"
     )
     allow: tuple[str, ...] = Field(
-        (), description="heads that may fail the gates of int8 and of `abstain`; the manifest lists them"
+        (), description="heads that may fail the gates of int8, which the manifest lists, or of `abstain`"
     )
 
 

@@ -16,7 +16,7 @@ from distill.recipe.data_section import RecipeError
 from distill.recipe.merge_section import MergedModel
 from distill.recipe.schema import Job, Recipe
 from distill.run import Run
-from distill.storage import read_json, write_json
+from distill.storage import files_in, read_json, write_json
 from distill.teaching.checked import LabelledTexts, check_logits, check_teacher, fit_temperatures
 from distill.teaching.combined import CombinedTeacher, KeptLabels, unknown
 from distill.teaching.imported import imported
@@ -167,6 +167,9 @@ def keep_asked(
     run.accelerator.wait_for_everyone()
     soft = _open(stage, teacher.labels)
     label_texts(run, teacher, soft, columns)
+    if run.accelerator.is_main_process:
+        for path in files_in(stage / KEPT):  # a stopped training goes on with the same answers
+            run.keep(path)
     models = [one for one in teachers if isinstance(one, LanguageModel)]
     for model in models:
         run.info(f"{model.setting}: {model.summary()}")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import inf
 from reprlib import repr as short
 from typing import Any, TypedDict
 
@@ -120,7 +121,8 @@ class Head:
         labels: Unique labels in the order of the logits.
         output: Name of the ONNX output.
         temperature: Calibration temperature, which divides the logits.
-        thresholds: Probability from which each label of a multi_label head applies; by default 0.5.
+        thresholds: Probability from which each label of a multi_label head applies; by default 0.5. At 1 it
+            never does.
         label_type: `integer` if answers give the labels as whole numbers, else `string`.
         hypothesis: What a packed network reads after each text.
         descriptions: What a packed network reads after labels, by label.
@@ -142,6 +144,14 @@ class Head:
     def values(self) -> tuple[str, ...] | tuple[int, ...]:
         """The labels as answers give them, strings or whole numbers."""
         return tuple(map(int, self.labels)) if self.label_type == INTEGER else self.labels
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """The probability from which each label of a multi_label head applies: with a threshold of 1, none.
+
+        A sigmoid rounds to 1 from a logit of 37, in float32 from one of 17.
+        """
+        return tuple(inf if x >= 1 else x for x in self.thresholds or (0.5,) * len(self.labels))
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Head:

@@ -14,7 +14,7 @@ from export.bundle.files import read_bundle, read_manifest
 from export.bundle.manifest import CARD, MANIFEST, BundleError
 
 PUSHED_AGAIN = "check the name and the network, then push again"
-TODO = {  # of a push, by the status of the answer
+REMEDIES = {  # of a push, by the status of the answer
     401: "log in with `hf auth login`, or set HF_TOKEN",
     403: "use a token that may write to this repository",
     404: "check the name, and that your token may see the repository",
@@ -143,7 +143,7 @@ def upload(
     Raises:
         BundleError: The hub refuses, does not answer, or the repository is public and must be private.
     """
-    with _hub_errors(f"{name}: nothing is pushed", PUSHED_AGAIN, TODO):
+    with _hub_errors(f"{name}: nothing is pushed", PUSHED_AGAIN, REMEDIES):
         from huggingface_hub import CommitOperationAdd, HfApi
 
         api, branch = HfApi(), revision or "main"

@@ -98,8 +98,7 @@ class Answers:
         self._multi = [head for head in heads if head.kind != SINGLE_LABEL]
         parts = [np.arange(labels)[self.columns[head.name]] for head in self._multi]
         self._multi_columns = np.concatenate([np.empty(0, np.intp), *parts])
-        thresholds = (head.thresholds or (0.5,) * len(head.labels) for head in self._multi)
-        self._thresholds = np.array([*chain.from_iterable(thresholds)], np.float64)
+        self._thresholds = np.array([*chain.from_iterable(head.limits for head in self._multi)], np.float64)
         self._multi_labels = [(head, label) for head in self._multi for label in head.values]
 
     def __call__(self, logits: Floats, top_k: int | None, scores: bool) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def _add_answer(builder: GraphBuilder, head: Head) -> list[ValueInfoProto]:
             builder.node("Gather", labels, best, name=label)
         return [*described, info(label, TensorProto.STRING, ["batch"])]
     builder.node("Sigmoid", scaled, name=scores)
-    thresholds = builder.constant(np.array(head.thresholds or (0.5,) * width, np.float32))
+    thresholds = builder.constant(np.array(head.limits, np.float32))
     builder.node("Not", builder.node("Less", scores, thresholds), name=applies)
     return [*described, info(applies, TensorProto.BOOL, ["batch", width])]
 

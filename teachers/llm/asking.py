@@ -41,7 +41,14 @@ class Asking:
     """One pass over texts: threads that ask, and the counts of what came of it."""
 
     def __init__(
-        self, client: Client, cache: AnswerCache, key: Key, heads: Sequence[AskedHead], *, dropped: bool
+        self,
+        client: Client,
+        cache: AnswerCache,
+        key: Key,
+        heads: Sequence[AskedHead],
+        *,
+        dropped: bool,
+        useful: bool = False,
     ) -> None:
         """A pass.
 
@@ -51,11 +58,12 @@ class Asking:
             key: Of the model and the route.
             heads: To ask about.
             dropped: Ask again what was given up.
+            useful: Whether an earlier pass had a valid answer.
         """
         self._client, self._cache, self._key, self._heads = client, cache, key, heads
         self._settings, self._route, self._dropped = key.settings, key.route, dropped
         self._lock, self._stop = Lock(), Event()
-        self._useful = False
+        self.useful = useful
         self._given_up: list[bytes] = []
         self._reason = ""
         self.counts = Counts()
@@ -153,7 +161,7 @@ class Asking:
     def _entry(self, key: bytes, question: Question) -> Entry:
         entry = Entry.from_json(self._cache.get(key), question)
         if entry.votes:
-            self._useful = True
+            self.useful = True
         if self._dropped and entry.bad >= BAD_ANSWERS:
             entry.bad = 0
         return entry
@@ -200,7 +208,7 @@ class Asking:
         entry.bad = 0 if valid else BAD_ANSWERS if votes is None else entry.bad + 1
         self._cache.put(key, [entry.votes, entry.bad])
         with self._lock:
-            self._useful = self._useful or bool(valid)
+            self.useful = self.useful or bool(valid)
             self.counts.bad_answers += bad if valid else max(1, bad)
             if entry.bad >= BAD_ANSWERS:
                 self._given_up.append(key)
@@ -208,7 +216,7 @@ class Asking:
 
     def _check_useful(self, given_up: int) -> None:
         """Raise LlmError if there is no valid answer, and so many questions are given up."""
-        if self._useful or len(self._given_up) < given_up:
+        if self.useful or len(self._given_up) < given_up:
             return
         self._cache.forget(self._given_up)
         raise LlmError(

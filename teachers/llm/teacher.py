@@ -49,6 +49,7 @@ class LlmTeacher:
         self.digest = key_of(asked, [asdict(head) for head in heads]).hex()
         self._cache = AnswerCache(settings.cache)
         self._client: Client | None = None
+        self._useful = False  # whether any answer was valid
 
     def ask(
         self,
@@ -77,8 +78,9 @@ class LlmTeacher:
             route = probe(client, self.settings)
             self._cache.put(self._route_key(), [route.name, most_of(route)])
         key = Key(self.settings, route)
-        asking = Asking(client, self._cache, key, self.heads, dropped=dropped)
+        asking = Asking(client, self._cache, key, self.heads, dropped=dropped, useful=self._useful)
         counts = asking.run(list(dict.fromkeys(texts)), self.settings.concurrency, progress)
+        self._useful = asking.useful
         counts.requests, counts.retries = client.requests - requests, client.retries - retries
         return counts
 

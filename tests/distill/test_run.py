@@ -96,6 +96,25 @@ def test_a_long_stage_that_was_stopped_resumes_in_its_folder(
     assert "one: resumes where it stopped" in caplog.text
 
 
+def test_a_stopped_stage_keeps_files_of_inner_folders_and_no_others(run: Run) -> None:
+    seen: list[list[str]] = []
+
+    def work(run: Run, folder: Path) -> dict[str, Any]:
+        seen.append(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")))
+        for name in ("kept/whole", "kept/part", "other/part"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("x")
+        run.keep(folder / "kept/whole")
+        if len(seen) == 1:
+            raise Killed
+        return {}
+
+    with pytest.raises(Killed):
+        run.do(Stage("one", work, (), resumes=True), "a")
+    run.do(Stage("one", work, (), resumes=True), "a")
+    assert seen[1] == ["begun.json", "kept", "kept/whole"]
+
+
 def test_a_stopped_stage_resumes_with_other_settings_that_describe_the_same_run(run: Run) -> None:
     seen: list[list[str]] = []
     with pytest.raises(Killed):

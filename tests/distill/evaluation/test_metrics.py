@@ -48,6 +48,12 @@ def test_single_label_against_scikit_learn() -> None:
     assert found["ece"] == pytest.approx(naive_ece(p, y))
 
 
+def test_at_a_threshold_of_1_a_label_never_applies() -> None:
+    sure = np.full((2, 3), 40.0)  # a sigmoid that rounds to 1
+    assert probabilities(sure, FLAGS)[0, 0] == 1
+    assert decisions(FLAGS, sure, (0.5, 1.0, 0.9), 1.0).tolist() == [[True, False, True]] * 2
+
+
 @pytest.mark.parametrize("thresholds", [None, (0.2, 0.5, 0.9)])
 def test_multi_label_against_scikit_learn(thresholds: tuple[float, ...] | None) -> None:
     z, y = logits(FLAGS), labels(FLAGS)

@@ -143,6 +143,12 @@ def test_top_k_and_scores(classifier: Classifier):
     assert json.loads(json.dumps(every)) == every
 
 
+def test_at_a_threshold_of_1_a_label_never_applies(manifest: Manifest):
+    head = replace(manifest.heads[1], thresholds=(0.5, 1.0), temperature=1.0)
+    [answer] = Answers([head])(np.array([[40.0, 40.0]], np.float32), None, False)  # sigmoids that round to 1
+    assert [one["label"] for one in answer["flags"]] == [head.labels[0]]
+
+
 def test_thresholds_of_a_call_replace_those_of_the_bundle(classifier: Classifier, texts: list[str]):
     chance = classifier.predict_proba(texts, "flags")
     own = classifier(texts)

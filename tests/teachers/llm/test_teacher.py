@@ -237,6 +237,14 @@ def test_a_text_that_the_server_refuses_is_dropped(llm):
     assert (counts.answered, counts.dropped) == (7, 1)
 
 
+def test_a_later_pass_may_have_no_valid_answer(llm):
+    fake, texts = FakeServer(), some_texts(8)
+    fake.fault = lambda number, body: "400" if "order 3" in text_of(body) else None
+    teacher = llm(fake)
+    assert teacher.ask([text for text in texts if "order 3" not in text]).answered == 7
+    assert teacher.ask([text for text in texts if "order 3" in text]).dropped == 1
+
+
 def test_a_text_that_the_server_fails_on_is_asked_again_by_the_next_run(llm):
     fake, texts = FakeServer(), some_texts(8)
     fake.fault = lambda number, body: "500" if "order 3" in text_of(body) else None

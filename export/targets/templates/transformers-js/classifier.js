@@ -47,6 +47,9 @@ export function confidence(head, logits) {
   return head.abstain?.score === "energy" ? max + Math.log(sum) : 1 / sum;
 }
 
+/** Whether a score reaches a threshold; none reaches 1, though a score may round to it. */
+const reaches = (score, threshold) => score >= threshold && threshold < 1;
+
 /** The labels of a head, best first, with calibrated scores, thresholds, and whether they apply. */
 export function ranked(head, logits) {
   const scaled = logits.map((logit) => logit / head.temperature);
@@ -66,7 +69,7 @@ export function ranked(head, logits) {
     label: head.label_type === "integer" ? Number(head.labels[label]) : head.labels[label],
     score: scores[label],
     threshold: single ? null : (head.thresholds?.[label] ?? 0.5),
-    applies: single ? rank === 0 && sure : scores[label] >= (head.thresholds?.[label] ?? 0.5),
+    applies: single ? rank === 0 && sure : reaches(scores[label], head.thresholds?.[label] ?? 0.5),
   }));
 }
 
