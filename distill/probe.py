@@ -95,7 +95,11 @@ def _teacher(recipe: Job, folder: Path | None, heads: Sequence[Head]) -> Loaded:
     if networks := getattr(settings, "networks", ()):
         folder = network_folder(networks[0])
     if folder:
-        return load_classifier(folder)
+        network, tokenizer = load_classifier(folder)
+        if network.heads:
+            return network, tokenizer
+        assert isinstance(recipe, Recipe)  # the encoder is lent, and other teachers know the heads
+        return new_network(recipe.teacher, network.encoder, heads), tokenizer
     encoder, tokenizer = load_encoder(settings.encoder, sha256=settings.sha256, layers=settings.layers)
     if isinstance(recipe, Recipe):
         return new_network(recipe.teacher, encoder, heads), tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,6 +15,18 @@ from distill.models.base import Batch, TextClassifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def prepared(encoder: PreTrainedModel, batch: Batch) -> Batch:
+    """A batch with the mask that its encoder adds to attention scores, if the encoder takes it ready-made.
+
+    Where transformers makes it, a GPU waits in every forward.
+    """
+    if not hasattr(sys.modules[type(encoder).__module__], "create_bidirectional_mask"):
+        return batch
+    mask = batch["attention_mask"][:, None, None, :]
+    added = torch.zeros_like(mask, dtype=encoder.dtype)
+    return {**batch, "attention_mask": added.masked_fill_(mask == 0, torch.finfo(encoder.dtype).min)}
 
 
 class MultiHeadClassifier(TextClassifier):
@@ -48,7 +61,7 @@ class MultiHeadClassifier(TextClassifier):
 
     def forward(self, batch: Batch) -> Tensor:
         """The logits of all heads side by side, `[batch, sum of labels]`, in the order of heads."""
-        return self.classify(self.encoder(**batch)[0], batch["attention_mask"])
+        return self.classify(self.encoder(**prepared(self.encoder, batch))[0], batch["attention_mask"])
 
     def classify(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """The logits for the encoder's last hidden states `[batch, length, width]`; see `forward`."""

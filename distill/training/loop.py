@@ -24,7 +24,7 @@ from distill.data.tokens import Mixture, shuffled_batches
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
 from distill.heads import Head
-from distill.models.base import Array, EncodedTexts, TextClassifier, on_device
+from distill.models.base import Array, Batch, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
 from distill.run import LOG, progress
@@ -39,6 +39,7 @@ from distill.training.checkpoint import (
 )
 from distill.training.epoch_line import counts, log_epoch, split_counts, validation_loss
 from distill.training.feature_matching import FeatureMatching, Learner
+from distill.training.graphs import Arrays, GraphedStep, graphs_fit
 from distill.training.interrupts import Interrupted, deferred_signals
 from distill.training.label_confidence import LabelConfidence
 from distill.training.losses import HEAD_LOSSES, total_loss
@@ -183,6 +184,7 @@ def fit(
     steps = steps_an_epoch * settings.epochs
     model, optimizer = accelerator.prepare(learner, optimizer)
     log = _Log(job, accelerator, state)
+    compute = _step(model, job, network, accelerator)
     main = accelerator.is_main_process
     batches: list[Array] = []
     with (
@@ -201,7 +203,7 @@ def fit(
                 group["lr"] = group["peak"] * learning_rate_share(step, steps, settings.warmup)
             first = (index * world + accelerator.process_index) * settings.accumulate
             rows = [batches[i % len(batches)] for i in range(first, first + settings.accumulate)]
-            log.losses += _backward(model, job, network, rows, confidence, accelerator)
+            log.losses += _backward(compute, model, job, rows, confidence, accelerator)
             accelerator.clip_grad_norm_(learner.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -287,10 +289,42 @@ def _of_all_heads(heads: Sequence[Head], losses: Mapping[str, float]) -> dict[st
     return found
 
 
+def _step(
+    model: nn.Module, job: TrainingJob, network: TextClassifier, accelerator: Accelerator
+) -> Callable[[Arrays, Arrays, Arrays], tuple[Tensor, dict[str, Tensor]]]:
+    """The forward and backward pass of a batch, given as texts, hard labels and a teacher's logits.
+
+    It returns the logits, and by name the `loss`, its parts, and how many labels are right.
+    """
+    device, settings = accelerator.device, job.settings
+
+    def step(batch: Batch, hard: Batch, soft: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, others = model(batch)
+        loss, parts = total_loss(logits, hard, soft, network.heads, **job.loss)
+        for name, value in others.items():
+            loss = loss + value
+            parts[name] = value.detach()
+        accelerator.backward(loss / settings.accumulate)
+        right = counts(logits, hard, network.heads)
+        return logits.detach(), {**parts, **right, "loss": loss.detach()}
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    longest = int(job.train.texts.lengths.max())
+    if (
+        device.type == "cuda"
+        and accelerator.num_processes == settings.accumulate == 1
+        and accelerator.scaler is None  # of fp16
+        and network.family == "heads"  # the batches of others have many shapes
+        and graphs_fit(trained, longest)
+    ):
+        return GraphedStep(step, trained, settings.batch_size, longest)
+    return lambda *arrays: step(*(on_device(group, device) for group in arrays))
+
+
 def _backward(
+    step: Callable[[Arrays, Arrays, Arrays], tuple[Tensor, dict[str, Tensor]]],
     model: nn.Module,
     job: TrainingJob,
-    network: TextClassifier,
     batches: Sequence[Array],
     confidence: LabelConfidence | None,
     accelerator: Accelerator,
@@ -299,20 +333,14 @@ def _backward(
     losses: list[dict[str, Tensor]] = []
     model.train()
     for number, rows in enumerate(batches):
+        hard = {name: y[rows] for name, y in job.train.hard.items()}
+        soft = {name: z[rows] for name, z in job.train.soft.items()}
         with accelerator.no_sync(model) if number < len(batches) - 1 else nullcontext():
-            batch = on_device(job.train.texts.batch(rows), accelerator.device)
-            hard = on_device({name: y[rows] for name, y in job.train.hard.items()}, accelerator.device)
-            soft = on_device({name: z[rows] for name, z in job.train.soft.items()}, accelerator.device)
-            logits, others = model(batch)
-            loss, parts = total_loss(logits, hard, soft, network.heads, **job.loss)
-            for name, value in others.items():
-                loss = loss + value
-                parts[name] = value.detach()
-            accelerator.backward(loss / len(batches))
-            if confidence:
-                confidence.add(on_device({"rows": rows}, accelerator.device)["rows"], logits, hard)
-        right = counts(logits, hard, network.heads)
-        losses.append({**parts, **right, "loss": loss.detach()})
+            logits, values = step(job.train.texts.batch(rows), hard, soft)
+        if confidence:
+            found = on_device({"rows": rows, **hard}, accelerator.device)
+            confidence.add(found.pop("rows"), logits, found)
+        losses.append(values)
     return losses
 
 

@@ -62,8 +62,10 @@ def step_seconds(
     usable = [i for i in range(len(spent)) if i + 1 not in ends] or [*range(len(spent))]
     usable = usable[1:] or usable  # the first step warms up
     an_epoch = len(_tokens(job, 0))
-    tokens = sum(_tokens(job, i // an_epoch)[i % an_epoch] for i in usable)
-    return float(sum(spent[i] for i in usable)) / tokens
+    tokens = np.array([_tokens(job, i // an_epoch)[i % an_epoch] for i in usable])
+    if accelerator.device.type == "cuda":  # the first batch of each width is captured as a graph
+        return float(np.median(spent[usable] / tokens))
+    return float(spent[usable].sum() / tokens.sum())
 
 
 def epoch_tokens(job: TrainingJob) -> int:

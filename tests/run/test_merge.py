@@ -47,9 +47,12 @@ def metrics(tmp_path, stage, name="run"):
 @pytest.mark.exporting
 def test_two_classifiers_become_one_student(merging, checkpoints, tmp_path, capfd):
     recipe = merging({"merge": {head: str(checkpoints[head]) for head in ("intent", "flags")}})
-    assert run(recipe, tmp_path) == 0, capfd.readouterr()
+    assert run(recipe, tmp_path, "--to", "label") == 0, capfd.readouterr()
     printed = capfd.readouterr().err
     assert "teacher.merge: head 'intent': accuracy 1.000 on 54 labelled texts" in printed
+    # the encoder that is lent has no heads to try
+    assert run(recipe, tmp_path) == 0, capfd.readouterr()
+    assert "fit_teacher: done before" in capfd.readouterr().err
     report = json.loads((tmp_path / "run/report.json").read_text("utf-8"))
     for head, metric in (("intent", "accuracy"), ("flags", "micro_f1")):
         assert report["heads"][head]["test"]["teacher"][metric] > 0.9
