@@ -135,7 +135,9 @@ def brew(run: Run[Recipe], folder: Path, epochs: int) -> None:
             best["score"] = score
             state.update((name, weight.clone()) for name, weight in network.state_dict().items())
 
-    rate = settings.lr or defaults.student_lr(network.config.hidden_size, learnt=student.trained_layers)
+    rate = settings.lr or defaults.student_lr(
+        network.config.hidden_size, trained_layers=student.trained_layers
+    )
     _train(run, network, batches, adaptors=Adaptors(heads), rate=rate, epochs=epochs, callback=keep_best)
     network.load_state_dict(state)
     fold(network.encoder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.sources import fingerprint
-from distill.recipe.merge_section import kept_heads
+from distill.recipe.merge_section import frozen_heads, kept_heads
 from distill.recipe.schema import Job, Recipe, SmallEncoder
 from distill.storage import damaged, json_digest, read_json, read_sealed
 from students.pretrained_files import is_start, shipped_start, start_identity
@@ -80,6 +80,12 @@ def kept_from(recipe: Recipe) -> dict[str, dict[str, Any]]:
         )
     checked = read_sealed(stages / "check" / "stage.json") or {"metrics": {}}
     abstention = checked["metrics"].get("abstention", {})
+    for name in frozen_heads(recipe):  # those of a replay are fitted again
+        if recipe.heads[name].abstain and name not in abstention:
+            raise EncoderError(
+                f"student.encoder: {stages.parent} has no threshold below which head {name!r} abstains, "
+                f"as pushed runs lack it (name the run's own folder, or leave out heads.{name}.abstain)"
+            )
     return {name: {"calibration": fitted[name], "abstention": abstention.get(name)} for name in kept}
 
 

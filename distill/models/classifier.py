@@ -17,12 +17,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
+# The encoders that only add the mask to their attention scores, so that it may be given ready-made.
+READY_MASKS = {"bert", "distilbert", "electra", "mpnet", "albert", "roberta", "xlm-roberta", "camembert"}
+
+
 def prepared(encoder: PreTrainedModel, batch: Batch) -> Batch:
     """A batch with the mask that its encoder adds to attention scores, if the encoder takes it ready-made.
 
-    Where transformers makes it, a GPU waits in every forward.
+    Where transformers 5 makes it, a GPU waits in every forward.
     """
-    if not hasattr(sys.modules[type(encoder).__module__], "create_bidirectional_mask"):
+    config = encoder.config
+    own = sys.modules[type(encoder).__module__]
+    if config.model_type not in READY_MASKS or getattr(config, "is_decoder", False):
+        return batch
+    if not hasattr(own, "create_bidirectional_mask"):  # before transformers 5
         return batch
     mask = batch["attention_mask"][:, None, None, :]
     added = torch.zeros_like(mask, dtype=encoder.dtype)

@@ -23,6 +23,7 @@ MAX_COPIES, MAX_STUDENT_EPOCHS = 160, 20
 MANY_LABELS = 10
 MIXING = 0.5  # an epoch reads of a source in proportion to (its texts)^mixing
 HEADS = 30  # times the learning rate of an encoder is that of heads beside it, and of heads on a frozen one
+REPLAY = 0.25  # share of the learning rate where heads of an earlier run are kept
 NEGATIVES = 7  # labels besides its own that a packed network reads for a text in training
 
 
@@ -54,13 +55,19 @@ def teacher_head_lr(lr: float) -> float:
     return HEADS * lr
 
 
-def student_lr(hidden: int, *, trained_layers: bool) -> float:
+def student_lr(
+    hidden: int, *, trained_layers: bool, keeps_heads: bool = False, encoder: bool = True
+) -> float:
     """Peak learning rate of a student: inversely proportional to its width, given here for width 128.
 
     It is 1e-3 if the layers come from a checkpoint or the teacher, and 2e-3 if they are new or from a
-    pretrained student.
+    pretrained student. It is a quarter of that beside heads that the student keeps from an earlier run, which
+    then lose nothing. If the encoder is frozen, it is the rate of heads.
     """
-    return (1e-3 if trained_layers else 2e-3) * 128 / hidden
+    lr = (1e-3 if trained_layers else 2e-3) * 128 / hidden
+    if not encoder:
+        return HEADS * lr
+    return REPLAY * lr if keeps_heads else lr
 
 
 def copies(tokens: int, unlabelled: int = 0) -> int:

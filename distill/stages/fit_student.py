@@ -122,8 +122,12 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
     settings = with_defaults(
         settings,
         epochs=defaults.student_epochs(int(training.texts.lengths.sum())),
-        lr=defaults.student_lr(network.config.hidden_size, trained_layers=student.trained_layers)
-        * (1 if "encoder" in settings.train else defaults.HEADS),
+        lr=defaults.student_lr(
+            network.config.hidden_size,
+            trained_layers=student.trained_layers,
+            keeps_heads=bool(kept_heads(run.recipe)),
+            encoder="encoder" in settings.train,
+        ),
     )
     job = TrainingJob(
         "student",

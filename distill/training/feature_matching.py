@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.base import Batch, TextClassifier
-from distill.models.classifier import MultiHeadClassifier
+from distill.models.classifier import MultiHeadClassifier, prepared
 from distill.recipe import defaults
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Match
@@ -94,7 +94,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 def _hidden_states(encoder: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
     """The outputs of the embeddings layer and of each layer, `[batch, length, width]` each."""
-    output = encoder(**batch, output_hidden_states=True)
+    output = encoder(**prepared(encoder, batch), output_hidden_states=True)
     return (*output.hidden_states[:-1], output[0])  # the last layer's is what the heads read
 
 

@@ -6,7 +6,8 @@ take ten times as long as they run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ class GraphedStep:
         self.step, self.parameters, self.rows, self.longest = step, parameters, rows, longest
         self.device = parameters[0].device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._captured: dict[int, _Captured] = {}
         self._possible = True
 
@@ -63,6 +65,9 @@ class GraphedStep:
                 self._captured[width] = self._capture(arrays)
             except RuntimeError as error:  # the encoder does what cannot be captured
                 self._possible = False
+                self._captured.clear()
+                self._forget()
+                torch.cuda.empty_cache()
                 reason = str(error).partition("\n")[0]
                 LOG.warning(f"the step is not captured as a CUDA graph, which is slower: {reason}")
         if not self._possible or rows != self.rows:
@@ -81,13 +86,13 @@ class GraphedStep:
         """Run the step twice for what is set up on first use, then capture it; nothing is learnt from it."""
         inputs = tuple(on_device(group, self.device) for group in arrays)
         with torch.random.fork_rng([self.device]):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(2):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for number in range(2):
                     self._forget()
-                    self.step(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+                    with _refusing_waits(number == 1):
+                        self.step(*inputs)
+            torch.cuda.current_stream().wait_stream(self._stream)
             self._forget()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
@@ -99,6 +104,17 @@ class GraphedStep:
     def _forget(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+
+@contextmanager
+def _refusing_waits(active: bool) -> Iterator[None]:
+    """What waits for the GPU raises: in a capture it would leave torch's generator unusable."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error" if active else before)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def padded_width(tokens: int, longest: int) -> int:

@@ -7,8 +7,10 @@ that the teacher does not know.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -98,6 +100,12 @@ def _mean(losses: Tensor, known: Tensor) -> Tensor:
     return (losses * known).sum() / known.sum().clamp(min=1)
 
 
+@cache
+def _class_weights(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """Class weights on a device, copied once: a copy in each step would make a GPU wait."""
+    return torch.tensor(weights, device=device)
+
+
 def _standardizable(kind: Kind, labels: int) -> bool:
     return kind == "single_label" and labels > 2
 
@@ -141,7 +149,7 @@ def total_loss(
         weight = soft_weight if head.name in soft else 0.0
         mixed = logits.new_zeros(())
         if weight < 1:
-            weights = logits.new_tensor(head.class_weights) if head.class_weights else None
+            weights = _class_weights(tuple(head.class_weights), logits.device) if head.class_weights else None
             parts[f"{head.name}/hard"] = hard_loss(logits[:, part], hard[head.name], head.kind, weights)
             mixed = mixed + (1 - weight) * parts[f"{head.name}/hard"]
         if weight > 0:

@@ -63,8 +63,10 @@ def step_seconds(
     usable = usable[1:] or usable  # the first step warms up
     an_epoch = len(_tokens(job, 0))
     tokens = np.array([_tokens(job, i // an_epoch)[i % an_epoch] for i in usable])
-    if accelerator.device.type == "cuda":  # the first batch of each width is captured as a graph
-        return float(np.median(spent[usable] / tokens))
+    if accelerator.device.type == "cuda":  # the first batch of a width is captured as a graph
+        again = [number for number, size in enumerate(tokens) if size in tokens[:number]]
+        spent, tokens = (spent[usable][again], tokens[again]) if again else (spent[usable], tokens)
+        return float(spent.sum() / tokens.sum())
     return float(spent[usable].sum() / tokens.sum())
 
 

@@ -33,6 +33,11 @@ def test_learning_rates_decrease_with_the_width() -> None:
     )
 
 
+def test_a_student_that_keeps_heads_learns_slowly_and_heads_alone_fast() -> None:
+    assert defaults.student_lr(128, trained_layers=True, keeps_heads=True) == 2.5e-4
+    assert defaults.student_lr(128, trained_layers=True, keeps_heads=True, encoder=False) == 0.03
+
+
 def test_heads_have_a_higher_learning_rate_than_the_encoder() -> None:
     assert defaults.teacher_head_lr(1e-4) == pytest.approx(3e-3)
 

@@ -42,6 +42,7 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(rows, monkeypatch, caplog)
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(GraphedStep, "_capture", fail)
     graphed = GraphedStep(step, [weight], rows=4, longest=16)
     for _ in range(2):

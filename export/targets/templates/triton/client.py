@@ -58,7 +58,7 @@ def answer(head: dict[str, Any], logits: Any) -> Any:
         return {"label": labels[order[0]], "score": score}
     scores = 1 / (1 + np.exp(-scaled))
     thresholds = head["thresholds"] or [0.5] * len(scores)
-    reached = [i for i in order if scores[i] >= thresholds[i]]
+    reached = [i for i in order if scores[i] >= thresholds[i] and thresholds[i] < 1]
     return [{"label": labels[i], "score": float(scores[i])} for i in reached]
 
 
