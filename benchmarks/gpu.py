@@ -63,11 +63,7 @@ def clinc150(out: Path, encoder: str, data: Path) -> dict[str, Any]:
         found["stages"][folder.name] = {
             "seconds": record["seconds"],
             "peak_gpu_bytes": record.get("peak_gpu_bytes"),
-            **{
-                name: metrics[name]
-                for name in ("steps", "epochs", "texts", "labelled_texts")
-                if name in metrics
-            },
+            **{name: metrics[name] for name in COUNTS if name in metrics},
         }
     heads = json.loads((out / "report.json").read_text(encoding="utf-8"))["heads"]
     found["accuracy"] = {

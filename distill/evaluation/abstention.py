@@ -60,7 +60,7 @@ def promised(scores: Array, right: Array, accuracy: float, confidence: float) ->
     """The threshold of the largest coverage whose answered texts have the accuracy, at the confidence.
 
     Args:
-        scores: Of the texts, `[n]`; the higher, the surer.
+        scores: Of the texts, `[n]`; a higher score is more certain.
         right: Whether each is answered right, bools `[n]`.
         accuracy: To promise.
         confidence: Of the promise: the probability that the threshold keeps it.

@@ -29,6 +29,7 @@ from teachers.soft_labels import SoftLabels
 
 MERGED = "merged.json"  # the teachers of `merge` as a stage found them
 KEPT = "kept"  # folder of the soft labels that were asked of teachers that know some texts only
+ASKED = f"{KEPT}/asked.json"  # what came of asking language models
 
 
 def asked(recipe: Job, heads: Sequence[Head]) -> list[Teacher]:
@@ -167,12 +168,14 @@ def keep_asked(
     run.accelerator.wait_for_everyone()
     soft = _open(stage, teacher.labels)
     label_texts(run, teacher, soft, columns)
-    if run.accelerator.is_main_process:
+    models = [one for one in teachers if isinstance(one, LanguageModel)]
+    if run.accelerator.is_main_process and not (stage / ASKED).exists():
+        for model in models:
+            run.info(f"{model.setting}: {model.summary()}")
+        write_json(stage / ASKED, [model.about() for model in models])
         for path in files_in(stage / KEPT):  # a stopped training goes on with the same answers
             run.keep(path)
-    models = [one for one in teachers if isinstance(one, LanguageModel)]
-    for model in models:
-        run.info(f"{model.setting}: {model.summary()}")
+    run.accelerator.wait_for_everyone()
     counts = dict.fromkeys(teacher.labels, 0)
     for start in range(0, len(soft), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(soft)))
@@ -185,7 +188,8 @@ def keep_asked(
         raise RecipeError(
             f"{settings}: knows none of the {len(soft):,} texts (compare its texts with the data)"
         )
-    return [model.about() for model in models]
+    about: list[dict[str, Any]] = read_json(stage / ASKED)
+    return about
 
 
 def kept_labels(stage: Path) -> KeptLabels | None:

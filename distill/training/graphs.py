@@ -19,7 +19,8 @@ from distill.run import LOG
 
 MEMORY = 0.25  # share of the GPU's memory that the gradients of all graphs may take
 Arrays = dict[str, Array]
-Step = Callable[[Batch, Batch, Batch], tuple[Tensor, dict[str, Tensor]]]
+Found = tuple[Tensor, dict[str, Tensor]]  # logits, and scalars by name
+Step = Callable[[Batch, Batch, Batch], Found]
 
 
 class _Captured(NamedTuple):
@@ -55,7 +56,7 @@ class GraphedStep:
         self._captured: dict[int, _Captured] = {}
         self._possible = True
 
-    def __call__(self, texts: Arrays, hard: Arrays, soft: Arrays) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, texts: Arrays, hard: Arrays, soft: Arrays) -> Found:
         """What `step` returns for a batch. The logits are overwritten by the next call."""
         rows, tokens = next(iter(texts.values())).shape
         width = padded_width(tokens, self.longest)
@@ -88,10 +89,11 @@ class GraphedStep:
         with torch.random.fork_rng([self.device]):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                for number in range(2):
-                    self._forget()
-                    with _refusing_waits(number == 1):
-                        self.step(*inputs)
+                self._forget()
+                self.step(*inputs)
+                self._forget()
+                with _refusing_waits():
+                    self.step(*inputs)
             torch.cuda.current_stream().wait_stream(self._stream)
             self._forget()
             graph = torch.cuda.CUDAGraph()
@@ -107,10 +109,10 @@ class GraphedStep:
 
 
 @contextmanager
-def _refusing_waits(active: bool) -> Iterator[None]:
+def _refusing_waits() -> Iterator[None]:
     """What waits for the GPU raises: in a capture it would leave torch's generator unusable."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error" if active else before)
+    torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

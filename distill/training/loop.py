@@ -39,7 +39,7 @@ from distill.training.checkpoint import (
 )
 from distill.training.epoch_line import counts, log_epoch, split_counts, validation_loss
 from distill.training.feature_matching import FeatureMatching, Learner
-from distill.training.graphs import Arrays, GraphedStep, graphs_fit
+from distill.training.graphs import Arrays, Found, GraphedStep, graphs_fit
 from distill.training.interrupts import Interrupted, deferred_signals
 from distill.training.label_confidence import LabelConfidence
 from distill.training.losses import HEAD_LOSSES, total_loss
@@ -50,6 +50,9 @@ MAX_GRADIENT_NORM = 1.0
 
 Event = Literal["step", "weights", "checkpoint"]
 Hook = Callable[[Event, TrainingState], None]
+Compute = Callable[
+    [Arrays, Arrays, Arrays], Found
+]  # forward and backward pass of texts, hard and soft labels
 
 
 class TrainingError(Exception):
@@ -289,16 +292,14 @@ def _of_all_heads(heads: Sequence[Head], losses: Mapping[str, float]) -> dict[st
     return found
 
 
-def _step(
-    model: nn.Module, job: TrainingJob, network: TextClassifier, accelerator: Accelerator
-) -> Callable[[Arrays, Arrays, Arrays], tuple[Tensor, dict[str, Tensor]]]:
+def _step(model: nn.Module, job: TrainingJob, network: TextClassifier, accelerator: Accelerator) -> Compute:
     """The forward and backward pass of a batch, given as texts, hard labels and a teacher's logits.
 
     It returns the logits, and by name the `loss`, its parts, and how many labels are right.
     """
     device, settings = accelerator.device, job.settings
 
-    def step(batch: Batch, hard: Batch, soft: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(batch: Batch, hard: Batch, soft: Batch) -> Found:
         logits, others = model(batch)
         loss, parts = total_loss(logits, hard, soft, network.heads, **job.loss)
         for name, value in others.items():
@@ -322,7 +323,7 @@ def _step(
 
 
 def _backward(
-    step: Callable[[Arrays, Arrays, Arrays], tuple[Tensor, dict[str, Tensor]]],
+    step: Compute,
     model: nn.Module,
     job: TrainingJob,
     batches: Sequence[Array],

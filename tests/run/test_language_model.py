@@ -88,6 +88,19 @@ def test_a_second_run_sends_no_request(taught, llm_recipe, run_distill, fake, tm
 
 
 @pytest.mark.exporting
+def test_a_teacher_that_was_stopped_still_says_what_was_asked(
+    taught, llm_recipe, run_distill, kill_when, tmp_path
+):
+    command = ["run", llm_recipe(), "--out", tmp_path / "run", "--to", "fit_teacher"]
+    assert kill_when("run/stages/fit_teacher/scratch/checkpoint.safetensors", tmp_path, *command)
+    done = run_distill(*command)
+    assert done.returncode == 0, done.stderr
+    assert "fit_teacher: resumes where it stopped" in done.stderr
+    [about] = asked_metrics(tmp_path / "run")
+    assert (about["texts"], about["requests"], about["cached"]) == (300, 0, 300)
+
+
+@pytest.mark.exporting
 def test_manifest_and_report_say_what_the_model_was_asked(taught):
     out, _ = taught
     manifest = json.loads((out / "bundle/manifest.json").read_text("utf-8"))

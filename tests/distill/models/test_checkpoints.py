@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from distill.models.checkpoints import default_initialisation, encoder_identities
+from distill.models.checkpoints import default_initialisation, encoder_identities, kept_from
 from distill.recipe.load import dump_yaml, load_recipe
 from distill.storage import write_sealed
 from students import pretrained_files
@@ -66,6 +66,27 @@ def test_the_identity_changes_with_the_pretrained_student(recipe, shipped):
     after = encoder_identities(recipe())["student"]
     assert len(before) == len(after) == 1 and before != after
     assert encoder_identities(recipe(student={"start": "random"}))["student"] == []
+
+
+def test_a_frozen_head_that_abstains_needs_its_threshold(recipe, tmp_path):
+    student = tmp_path / "earlier/stages/fit_student"
+    student.mkdir(parents=True)
+    (student.parent / "calibrate").mkdir()
+    fitted = json.dumps({"student": {"a": {"temperature": 1.0}}})
+    (student.parent / "calibrate/calibration.json").write_text(fitted, "utf-8")
+    heads = {"a": {"column": "a", "abstain": {"accuracy": 0.9}}, "b": {"column": "b"}}
+
+    def found(**changes):
+        about = {"encoder": str(student), "train": ["b"], **changes}
+        teacher = {"encoder": str(tmp_path / "tiny-bert"), "merge": {"a": str(student)}}
+        return kept_from(recipe(heads=heads, student=about, teacher=teacher))
+
+    with pytest.raises(EncoderError, match="no threshold below which head 'a' abstains"):
+        found()
+    assert found(train=["encoder", "heads"])["a"]["abstention"] is None  # a replay fits it again
+    (student.parent / "check").mkdir()
+    write_sealed(student.parent / "check/stage.json", {"metrics": {"abstention": {"a": {"threshold": 0.7}}}})
+    assert found()["a"]["abstention"] == {"threshold": 0.7}
 
 
 def test_missing_teacher(recipe):

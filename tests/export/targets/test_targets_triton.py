@@ -75,6 +75,15 @@ def test_the_client_matches_the_classifier(repository, exportable, texts):
         assert [shape(answer) for answer in together] == [shape(answer) for answer in expected[:8]]
 
 
+def test_at_a_threshold_of_1_the_client_gives_no_label(repository):
+    client = module(repository / "client.py")
+    head = next(head for head in client.MANIFEST["heads"] if head["kind"] == "multi_label")
+    width = len(head["labels"])
+    head["thresholds"] = [1.0] + [0.5] * (width - 1)
+    found = client.answer(head, [40.0] * width)  # a sigmoid that rounds to 1
+    assert {each["label"] for each in found} == {*head["labels"][1:]}
+
+
 @pytest.mark.parametrize(
     ("name", "head", "expected"),
     [

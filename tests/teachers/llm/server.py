@@ -1,6 +1,6 @@
 """A server on loopback that answers as a language model would, and misbehaves on demand.
 
-The right option is the one whose name, or one of whose words, stands in the text.
+The right option is the one whose name, or one of its words, occurs in the text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from threading import Lock, Thread
 from typing import Any
 
 KINDS = ("malformed", "wrong", "500", "429", "drop")
-SURE = 0.9  # probability of the option that stands in the text
+SURE = 0.9  # probability of the option that occurs in the text
 
 # the kind of misbehaviour for a request's number and body, None to answer it
 Fault = Callable[[int, dict[str, Any]], str | None]
