@@ -79,7 +79,9 @@ class MultiHeadClassifier(TextClassifier):
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         pooled = self.dropout(pooled)
-        return torch.cat([linear(pooled) for linear in self._linears()], -1)
+        balances = self.training and self.balanced
+        states = _balanced(pooled, self.heads) if balances else [pooled] * len(self.heads)
+        return torch.cat([linear(x) for linear, x in zip(self._linears(), states, strict=True)], -1)
 
     def text_encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TextTokenizer:
         """A tokenizer that truncates texts to as many tokens as the encoder reads, `max_length` at most."""
@@ -95,3 +97,34 @@ class MultiHeadClassifier(TextClassifier):
 
     def _linears(self) -> list[nn.Linear]:
         return [cast(nn.Linear, self.linear[f"logits_{head.name}"]) for head in self.heads]
+
+
+def _balanced(pooled: Tensor, heads: Sequence[Head]) -> Sequence[Tensor]:
+    weights = [head.weight for head in heads]
+    states: tuple[Tensor, ...] = _BalancedHeads.apply(pooled, weights)  # type: ignore[no-untyped-call]
+    return states
+
+
+class _BalancedHeads(torch.autograd.Function):
+    """The pooled state once for each head; backward, the heads' gradients in proportion to their weights.
+
+    Losses differ in scale: the gradient of 28 binary labels may be ten times that of 150 classes, which the
+    encoder then hardly learns. Each gradient is scaled to the mean of their norms, times the head's weight.
+    GradNorm (Chen et al. 2018, arXiv:1711.02257) learns weights to this end; here the norms are equal in
+    every step. The gradient of a single head is left as it is, and so are those of the heads' own parameters.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pooled: Tensor, weights: Sequence[float]) -> tuple[Tensor, ...]:
+        ctx.weights = weights
+        return tuple(pooled.view_as(pooled) for _ in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        norms = torch.stack([gradient.float().norm() for gradient in gradients])
+        # a tensor made of numbers would have to be copied, which a GPU waits for
+        weights = torch.stack([(norm > 0) * weight for norm, weight in zip(norms, ctx.weights, strict=True)])
+        least = torch.finfo(norms.dtype).tiny  # a head that has no label in a batch has no gradient
+        scales = weights / weights.sum().clamp(min=least) * norms.sum() / norms.clamp(min=least)
+        balanced = sum(g.float() * scale for g, scale in zip(gradients, scales, strict=True))
+        return cast(Tensor, balanced).to(gradients[0].dtype), None

@@ -175,6 +175,7 @@ def fit(
     job.folder.mkdir(exist_ok=True)
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
+    network.balanced = job.train.mixture is not None  # each source teaches heads of its own
     optimizer = make_optimizer(learner, settings, accelerator.device, job.head_lr)
     kept = confidence.tensors if confidence else {}
     state = _restored(job, learner, optimizer, kept, accelerator)

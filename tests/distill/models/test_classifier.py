@@ -1,10 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from distill.heads import Head
 from distill.models.base import Batch, on_device
@@ -49,6 +50,39 @@ def test_half_precision_leaves_loss_and_gradients_finite(
     assert all(
         torch.isfinite(weight.grad).all() for weight in network.parameters() if weight.grad is not None
     )
+
+
+def gradients(
+    network: MultiHeadClassifier, scales: Sequence[float], *, balanced: bool = True
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient of the encoder, and of each head's weight, for a loss of each head at a scale."""
+    network.zero_grad()
+    network.train()
+    network.balanced = balanced
+    parts = network.split(network(batch())).values()
+    torch.stack(
+        [scale * part.square().sum() for scale, part in zip(scales, parts, strict=True)]
+    ).sum().backward()
+    encoder = torch.cat([p.grad.flatten() for p in network.encoder.parameters() if p.grad is not None])
+    return encoder, {head.name: next(iter(network.head_parameters(head))).grad.clone() for head in HEADS}
+
+
+def test_heads_move_the_encoder_by_their_weights_whatever_the_scale_of_their_losses(
+    network: MultiHeadClassifier,
+) -> None:
+    alone = [gradients(network, scales)[0] for scales in ((1, 0), (0, 1))]
+    # a head that learns by itself is left as it is, and without labels there is nothing to learn
+    torch.testing.assert_close(alone[1], gradients(network, (0, 1), balanced=False)[0])
+    assert not gradients(network, (0, 0))[0].any()
+    both, of_heads = gradients(network, (100, 1))
+    torch.testing.assert_close(of_heads, gradients(network, (100, 1), balanced=False)[1])
+    assert share(alone, both) == pytest.approx(share(alone, gradients(network, (1, 100))[0]), rel=1e-3)
+
+
+def share(alone: Sequence[Tensor], both: Tensor) -> float:
+    """a/b where both = a * the first + b * the second."""
+    first, second = torch.linalg.lstsq(torch.stack([*alone], 1).double(), both.double()[:, None]).solution
+    return (first / second).item()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -171,6 +171,12 @@ def test_a_training_on_several_sources_resumes_where_it_was(room: Room) -> None:
     assert same(resumed, unbroken) and metrics == expected
 
 
+def test_heads_are_balanced_where_there_are_several_sources(room: Room) -> None:
+    everything = replace(room.examples(24), mixture=Mixture(np.zeros(24, int), np.ones(1)))
+    for train, balanced in ((everything, True), (room.examples(24), False)):
+        assert room.fit(QUICK, str(balanced), train=train)[0].balanced == balanced
+
+
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "best.safetensors"])
 @pytest.mark.parametrize("how", ["emptied", "cut", "flipped"])
 def test_a_damaged_checkpoint_is_named_and_the_training_begins_again(
