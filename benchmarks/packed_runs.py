@@ -95,7 +95,7 @@ def bundle(network: Any, tokenizer: Any, folder: Path, length: int = 128) -> Pat
     work.mkdir(parents=True, exist_ok=True)
     outputs = [f"logits_{head.name}" for head in network.heads]
     to_onnx(network.eval(), outputs, work / "model.onnx", positions=length + network.extra_positions)
-    quantize_int8(work / "model.onnx", work / "model_quantized.onnx", per_token=True)
+    quantize_int8(work / "model.onnx", work / "model_quantized.onnx")
     tokenizer.save_pretrained(work)
     heads = tuple(
         manifests.Head(head.name, head.kind, head.labels, output)

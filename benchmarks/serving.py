@@ -274,6 +274,8 @@ def _one_head(bundle: Path, file: str, head: dict[str, Any], folder: Path) -> No
 
 def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     """A loaded bundle of the run's encoder with `count` heads of five labels."""
+    import numpy as np
+
     from distill.heads import Head
     from distill.models.classifier import MultiHeadClassifier
     from export import Classifier
@@ -289,7 +291,10 @@ def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     folder.mkdir()
     outputs = [f"logits_{head.name}" for head in heads] if count > 1 else ["logits"]
     to_onnx(network, outputs, folder / "fp32.onnx", positions=manifest.max_length)
-    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx")
+    with np.load(run / "bundle" / manifests.REPLAY) as replay:
+        texts = np.split(replay["ids"][None].astype(np.int64), replay["lengths"].cumsum()[:-1], axis=1)
+    batches = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in texts]
+    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", batches)
     served_heads = tuple(
         manifests.Head(h.name, h.kind, h.labels, output) for h, output in zip(heads, outputs, strict=True)
     )

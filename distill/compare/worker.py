@@ -36,7 +36,7 @@ from distill.recipe.load import load_recipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.export_onnx import export_network
+from distill.stages.export_onnx import MEASURED, export_network
 from distill.stages.fit_teacher import teacher_training
 from distill.storage import read_json, write_json
 from distill.training.devices import make_accelerator
@@ -82,10 +82,9 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
         found = _training(done, stage) | {"weights": True, "encoder": encoder}
         source = done.stage(stage)
     (folder / "export").mkdir(exist_ok=True)
-    found["bytes"] = {
-        name.removesuffix("_bytes"): size
-        for name, size in export_network(recipe, source, calibrations, folder / "export", tokens).items()
-    }
+    texts = artifacts.split(base, "train")[:MEASURED]["text"]
+    sizes = export_network(recipe, source, calibrations, folder / "export", tokens, texts=texts)
+    found["bytes"] = {name.removesuffix("_bytes"): size for name, size in sizes.items()}
     bundle = folder / "export" / "candidate"
     variants = read_bundle(bundle).variants
     found["variant"] = list(variants)[-1]

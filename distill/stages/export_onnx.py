@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distill.data.labels import are_whole_numbers
 from distill.evaluation.calibration import Calibration
-from distill.models.base import TextClassifier
+from distill.models.base import Array, EncodedTexts, TextClassifier
 from distill.models.packed import PackedClassifier
 from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import HeadRecipe
@@ -19,11 +21,19 @@ from distill.stages import artifacts
 from export.bundle import manifest as manifests
 from export.bundle.files import write_bundle
 
+MEASURED, BATCH = 512, 32  # texts for the ranges of activations, in all and together
+
 
 def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Write the student as ONNX, fp32 and int8, in a candidate bundle."""
+    transfer = artifacts.transfer_set(run)
+    rows = np.linspace(0, len(transfer) - 1, min(len(transfer), MEASURED), dtype=np.int64)
     return export_network(
-        run.recipe, run.stage("fit_student"), artifacts.calibrations(run, "student"), folder
+        run.recipe,
+        run.stage("fit_student"),
+        artifacts.calibrations(run, "student"),
+        folder,
+        texts=transfer.select(rows)["text"],
     )
 
 
@@ -33,6 +43,8 @@ def export_network(
     fitted: Mapping[str, Calibration],
     folder: Path,
     tokens: int | None = None,
+    *,
+    texts: Sequence[str],
 ) -> dict[str, Any]:
     """Write a saved network as ONNX, fp32 and int8, in `folder/candidate`; returns the bytes of each variant.
 
@@ -42,6 +54,7 @@ def export_network(
         fitted: The calibration of each head.
         folder: An existing folder.
         tokens: Tokens read of a text; by default those that the tokenizer names.
+        texts: On which the ranges of activations are measured for int8.
     """
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
@@ -57,8 +70,9 @@ def export_network(
     to_onnx(network, outputs, work / "model.onnx", positions=tokens + network.extra_positions)
     variants = {"fp32": manifests.FP32}
     if recipe.export.quantize == "int8":
-        # a label's score must not depend on the other labels
-        quantize_int8(work / "model.onnx", work / "model_quantized.onnx", per_token=packed is not None)
+        # of a packed network, any label may come with a text: no texts tell the ranges
+        batches = None if packed else _unpadded(network.text_encoder(tokenizer, tokens)(texts))
+        quantize_int8(work / "model.onnx", work / "model_quantized.onnx", batches)
         variants["int8"] = manifests.INT8
     manifest = manifests.Manifest(
         name=recipe.name,
@@ -87,12 +101,20 @@ def export_network(
     contents["tokenizer.json"] = source / "tokenizer.json"
     contents["tokenizer_config.json"] = source / "tokenizer_config.json"
     contents["config.json"] = _config(network).encode()
-    texts = (source / "tokenizer.json").read_bytes()
-    contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1, texts)
+    written = (source / "tokenizer.json").read_bytes()
+    contents[manifests.REPLAY] = replay_file(folder, manifest, network.config.vocab_size - 1, written)
     write_bundle(folder / "candidate", manifest, contents)
     sizes = {f"{name}_bytes": (folder / file).stat().st_size for name, file in variants.items()}
     shutil.rmtree(work)
     return sizes
+
+
+def _unpadded(texts: EncodedTexts) -> Iterator[dict[str, Array]]:
+    """Batches of texts of one length each."""
+    for length in np.unique(texts.lengths[texts.lengths > 0]):
+        rows = np.flatnonzero(texts.lengths == length)
+        for start in range(0, len(rows), BATCH):
+            yield texts.batch(rows[start : start + BATCH])
 
 
 def _label_type(head: HeadRecipe, labels: Sequence[str]) -> str:

@@ -1,8 +1,11 @@
 """Quantises an ONNX classifier to int8: 7-bit weights in matrix products, 8-bit embeddings.
 
-Products with weights become integer products whose activations are quantised dynamically. Embeddings, most of
-the size of a tiny model, are stored in 8 bits. Products of two activations (attention) stay in float32.
-Tensors that share a scale are rescaled first, so that an outlying column does not cost the others precision.
+Products with weights become integer products of quantised activations. Embeddings, most of the size of a tiny
+model, are stored in 8 bits. Products of two activations (attention) stay in float32. Tensors that share a
+scale are rescaled first, so that an outlying column does not cost the others precision.
+
+The scales of activations are constants, measured on texts, or those of each row. So the logits of a text do
+not depend on the texts of its batch, as they would with onnxruntime's dynamic quantisation.
 
 An x86 CPU without VNNI adds two 8 by 8 bit products in 16 bits, and the sum can overflow (onnxruntime
 issues 5849 and 14642). With 7-bit weights it cannot, so the same file is correct on every CPU.
@@ -12,7 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,18 +25,25 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from export.runtime.session import MASK
+
+Batch = Mapping[str, NDArray[Any]]  # the inputs of a file by name
+PRODUCTS = "MatMul", "Gemm"
+ONE = "mask.largest"  # a 1 that is no constant
+ENDS = {"low": "ReduceMin", "high": "ReduceMax"}
 OUTLIER = 4  # medians above which a column is scaled down; rarely exceeded, and scaling costs a node
 SCALED = 2  # medians that a column reaches after scaling
 
 
-def quantize_int8(source: Path, target: Path, *, per_token: bool = False) -> None:
+def quantize_int8(source: Path, target: Path, batches: Iterable[Batch] | None = None) -> None:
     """Write the int8 version of `source` to `target`, with the same inputs and outputs.
 
     Args:
         source: An ONNX file with float32 weights.
         target: The file to write.
-        per_token: Give every row of the activations a scale of its own, so that a token does not depend on
-            the others of its batch. It halves the error and costs 13 to 24 % of the time.
+        batches: Inputs of the file for some texts, unpadded; the range of each activation over them is the
+            range of its codes. None gives every row of the activations a scale of its own, which halves the
+            error and costs 13 to 24 % of the time.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -43,12 +55,13 @@ def quantize_int8(source: Path, target: Path, *, per_token: bool = False) -> Non
     _equalize_tables(model)
     _smooth_activations(model)
     model.topological_sort()
+    ranges = None if batches is None else _ranges(model, batches)
     try:
         quantize_dynamic(model.model, tables, op_types_to_quantize=["Gather"], weight_type=QuantType.QInt8)
         quantize_dynamic(
             tables,
             target,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=[*PRODUCTS],
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=True,
@@ -59,8 +72,10 @@ def quantize_int8(source: Path, target: Path, *, per_token: bool = False) -> Non
         root.setLevel(level)
     model = OnnxModel(onnx.load(target))
     _quantize_sliced_tables(model)
-    if per_token:
+    if ranges is None:
         _scale_rows(model)
+    else:
+        _fix_scales(model, ranges)
     model.topological_sort()
     onnx.save(model.model, target)
 
@@ -149,6 +164,61 @@ def _quantize_sliced_tables(model: OnnxModel) -> None:
         model.add_node(
             helper.make_node("DequantizeLinear", [node.output[0], scale_name], [rows], f"{rows}.read")
         )
+
+
+def _ranges(model: OnnxModel, batches: Iterable[Batch]) -> dict[str, tuple[float, float]]:
+    """The least and the largest value of each activation that a product with weights reads, 0 included."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    read = {
+        node.input[0]
+        for kind in PRODUCTS
+        for node in model.get_nodes_by_op_type(kind)
+        if model.get_initializer(node.input[0]) is None and model.get_initializer(node.input[1]) is not None
+    }
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model.model)
+    del watched.graph.output[:]
+    ends = [(name, f"{name}.{end}", kind) for name in sorted(read) for end, kind in ENDS.items()]
+    for name, end, kind in ends:
+        watched.graph.node.append(helper.make_node(kind, [name], [end], end, keepdims=0))
+        watched.graph.output.append(helper.make_tensor_value_info(end, TensorProto.FLOAT, []))
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    session = InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = np.array([session.run(None, dict(batch)) for batch in batches])
+    lows, highs = found[:, ::2].min(0, initial=0), found[:, 1::2].max(0, initial=0)
+    return dict(zip(sorted(read), zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
+
+
+def _fix_scales(model: OnnxModel, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Quantise each activation with a constant scale, which multiplies that of the weights.
+
+    onnxruntime computes a product with its scale and bias in one operator if the scale of the activations is
+    no constant, so the largest value of the mask, 1, stands in its place. One text takes 3 % longer than
+    with dynamic quantisation, and with constants 12 %.
+    """
+    readers = model.input_name_to_nodes()
+    model.add_node(helper.make_node("Cast", [MASK], [f"{ONE}.mask"], f"{ONE}.cast", to=TensorProto.FLOAT))
+    model.add_node(helper.make_node("ReduceMax", [f"{ONE}.mask"], [ONE], f"{ONE}.max", keepdims=0))
+    for quantized in model.get_nodes_by_op_type("DynamicQuantizeLinear"):
+        rows, (codes, row_scale, _) = quantized.input[0], quantized.output
+        low, high = ranges[rows]
+        scale = np.float32((high - low) / 255 or 1)
+        zero = f"{rows}.codes.zero_point"
+        constants = {f"{rows}.codes.scale": scale, zero: np.uint8(np.rint(-low / scale))}
+        for name, value in constants.items():
+            model.add_initializer(numpy_helper.from_array(np.array(value), name))
+        model.remove_node(quantized)
+        model.add_node(helper.make_node("QuantizeLinear", [rows, *constants], [codes], f"{rows}.codes"))
+        for product in readers[codes]:
+            product.input[2] = zero
+        for scales in readers[row_scale]:  # those of a product: of its activations, times of its weights
+            (name,) = (name for name in scales.input if name != row_scale)
+            scales.input[:] = [ONE, f"{scales.output[0]}.both"]
+            both = numpy_helper.to_array(model.get_initializer(name)) * scale
+            model.add_initializer(numpy_helper.from_array(both, scales.input[1]))
+    model.prune_graph()
 
 
 def _scale_rows(model: OnnxModel) -> None:

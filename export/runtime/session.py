@@ -110,7 +110,7 @@ class Session:
     def run_separately(self, ids: Ids) -> NDArray[np.float32]:
         """The logits of texts, each run as a batch of its own.
 
-        int8 logits depend on the batch, whose activations are quantised together.
+        The logits of an int8 file whose scales are not constants depend on the batch.
 
         Raises:
             BundleError: See `run`.

@@ -1,7 +1,7 @@
 """Extracts one head from a classifier graph.
 
 The heads of a bundle usually share one matrix product whose output is split. If the graph between the
-product and the split is known (plain, or as quantised by onnxruntime), the weights are reduced to the columns
+product and the split is known (plain, or quantised), the weights are reduced to the columns
 of the head. Otherwise the product and the split are kept.
 """
 
@@ -108,8 +108,8 @@ class _Columns:
         node = self.producers.get(name)
         if node is None:
             raise _UnsupportedGraphError
-        if node.op_type == "DynamicQuantizeLinear":
-            return  # all columns share the scale of the activations
+        if node.op_type == "DynamicQuantizeLinear" or self._is_number(node):
+            return  # all columns share it: the scale of the activations
         inputs = [(position, source) for position, source in enumerate(node.input) if source]
         elementwise = node.op_type in ELEMENTWISE
         if not elementwise:
@@ -125,6 +125,13 @@ class _Columns:
                 self.keep(source)
             else:
                 raise _UnsupportedGraphError
+
+    def _is_number(self, node: NodeProto) -> bool:
+        """Whether a node reduces a tensor to one number."""
+        axes = len(node.input) > 1 or self.model.get_node_attribute(node, "axes")
+        return (
+            node.op_type == "ReduceMax" and not axes and self.model.get_node_attribute(node, "keepdims") == 0
+        )
 
     def _constant(self, name: str, value: NDArray[np.generic], axis: int) -> str:
         if value.ndim == 0 or value.shape[axis] == 1:

@@ -152,7 +152,9 @@ def exportable(
 
     folder = tmp_path_factory.mktemp("exportable")
     (folder / "fp32.onnx").write_bytes(graph())
-    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx")
+    ids = np.arange(len(WORDS), dtype=np.int64)[:, None]
+    batches = [{"input_ids": ids, "attention_mask": np.ones_like(ids)}]
+    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", batches)
     config = {"model_type": "bert", "architectures": None, "hidden_size": WIDTH, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 1, "max_position_embeddings": 64, "id2label": {"0": "LABEL_0"}}
     tokenizer = {"tokenizer_class": "BertTokenizer", "model_max_length": MAX_LENGTH}

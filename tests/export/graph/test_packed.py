@@ -182,7 +182,7 @@ def test_a_missing_output_name_is_refused(exported: Exported, tmp_path: Path) ->
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
 def test_int8(architecture: str, export_of: Callable[..., Exported], tmp_path: Path) -> None:
     exact = export_of(architecture, ("intent", "flags"), hidden=32)
-    quantize_int8(exact.path, path := tmp_path / "int8.onnx", per_token=True)
+    quantize_int8(exact.path, path := tmp_path / "int8.onnx")
     check_onnx(path.read_bytes())
     rounded = Exported(exact.network, path, session_of(path))
     for side in ("input", "output"):

@@ -83,8 +83,16 @@ def exported(network: MultiHeadClassifier, folder: Path) -> Pair:
 
     pair = Pair(folder / "model.onnx", folder / "model_quantized.onnx")
     to_onnx(network, OUTPUTS, pair.fp32)
-    quantize_int8(pair.fp32, pair.int8)
+    quantize_int8(pair.fp32, pair.int8, texts())
     return pair
+
+
+def texts(rows: int = 200) -> Iterator[dict[str, Any]]:
+    """Inputs of random tokens, one text a batch."""
+    draw = np.random.default_rng(1)
+    for length in draw.integers(3, 25, rows).tolist():
+        ids = draw.integers(1, VOCABULARY, (1, length))
+        yield {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +197,35 @@ def test_logits_are_close(pair: Pair, batch: tuple[Any, Any]) -> None:
         assert same > 0.9
 
 
+def test_a_text_has_the_same_logits_whatever_is_beside_it(pair: Pair, batch: tuple[Any, Any]) -> None:
+    """Alone, in a list, in another order, and padded: bit for bit."""
+    assert not nodes(pair.int8, "DynamicQuantizeLinear")
+    ids, mask = batch
+    together = pair.run("int8", *batch)
+    order = np.random.default_rng(2).permutation(len(ids))
+    wide = [np.pad(array[order], ((0, 0), (0, 9))) for array in batch]
+    for found, again in zip(together, pair.run("int8", *wide), strict=True):
+        np.testing.assert_array_equal(found[order], again)
+    for row in range(8):
+        length = mask[row].sum()
+        alone = pair.run("int8", ids[row : row + 1, :length], mask[row : row + 1, :length])
+        for found, one in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(found[row], one[0])
+
+
+def test_what_exceeds_the_measured_range_is_clipped(
+    pair: Pair, batch: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """One text measured leaves the others out of range here and there, not wrong."""
+    few = Pair(pair.fp32, tmp_path / "int8.onnx")
+    quantize_int8(few.fp32, few.int8, texts(1))
+    for exact, rounded in zip(few.run("fp32", *batch), few.run("int8", *batch), strict=True):
+        assert np.isfinite(rounded).all() and np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > 0.9
+
+
 def test_the_source_is_unchanged(pair: Pair, tmp_path: Path) -> None:
     before = pair.fp32.read_bytes()
-    quantize_int8(pair.fp32, tmp_path / "again.onnx")
+    quantize_int8(pair.fp32, tmp_path / "again.onnx", texts())
     assert pair.fp32.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["again.onnx"]
     assert (tmp_path / "again.onnx").read_bytes() == pair.int8.read_bytes()
@@ -228,7 +262,7 @@ def test_outlying_columns_are_scaled_down(pair: Pair, far: Pair) -> None:
 def gap(fp32: Path, batch: tuple[Any, Any], tmp_path: Path) -> float:
     """The mean difference between int8 and fp32 logits."""
     pair = Pair(fp32, tmp_path / "int8.onnx")
-    quantize_int8(pair.fp32, pair.int8)
+    quantize_int8(pair.fp32, pair.int8, texts())
     both = zip(pair.run("fp32", *batch), pair.run("int8", *batch), strict=True)
     return float(np.mean([np.abs(exact - rounded).mean() for exact, rounded in both]))
 
