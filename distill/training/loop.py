@@ -175,13 +175,13 @@ def fit(
     job.folder.mkdir(exist_ok=True)
     learner = Learner(network, matching).to(accelerator.device)
     network.freeze(settings.train)
-    network.balanced = job.train.mixture is not None  # each source teaches heads of its own
     optimizer = make_optimizer(learner, settings, accelerator.device, job.head_lr)
     kept = confidence.tensors if confidence else {}
     state = _restored(job, learner, optimizer, kept, accelerator)
     earlier_seconds, began = state.seconds, perf_counter()
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
+    network.balanced = distils and job.train.mixture is not None
     texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
     world = accelerator.num_processes
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))

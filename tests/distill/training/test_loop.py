@@ -171,10 +171,13 @@ def test_a_training_on_several_sources_resumes_where_it_was(room: Room) -> None:
     assert same(resumed, unbroken) and metrics == expected
 
 
-def test_heads_are_balanced_where_there_are_several_sources(room: Room) -> None:
-    everything = replace(room.examples(24), mixture=Mixture(np.zeros(24, int), np.ones(1)))
-    for train, balanced in ((everything, True), (room.examples(24), False)):
-        assert room.fit(QUICK, str(balanced), train=train)[0].balanced == balanced
+def test_heads_are_balanced_in_the_distillation_of_several_sources(room: Room) -> None:
+    one, teaches = room.examples(24), Distillation(soft_weight=0.5)
+    several = replace(one, mixture=Mixture(np.zeros(24, int), np.ones(1)))
+    for train, distillation in ((several, teaches), (several, None), (one, teaches)):
+        name = f"{train is several}-{distillation is None}"
+        network, _ = room.fit(QUICK, name, train=train, distillation=distillation)
+        assert network.balanced == (train is several and distillation is teaches)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "best.safetensors"])
