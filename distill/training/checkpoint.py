@@ -37,6 +37,8 @@ class TrainingState:
         sums: The sums of those of the epoch that is not finished.
         batches: What the sums are over.
         seconds: That the training has taken up to the last checkpoint.
+        processes: On which it runs; their number decides what a step reads.
+        scaler: The state of fp16's gradient scaler; empty without one.
     """
 
     step: int = 0
@@ -47,6 +49,8 @@ class TrainingState:
     sums: dict[str, float] = field(default_factory=dict)
     batches: int = 0
     seconds: float = 0.0
+    processes: int = 1
+    scaler: dict[str, float] = field(default_factory=dict)
 
     def add_losses(self, losses: Mapping[str, float]) -> None:
         """Add the losses of a batch to the epoch's. One after another: other sums would round otherwise."""

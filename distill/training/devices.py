@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Job
+
+WAIT = timedelta(
+    hours=12
+)  # for the main process, which alone prepares the texts; NCCL's default is 10 minutes
 
 
 def is_main_process() -> bool:
@@ -57,7 +62,10 @@ def make_accelerator(recipe: Job, folder: Path) -> Accelerator:
             log_with=list(recipe.trackers) or None,
             project_dir=folder / "trackers",
             # the buffers, such as the teacher's word embeddings, are equal in all processes
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=WAIT),
+            ],
         )
     except ValueError as error:
         raise RecipeError(f"precision or trackers: {error}") from None

@@ -47,6 +47,7 @@ from distill.training.optimizer import learning_rate_share, make_optimizer
 
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
 MAX_GRADIENT_NORM = 1.0
+FIRST_SCALE = {"scale": 65536.0, "_growth_tracker": 0}  # torch's own
 
 Event = Literal["step", "weights", "checkpoint"]
 Hook = Callable[[Event, TrainingState], None]
@@ -166,7 +167,7 @@ def fit(
         hook: Called before each step, and before the kept weights and each checkpoint are written.
 
     Raises:
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or the training stopped with another number of processes.
         Interrupted: A signal asked the process to stop; the checkpoint of the last step is saved.
     """
     settings = job.settings
@@ -187,6 +188,8 @@ def fit(
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))
     steps = steps_an_epoch * settings.epochs
     model, optimizer = accelerator.prepare(learner, optimizer)
+    if (scaler := accelerator.scaler) is not None:  # of fp16; a training before this one may have used it
+        scaler.load_state_dict(scaler.state_dict() | (state.scaler or FIRST_SCALE))
     log = _Log(job, accelerator, state)
     compute = _step(model, job, network, accelerator)
     main = accelerator.is_main_process
@@ -236,6 +239,7 @@ def fit(
                 if main:
                     hook("checkpoint", state)
                     state.seconds = earlier_seconds + perf_counter() - began
+                    state.scaler = scaler.state_dict() if scaler else {}
                     save_checkpoint(job.checkpoint, learner, optimizer.optimizer, state, kept)
                 accelerator.wait_for_everyone()
             if stops:
@@ -266,15 +270,26 @@ def _restored(
     others: Mapping[str, Tensor],
     accelerator: Accelerator,
 ) -> TrainingState:
-    """The state of a training that stopped here, restored; of a new one if there is none that can be."""
+    """The state of a training that stopped here, restored; of a new one if there is none that can be.
+
+    Raises:
+        TrainingError: It stopped with another number of processes, which read other texts in a step.
+    """
+    processes = accelerator.num_processes
     if not job.checkpoint.exists():
-        return TrainingState()
+        return TrainingState(processes=processes)
     try:
-        return load_checkpoint(job.checkpoint, learner, optimizer, job.kept_weights, others)
+        state = load_checkpoint(job.checkpoint, learner, optimizer, job.kept_weights, others)
     except DamagedFileError as error:
         if accelerator.is_main_process:
             LOG.warning(f"{error}, so the {job.name} is trained from the beginning")
-        return TrainingState()
+        return TrainingState(processes=processes)
+    if state.processes != processes:
+        raise TrainingError(
+            f"{job.checkpoint}: is of a training on {state.processes} processes, and this one has "
+            f"{processes} (start as many, or remove the file: the {job.name} then starts again)"
+        )
+    return state
 
 
 def _by_name(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, list[float | None]]:

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,3 +39,9 @@ def test_a_tracker_must_be_installed(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="'wandb' is not installed"):
         make_accelerator(parse_recipe({**RAW, "trackers": ["wandb"]}), tmp_path)
     assert make_accelerator(parse_recipe({**RAW, "trackers": ["tensorboard"]}), tmp_path)
+
+
+def test_processes_wait_longer_for_the_main_process_than_ten_minutes(tmp_path: Path) -> None:
+    """It alone prepares the texts; NCCL would end the others."""
+    accelerator = make_accelerator(parse_recipe(RAW), tmp_path)
+    assert accelerator.init_handler.timeout > timedelta(hours=1)

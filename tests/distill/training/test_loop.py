@@ -171,6 +171,40 @@ def test_a_training_on_several_sources_resumes_where_it_was(room: Room) -> None:
     assert same(resumed, unbroken) and metrics == expected
 
 
+def test_the_gradient_scaler_of_fp16_resumes_and_starts_anew_with_each_training(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scale doubles every four steps here, from 65,536."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=4)
+    monkeypatch.setattr(room.accelerator, "scaler", scaler)
+    unbroken, expected = room.fit(QUICK, "unbroken")
+    scale = scaler.get_scale()
+    assert scale == 65536 * 2 ** (expected["steps"] // 4)
+    assert same(unbroken, room.fit(QUICK, "again")[0]) and scaler.get_scale() == scale
+    with pytest.raises(Killed):
+        room.fit(QUICK, hook=dying("step", 9))
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})  # another process has a scaler of its own
+    resumed, metrics = room.fit(QUICK)
+    assert same(resumed, unbroken) and metrics == expected and scaler.get_scale() == scale
+
+
+def test_a_training_resumes_on_as_many_processes_as_it_began_with(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another number, a step reads other texts, and the steps done are another part of an epoch."""
+    with pytest.raises(Killed):
+        room.fit(QUICK, hook=dying("step", 9))
+    before = {path.name: path.read_bytes() for path in (room.folder / "run").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(room.accelerator), "num_processes", 2)
+        with pytest.raises(
+            TrainingError, match=r"checkpoint.safetensors: is of .* on 1 processes, .* has 2 \("
+        ):
+            room.fit(QUICK)
+    assert before == {path.name: path.read_bytes() for path in (room.folder / "run").iterdir()}
+    room.fit(QUICK)
+
+
 def test_heads_are_balanced_in_the_distillation_of_several_sources(room: Room) -> None:
     one, teaches = room.examples(24), Distillation(soft_weight=0.5)
     several = replace(one, mixture=Mixture(np.zeros(24, int), np.ones(1)))
