@@ -195,6 +195,8 @@ class Run(Generic[R]):
         if stage.resumes:
             self.accelerator.wait_for_everyone()
         start = time.perf_counter()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         try:
             metrics = dict(stage.function(self, folder))
         except BaseException:

@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.heads import Head
 from distill.models.base import Batch, on_device
 from distill.models.classifier import MultiHeadClassifier
-from distill.models.predict import predict_logits
+from distill.models.predict import inference_batches, predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier, take_heads
 from distill.training.losses import total_loss
 
@@ -245,3 +245,9 @@ def test_heads_are_taken_by_name_and_their_labels_too(
     turned = MultiHeadClassifier(saved.encoder, (Head("intent", "single_label", ("b", "a", "c")),))
     assert take_heads(turned, tmp_path) == set()
     assert take_heads(MultiHeadClassifier(saved.encoder, (first,), pooling="cls"), tmp_path) == set()
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 2048), ("mps", 2048), ("cuda", 65536)])
+def test_batches_of_inference_are_large_where_a_gpu_has_memory_of_its_own(device: str, tokens: int) -> None:
+    batches = inference_batches(np.full(4096, 32), torch.device(device))
+    assert {32 * len(batch) for batch in batches} == {tokens}
