@@ -106,12 +106,12 @@ def _balanced(pooled: Tensor, heads: Sequence[Head]) -> Sequence[Tensor]:
 
 
 class _BalancedHeads(torch.autograd.Function):
-    """The pooled state once for each head; backward, the heads' gradients in proportion to their weights.
+    """The pooled state once for each head; backward, the head's gradient with the head's weight as its norm.
 
     Losses differ in scale: the gradient of 28 binary labels may be ten times that of 150 classes, which the
-    encoder then hardly learns. Each gradient is scaled to the mean of their norms, times the head's weight.
-    GradNorm (Chen et al. 2018, arXiv:1711.02257) learns weights to this end; here the norms are equal in
-    every step. The gradient of a single head is left as it is, and so are those of the heads' own parameters.
+    encoder then hardly learns. GradNorm (Chen et al. 2018, arXiv:1711.02257) learns weights of losses whose
+    gradients have equal norms; here the norms are equal in every step. The gradients of the heads' own
+    parameters stay.
     """
 
     @staticmethod
@@ -121,10 +121,8 @@ class _BalancedHeads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        norms = torch.stack([gradient.float().norm() for gradient in gradients])
-        # a tensor made of numbers would have to be copied, which a GPU waits for
-        weights = torch.stack([(norm > 0) * weight for norm, weight in zip(norms, ctx.weights, strict=True)])
-        least = torch.finfo(norms.dtype).tiny  # a head that has no label in a batch has no gradient
-        scales = weights / weights.sum().clamp(min=least) * norms.sum() / norms.clamp(min=least)
-        balanced = sum(g.float() * scale for g, scale in zip(gradients, scales, strict=True))
-        return cast(Tensor, balanced).to(gradients[0].dtype), None
+        total = torch.zeros_like(gradients[0], dtype=torch.float32)
+        for gradient, weight in zip(gradients, ctx.weights, strict=True):
+            exact = gradient.float()  # of a head that no text of the batch teaches, it is 0
+            total += exact * (weight / exact.norm().clamp(min=torch.finfo(torch.float32).tiny))
+        return total.to(gradients[0].dtype), None

@@ -182,7 +182,8 @@ def fit(
     earlier_seconds, began = state.seconds, perf_counter()
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
-    network.balanced = distils and job.train.mixture is not None
+    # the heads' gradients then have a norm of their own, beside which another loss would have none
+    network.balanced = distils and job.train.mixture is not None and not matching and not accelerator.scaler
     texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
     world = accelerator.num_processes
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))
