@@ -12,6 +12,7 @@ import numpy as np
 from distill.data.labels import are_whole_numbers
 from distill.evaluation.calibration import Calibration
 from distill.models.base import Array, EncodedTexts, TextClassifier
+from distill.models.checkpoints import is_network
 from distill.models.packed import PackedClassifier
 from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import HeadRecipe
@@ -20,6 +21,7 @@ from distill.run import Run
 from distill.stages import artifacts
 from export.bundle import manifest as manifests
 from export.bundle.files import write_bundle
+from teachers.checkpoints import network_folder
 
 MEASURED, BATCH = 512, 32  # texts for the ranges of activations, in all and together
 
@@ -34,7 +36,18 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         artifacts.calibrations(run, "student"),
         folder,
         texts=transfer.select(rows)["text"],
+        like=_earlier(run.recipe),
     )
+
+
+def _earlier(recipe: Recipe) -> Path | None:
+    """The int8 file of the run whose encoder the student has, frozen; None if it has another, or none."""
+    start = recipe.student.encoder
+    if start is None or "encoder" in recipe.student.train or not is_network(start):
+        return None
+    run = network_folder(start).parent.parent
+    files = (run / "bundle" / manifests.INT8, run / "stages/export/candidate" / manifests.INT8)
+    return next((file for file in files if file.is_file()), None)
 
 
 def export_network(
@@ -45,6 +58,7 @@ def export_network(
     tokens: int | None = None,
     *,
     texts: Sequence[str],
+    like: Path | None = None,
 ) -> dict[str, Any]:
     """Write a saved network as ONNX, fp32 and int8, in `folder/candidate`; returns the bytes of each variant.
 
@@ -55,6 +69,7 @@ def export_network(
         folder: An existing folder.
         tokens: Tokens read of a text; by default those that the tokenizer names.
         texts: On which the ranges of activations are measured for int8.
+        like: An int8 file of the same encoder, whose ranges are kept.
     """
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
@@ -72,7 +87,7 @@ def export_network(
     if recipe.export.quantize == "int8":
         # of a packed network, any label may come with a text: no texts tell the ranges
         batches = None if packed else _unpadded(network.text_encoder(tokenizer, tokens)(texts))
-        quantize_int8(work / "model.onnx", work / "model_quantized.onnx", batches)
+        quantize_int8(work / "model.onnx", work / "model_quantized.onnx", batches, like)
         variants["int8"] = manifests.INT8
     manifest = manifests.Manifest(
         name=recipe.name,
