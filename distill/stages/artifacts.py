@@ -14,6 +14,7 @@ from distill.data.tokens import Mixture
 from distill.evaluation.calibration import Calibration
 from distill.heads import Head
 from distill.models.base import Array, TextClassifier
+from distill.models.checkpoints import is_network
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
 from distill.recipe.defaults import MIXING
@@ -24,7 +25,9 @@ from distill.storage import read_json
 from distill.teaching.combined import CombinedTeacher, combined_digest
 from distill.teaching.named import kept_labels, merged, merged_digests
 from distill.training.checkpoint import load_tensors
+from export.bundle import manifest as manifests
 from teachers.base import Teacher
+from teachers.checkpoints import network_folder
 from teachers.soft_labels import SoftLabels, text_digests
 
 if TYPE_CHECKING:
@@ -183,6 +186,15 @@ def kept_logits(run: Run[Recipe], name: str) -> dict[str, Array]:
     """The logits that the kept heads had before the training, as `student_logits` (of `fit_student`)."""
     tensors = load_tensors(run.stage("fit_student") / "logits.safetensors")[0]
     return {head: tensors[f"before.{name}.{head}"].numpy() for head in kept_heads(run.recipe)}
+
+
+def earlier_int8(recipe: Recipe) -> Path | None:
+    """The int8 file that was published with the encoder that a student keeps frozen; None without one."""
+    start = recipe.student.encoder
+    if start is None or "encoder" in recipe.student.train or not is_network(start):
+        return None
+    file = network_folder(start).parent.parent / "bundle" / manifests.INT8
+    return file if file.is_file() else None
 
 
 def kept_calibrations(run: Run[Recipe]) -> dict[str, Calibration]:

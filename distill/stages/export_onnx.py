@@ -12,7 +12,6 @@ import numpy as np
 from distill.data.labels import are_whole_numbers
 from distill.evaluation.calibration import Calibration
 from distill.models.base import Array, EncodedTexts, TextClassifier
-from distill.models.checkpoints import is_network
 from distill.models.packed import PackedClassifier
 from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import HeadRecipe
@@ -21,7 +20,6 @@ from distill.run import Run
 from distill.stages import artifacts
 from export.bundle import manifest as manifests
 from export.bundle.files import write_bundle
-from teachers.checkpoints import network_folder
 
 MEASURED, BATCH = 512, 32  # texts for the ranges of activations, in all and together
 
@@ -36,18 +34,8 @@ def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
         artifacts.calibrations(run, "student"),
         folder,
         texts=transfer.select(rows)["text"],
-        like=_earlier(run.recipe),
+        like=artifacts.earlier_int8(run.recipe),
     )
-
-
-def _earlier(recipe: Recipe) -> Path | None:
-    """The int8 file of the run whose encoder the student has, frozen; None if it has another, or none."""
-    start = recipe.student.encoder
-    if start is None or "encoder" in recipe.student.train or not is_network(start):
-        return None
-    run = network_folder(start).parent.parent
-    files = (run / "bundle" / manifests.INT8, run / "stages/export/candidate" / manifests.INT8)
-    return next((file for file in files if file.is_file()), None)
 
 
 def export_network(
