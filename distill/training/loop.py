@@ -99,6 +99,9 @@ class TrainingJob:
         distillation: Loss, temperature and weight where `train.soft` is given.
         checkpoint_every: Steps between checkpoints.
         head_lr: The peak learning rate of the heads; by default `lr`.
+        balanced: Whether each head moves the encoder in proportion to its weight, not to its loss. Not with
+            feature matching, beside which the norms of the heads' gradients would be those of no loss, nor
+            in fp16.
     """
 
     name: str
@@ -110,6 +113,7 @@ class TrainingJob:
     distillation: Distillation | None = None
     checkpoint_every: int = 500
     head_lr: float | None = None
+    balanced: bool = False
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -182,8 +186,7 @@ def fit(
     earlier_seconds, began = state.seconds, perf_counter()
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
-    # the heads' gradients then have a norm of their own, beside which another loss would have none
-    network.balanced = distils and job.train.mixture is not None and not matching and not accelerator.scaler
+    network.balanced = job.balanced and accelerator.scaler is None  # which scales losses, and with them norms
     texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
     world = accelerator.num_processes
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))

@@ -16,7 +16,7 @@ from distill.heads import columns
 from distill.models.predict import predict_logits
 from distill.models.saved_networks import load_classifier
 from distill.recipe.data_section import RecipeError
-from distill.stages import check
+from distill.stages import check, fit_student
 from distill.storage import digests, files_in
 from distill.training.checkpoint import load_tensors
 from export.graph.gates import GateError, Int8Failures
@@ -121,11 +121,14 @@ def test_a_head_is_trained_again_with_other_labels(finished, job, texts, tmp_pat
     assert gated[-1] == ["flags"]
 
 
-def test_a_replay_is_behind_a_gate_of_each_old_head(finished, tones, tmp_path):
+def test_a_replay_is_behind_a_gate_of_each_old_head(finished, tones, tmp_path, monkeypatch):
+    jobs, train = [], fit_student.fit
+    monkeypatch.setattr(fit_student, "fit", lambda *a, **b: jobs.append(a[1]) or train(*a, **b))
     settings = [*QUICK, "gates.kept_changed=0.1", "gates.kept_drop=0.1"]
     done = add_head(finished["folder"], "tone", tones, mode="replay", out=tmp_path / "a", overrides=settings)
     kept = done.report["kept"]
     assert [*kept] == ["intent", "flags"] and not any(head["frozen"] for head in kept.values())
+    assert jobs[-1].train.mixture and not jobs[-1].balanced  # the old heads have learnt already
     assert kept["intent"]["texts"] == 81 and kept["flags"]["texts"] == 90
     assert all(head["difference"] > 0 and head["after"] > 0.9 for head in kept.values())
     new, old = done.report["sources"]

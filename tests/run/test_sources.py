@@ -13,6 +13,7 @@ from distill.data.dataset import load_split
 from distill.recipe.load import dump_yaml, load_recipe
 from distill.run import Run
 from distill.stages import artifacts
+from distill.stages.fit_student import student_training
 from distill.stages.train import distilled
 from distill.training.devices import make_accelerator
 from tinyheads import Classifier
@@ -114,6 +115,13 @@ def test_an_epoch_reads_of_a_source_in_proportion_to_the_root_of_its_size(merged
     everything = artifacts.mixture(opened(merged, "data.mixing=1"), artifacts.transfer_set(run))
     read = np.bincount(everything.sources[everything.rows(0, 0)])
     assert read / read.sum() == pytest.approx(np.array([40, 400, 3]) / 443, abs=0.001)
+
+
+def test_the_heads_of_several_sources_are_balanced(merged, finished, tmp_path) -> None:
+    for folder, balanced in ((merged / "run", True), (finished["folder"], False)):
+        recipe = load_recipe(folder / "recipe.yaml")
+        run = Run(recipe, folder, make_accelerator(recipe, tmp_path))
+        assert student_training(run, tmp_path).job.balanced == balanced
 
 
 def test_masked_texts_teach_the_heads_of_their_source_alone(merged, tmp_path, encode) -> None:

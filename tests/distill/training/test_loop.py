@@ -52,13 +52,16 @@ class Room:
         distillation: Distillation | None = None,
         network: MultiHeadClassifier | None = None,
         head_lr: float | None = None,
+        balanced: bool = False,
         **more: Any,
     ) -> tuple[MultiHeadClassifier, dict[str, Any]]:
         network = network or self.build(dropout)
         self.matching = FeatureMatching(network.encoder, self.teacher(), match) if match else None
         train, validation = train or self.examples(24), self.examples(30, seed=9)
         place = self.folder / folder
-        job = TrainingJob("student", train, validation, settings, seed, place, distillation, 2, head_lr)
+        job = TrainingJob(
+            "student", train, validation, settings, seed, place, distillation, 2, head_lr, balanced
+        )
         metrics = fit(network, job, self.accelerator, matching=self.matching, **more)
         self.earlier_seconds = metrics.pop("earlier_seconds")
         return network, metrics
@@ -205,13 +208,13 @@ def test_a_training_resumes_on_as_many_processes_as_it_began_with(
     room.fit(QUICK)
 
 
-def test_heads_are_balanced_in_the_distillation_of_several_sources(room: Room) -> None:
-    one, teaches = room.examples(24), Distillation(soft_weight=0.5)
-    several = replace(one, mixture=Mixture(np.zeros(24, int), np.ones(1)))
-    for train, distillation in ((several, teaches), (several, None), (one, teaches)):
-        name = f"{train is several}-{distillation is None}"
-        network, _ = room.fit(QUICK, name, train=train, distillation=distillation)
-        assert network.balanced == (train is several and distillation is teaches)
+def test_a_job_balances_its_heads_unless_losses_are_scaled(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, even = room.fit(QUICK, "plain")[0], room.fit(QUICK, "even", balanced=True)[0]
+    assert not same(plain, even)
+    monkeypatch.setattr(room.accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=1.0))
+    assert not room.fit(QUICK, "scaled", balanced=True)[0].balanced
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "best.safetensors"])
