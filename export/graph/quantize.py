@@ -192,7 +192,7 @@ def _measured(model: OnnxModel, batches: Iterable[Batch]) -> dict[str, Scale]:
     options = SessionOptions()
     options.intra_op_num_threads = 1
     session = InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = np.array([session.run(None, dict(batch)) for batch in batches])
+    found = np.array([session.run(None, dict(batch)) for batch in batches]).reshape(-1, len(ends))
     lows, highs = found[:, ::2].min(0, initial=0), found[:, 1::2].max(0, initial=0)
     steps = [np.float32(step or 1) for step in (highs - lows) / 255]
     zeros = [np.uint8(np.rint(-low / step)) for low, step in zip(lows, steps, strict=True)]

@@ -223,6 +223,11 @@ def test_the_scales_of_an_earlier_file_are_kept(pair: Pair, batch: tuple[Any, An
         np.testing.assert_array_equal(found, kept)
 
 
+def test_no_text_to_measure_still_gives_a_file(pair: Pair, batch: tuple[Any, Any], tmp_path: Path) -> None:
+    quantize_int8(pair.fp32, path := tmp_path / "int8.onnx", [])
+    assert all(np.isfinite(logits).all() for logits in Pair(pair.fp32, path).run("int8", *batch))
+
+
 def test_what_exceeds_the_measured_range_is_clipped(
     pair: Pair, batch: tuple[Any, Any], tmp_path: Path
 ) -> None:
