@@ -13,7 +13,7 @@ from tqdm import tqdm
 from distill.evaluation.metrics import Array
 from distill.heads import NOT_SCORED, UNKNOWN, UNLABELLED, Head, columns
 from distill.run import LOG
-from distill.training.losses import total_loss
+from distill.training.losses import HEAD_LOSSES, total_loss
 
 RIGHT, LABELLED = "right", "labelled"
 SHOWN = 4  # heads of one line
@@ -50,6 +50,16 @@ def split_counts(means: Mapping[str, float]) -> tuple[dict[str, float], dict[str
         elif not (head and what == RIGHT):
             losses[name] = value
     return losses, accuracies
+
+
+def of_all_heads(heads: Sequence[Head], losses: Mapping[str, float]) -> dict[str, float]:
+    """The `loss` and its parts: `hard` and `distillation` summed over the weighted heads, and others."""
+    found: dict[str, float] = {}
+    weights = {f"{head.name}/{part}": (part, head.weight) for head in heads for part in HEAD_LOSSES}
+    for name, value in split_counts(losses)[0].items():
+        part, weight = weights.get(name, (name, 1.0))
+        found[part] = found.get(part, 0.0) + weight * value
+    return found
 
 
 def validation_loss(

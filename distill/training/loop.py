@@ -23,7 +23,6 @@ from tqdm import tqdm
 from distill.data.tokens import Mixture, shuffled_batches
 from distill.evaluation.calibration import validation_quality
 from distill.evaluation.metrics import without_nan
-from distill.heads import Head
 from distill.models.base import Array, Batch, EncodedTexts, TextClassifier, on_device
 from distill.models.predict import predict_logits
 from distill.recipe.schema import Distillation, Training
@@ -37,12 +36,12 @@ from distill.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from distill.training.epoch_line import counts, log_epoch, split_counts, validation_loss
+from distill.training.epoch_line import counts, log_epoch, of_all_heads, split_counts, validation_loss
 from distill.training.feature_matching import FeatureMatching, Learner
 from distill.training.graphs import Arrays, Found, GraphedStep, graphs_fit
 from distill.training.interrupts import Interrupted, deferred_signals
 from distill.training.label_confidence import LabelConfidence
-from distill.training.losses import HEAD_LOSSES, total_loss
+from distill.training.losses import total_loss
 from distill.training.optimizer import learning_rate_share, make_optimizer
 
 LOG_EVERY = 25  # steps; reading a loss makes a GPU wait
@@ -262,7 +261,7 @@ def fit(
         "validation": without_nan(state.history[state.kept_epoch - 1]),
         "history": [without_nan(epoch)[metric] for epoch in state.history],
         "validation_history": _by_name([without_nan(epoch) for epoch in state.history]),
-        "losses": _by_name([_of_all_heads(network.heads, epoch) for epoch in state.losses]),
+        "losses": _by_name([of_all_heads(network.heads, epoch) for epoch in state.losses]),
         "texts": len(job.train.texts),
     }
 
@@ -300,16 +299,6 @@ def _by_name(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, list[flo
     """The value of each epoch by name, None where an epoch has none."""
     names = dict.fromkeys(name for epoch in epochs for name in epoch)
     return {name: [epoch.get(name) for epoch in epochs] for name in names}
-
-
-def _of_all_heads(heads: Sequence[Head], losses: Mapping[str, float]) -> dict[str, float]:
-    """The `loss` and its parts: `hard` and `distillation` summed over the weighted heads, and others."""
-    found: dict[str, float] = {}
-    weights = {f"{head.name}/{part}": (part, head.weight) for head in heads for part in HEAD_LOSSES}
-    for name, value in split_counts(losses)[0].items():
-        part, weight = weights.get(name, (name, 1.0))
-        found[part] = found.get(part, 0.0) + weight * value
-    return found
 
 
 def _step(model: nn.Module, job: TrainingJob, network: TextClassifier, accelerator: Accelerator) -> Compute:
