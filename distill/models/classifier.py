@@ -124,5 +124,5 @@ class _BalancedHeads(torch.autograd.Function):
         total = torch.zeros_like(gradients[0], dtype=torch.float32)
         for gradient, weight in zip(gradients, ctx.weights, strict=True):
             exact = gradient.float()  # of a head that no text of the batch teaches, it is 0
-            total += exact * (weight / exact.norm().clamp(min=torch.finfo(torch.float32).tiny))
+            total += weight * (exact / exact.norm().clamp(min=1e-12))
         return total.to(gradients[0].dtype), None

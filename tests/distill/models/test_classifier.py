@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def test_heads_move_the_encoder_by_their_weights_whatever_the_scale_of_their_los
     unscaled = [gradients(network, scales, balanced=False)[0] for scales in ((1, 0), (0, 1))]
     for one, other in zip(alone, unscaled, strict=True):
         assert torch.cosine_similarity(one, other, 0) == pytest.approx(1)
+
+
+def test_a_heavy_head_without_labels_leaves_the_gradient_finite() -> None:
+    pooled = torch.randn(5, 8, requires_grad=True)
+    one, other = _balanced(pooled, (replace(HEADS[0], weight=5.0), HEADS[1]))
+    (0 * one.sum() + other.sum()).backward()
+    assert pooled.grad is not None and torch.isfinite(pooled.grad).all()
 
 
 def test_the_gradient_of_a_head_has_its_weight_as_norm() -> None:
