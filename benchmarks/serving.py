@@ -274,15 +274,15 @@ def _one_head(bundle: Path, file: str, head: dict[str, Any], folder: Path) -> No
 
 def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     """A loaded bundle of the run's encoder with `count` heads of five labels."""
-    import numpy as np
-
     from distill.heads import Head
     from distill.models.classifier import MultiHeadClassifier
+    from distill.storage import read_json
     from export import Classifier
     from export.bundle import manifest as manifests
     from export.bundle.files import read_bundle, write_bundle
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
+    from teachers.checkpoints import SCALES
 
     trained = _student(run)
     manifest = read_bundle(run / "bundle")
@@ -291,10 +291,7 @@ def _of_heads(run: Path, count: int, folder: Path, threads: int) -> Any:
     folder.mkdir()
     outputs = [f"logits_{head.name}" for head in heads] if count > 1 else ["logits"]
     to_onnx(network, outputs, folder / "fp32.onnx", positions=manifest.max_length)
-    with np.load(run / "bundle" / manifests.REPLAY) as replay:
-        texts = np.split(replay["ids"][None].astype(np.int64), replay["lengths"].cumsum()[:-1], axis=1)
-    batches = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in texts]
-    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", batches)
+    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", [], read_json(run / SCALES))
     served_heads = tuple(
         manifests.Head(h.name, h.kind, h.labels, output) for h, output in zip(heads, outputs, strict=True)
     )

@@ -80,9 +80,9 @@ STAGES = (
     Stage("prepare", _prepare, (*LABELLED, "unlabeled"), version=2, leaves=_data_report),
     Stage("fit_teacher", fit_teacher, TEACHER, resumes=True),
     Stage("label", label, LABEL, resumes=True, leaves=_soft_labels),
-    Stage("fit_student", fit_student, STUDENT, resumes=True),
+    Stage("fit_student", fit_student, STUDENT, version=2, resumes=True),
     Stage("calibrate", calibrate_heads, CALIBRATE, version=2),
-    Stage("export", export_onnx, EXPORT),
+    Stage("export", export_onnx, EXPORT, version=2),
     Stage("check", check, CHECK, version=3),
     Stage("bundle", publish, (*CHECK, "name", "licence"), leaves=lambda run: [run.folder / "bundle"]),
 )

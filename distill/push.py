@@ -9,7 +9,7 @@ from distill.recipe.load import dump_yaml, load_yaml
 from distill.run import is_current, read_record
 from distill.storage import damaged, locked
 from export.runtime.hub import bundle_files, upload
-from teachers.checkpoints import CALIBRATION
+from teachers.checkpoints import CALIBRATION, SCALES
 
 # what `saved_networks` reads; a stage's other files hold logits and probabilities of the texts
 NETWORK = {"config.json", "heads.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -80,6 +80,8 @@ def _files(folder: Path, *, teacher: bool, report: bool) -> dict[str, Path | byt
             if path.name in NETWORK:
                 files[path.relative_to(folder).as_posix()] = path
     files[CALIBRATION] = folder / CALIBRATION
+    if (folder / SCALES).is_file():
+        files[SCALES] = folder / SCALES
     if report:
         if not (folder / "report.html").is_file():
             raise PushError(f"{folder / 'report.html'}: is missing (distill report {folder})")

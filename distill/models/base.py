@@ -59,8 +59,8 @@ class TextClassifier(nn.Module, ABC):
         family: The name of the family, by which `saved_networks` finds the class again.
         heads: The heads, in the order of their logits.
         config: The configuration of the encoder.
-        balanced: Whether each head moves the encoder in training in proportion to its weight alone, not to
-            the scale of its loss. Families other than `heads` ignore it.
+        balance: In training, the norm of the gradient that a head of weight 1 sends to the encoder, whatever
+            the scale of its loss; None leaves it to the loss. Families other than `heads` ignore it.
     """
 
     family: ClassVar[str]
@@ -68,7 +68,7 @@ class TextClassifier(nn.Module, ABC):
     encoder: PreTrainedModel
     config: PretrainedConfig
     heads: tuple[Head, ...]
-    balanced: bool = False
+    balance: float | None = None
 
     def __init_subclass__(cls) -> None:
         TextClassifier.families[cls.family] = cls

@@ -63,14 +63,18 @@ def is_network(name: str) -> bool:
 
 
 def kept_from(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The `calibration` of each kept head in the earlier run, and its `abstention` if any, as JSON.
+    """What a student keeps of the earlier run besides its weights, as JSON.
+
+    `heads` are the `calibration` of each kept head and its `abstention` if any. `scales` are those of the
+    int8 activations of a frozen encoder, if the earlier run has them.
 
     Raises:
         EncoderError: The earlier run has no calibration of a head.
     """
     if not (kept := kept_heads(recipe)):
-        return {}
-    stages = network_folder(str(recipe.student.encoder)).parent
+        return {"heads": {}, "scales": {}}
+    student = network_folder(str(recipe.student.encoder))
+    stages = student.parent
     path = stages / "calibrate" / "calibration.json"
     fitted = (read_json(path) or {}).get("student", {})
     if lacking := [name for name in kept if name not in fitted]:
@@ -86,7 +90,11 @@ def kept_from(recipe: Recipe) -> dict[str, dict[str, Any]]:
                 f"student.encoder: {stages.parent} has no threshold below which head {name!r} abstains, "
                 f"as pushed runs lack it (name the run's own folder, or leave out heads.{name}.abstain)"
             )
-    return {name: {"calibration": fitted[name], "abstention": abstention.get(name)} for name in kept}
+    exported = bool(frozen_heads(recipe)) and student.name == "fit_student"
+    return {
+        "heads": {name: {"calibration": fitted[name], "abstention": abstention.get(name)} for name in kept},
+        "scales": (read_json(stages / "export" / "scales.json") or {}) if exported else {},
+    }
 
 
 def shape_of(settings: SmallEncoder) -> Shape:

@@ -79,8 +79,9 @@ class MultiHeadClassifier(TextClassifier):
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         pooled = self.dropout(pooled)
-        balances = self.training and self.balanced
-        states = _balanced(pooled, self.heads) if balances else [pooled] * len(self.heads)
+        states: Sequence[Tensor] = [pooled] * len(self.heads)
+        if self.training and self.balance is not None:
+            states = balanced(pooled, [self.balance * head.weight for head in self.heads])
         return torch.cat([linear(x) for linear, x in zip(self._linears(), states, strict=True)], -1)
 
     def text_encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TextTokenizer:
@@ -99,30 +100,28 @@ class MultiHeadClassifier(TextClassifier):
         return [cast(nn.Linear, self.linear[f"logits_{head.name}"]) for head in self.heads]
 
 
-def _balanced(pooled: Tensor, heads: Sequence[Head]) -> Sequence[Tensor]:
-    weights = [head.weight for head in heads]
-    states: tuple[Tensor, ...] = _BalancedHeads.apply(pooled, weights)  # type: ignore[no-untyped-call]
-    return states
-
-
-class _BalancedHeads(torch.autograd.Function):
-    """The pooled state once for each head; backward, the head's gradient with the head's weight as its norm.
+def balanced(pooled: Tensor, norms: Sequence[float]) -> Sequence[Tensor]:
+    """The pooled state once for each head; backward, the gradient of each has its norm.
 
     Losses differ in scale: the gradient of 28 binary labels may be ten times that of 150 classes, which the
     encoder then hardly learns. GradNorm (Chen et al. 2018, arXiv:1711.02257) learns weights of losses whose
     gradients have equal norms; here the norms are equal in every step. The gradients of the heads' own
-    parameters stay.
+    parameters stay. That of a head that no text of the batch teaches is 0.
     """
+    states: tuple[Tensor, ...] = _Balanced.apply(pooled, norms)  # type: ignore[no-untyped-call]
+    return states
 
+
+class _Balanced(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pooled: Tensor, weights: Sequence[float]) -> tuple[Tensor, ...]:
-        ctx.weights = weights
-        return tuple(pooled.view_as(pooled) for _ in weights)
+    def forward(ctx: Any, pooled: Tensor, norms: Sequence[float]) -> tuple[Tensor, ...]:
+        ctx.norms = norms
+        return tuple(pooled.view_as(pooled) for _ in norms)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = torch.zeros_like(gradients[0], dtype=torch.float32)
-        for gradient, weight in zip(gradients, ctx.weights, strict=True):
-            exact = gradient.float()  # of a head that no text of the batch teaches, it is 0
-            total += weight * (exact / exact.norm().clamp(min=1e-12))
+        for gradient, norm in zip(gradients, ctx.norms, strict=True):
+            exact = gradient.float()
+            total += norm * (exact / exact.norm().clamp(min=1e-12))
         return total.to(gradients[0].dtype), None

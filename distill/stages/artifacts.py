@@ -14,7 +14,6 @@ from distill.data.tokens import Mixture
 from distill.evaluation.calibration import Calibration
 from distill.heads import Head
 from distill.models.base import Array, TextClassifier
-from distill.models.checkpoints import is_network
 from distill.models.network_teacher import NetworkTeacher, teacher_digest
 from distill.models.saved_networks import load_classifier
 from distill.recipe.defaults import MIXING
@@ -25,16 +24,14 @@ from distill.storage import read_json
 from distill.teaching.combined import CombinedTeacher, combined_digest
 from distill.teaching.named import kept_labels, merged, merged_digests
 from distill.training.checkpoint import load_tensors
-from export.bundle import manifest as manifests
 from teachers.base import Teacher
-from teachers.checkpoints import network_folder
 from teachers.soft_labels import SoftLabels, text_digests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHUNK = 10_000  # texts whose logits are in memory at a time
-KEPT = "kept.json"  # calibration and abstention of the kept heads before the training of the student
+KEPT = "kept.json"  # what the student keeps of an earlier run (`checkpoints.kept_from`)
 
 
 def heads(run: Run[Any]) -> tuple[Head, ...]:
@@ -188,28 +185,25 @@ def kept_logits(run: Run[Recipe], name: str) -> dict[str, Array]:
     return {head: tensors[f"before.{name}.{head}"].numpy() for head in kept_heads(run.recipe)}
 
 
-def earlier_int8(recipe: Recipe) -> Path | None:
-    """The int8 file that was published with the encoder that a student keeps frozen; None without one."""
-    start = recipe.student.encoder
-    if start is None or "encoder" in recipe.student.train or not is_network(start):
-        return None
-    file = network_folder(start).parent.parent / "bundle" / manifests.INT8
-    return file if file.is_file() else None
-
-
 def kept_calibrations(run: Run[Recipe]) -> dict[str, Calibration]:
     """The calibration that the kept heads had before the training (of `fit_student`)."""
-    return {name: Calibration(**kept["calibration"]) for name, kept in _kept(run).items()}
+    return {name: Calibration(**kept["calibration"]) for name, kept in _kept(run)["heads"].items()}
 
 
 def kept_abstention(run: Run[Recipe]) -> dict[str, dict[str, Any]]:
     """What the earlier run found on when its heads abstain, of those that are frozen (of `fit_student`)."""
-    kept, frozen = _kept(run), frozen_heads(run.recipe)
+    kept, frozen = _kept(run)["heads"], frozen_heads(run.recipe)
     return {name: kept[name]["abstention"] for name in frozen if kept[name]["abstention"]}
 
 
+def kept_scales(run: Run[Recipe]) -> dict[str, tuple[float, int]]:
+    """The scales of a frozen encoder's int8 activations in the earlier run (of `fit_student`)."""
+    return {name: (scale, zero) for name, (scale, zero) in _kept(run)["scales"].items()}
+
+
 def _kept(run: Run[Recipe]) -> dict[str, Any]:
-    return dict(read_json(run.stage("fit_student") / KEPT)) if kept_heads(run.recipe) else {}
+    found = read_json(run.stage("fit_student") / KEPT) if kept_heads(run.recipe) else None
+    return dict(found or {"heads": {}, "scales": {}})
 
 
 def calibrations(run: Run[Any], side: str) -> dict[str, Calibration]:

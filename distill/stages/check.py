@@ -276,16 +276,10 @@ def _check_int8(
     labels: Mapping[str, Mapping[str, Array]],
     calibrations: Mapping[str, Calibration],
 ) -> Int8Failures:
-    """What int8 changes beyond the gates.
-
-    A frozen head computes what the earlier bundle computes, whose gates let it pass on its own texts.
-    """
+    """What int8 changes beyond the gates."""
     gates = run.recipe.gates
     degradations = {}
-    passed = frozen_heads(run.recipe) if artifacts.earlier_int8(run.recipe) else ()
     for head in artifacts.heads(run):
-        if head.name in passed:
-            continue
         fp32, int8 = (
             np.concatenate([logits[split][form][head.name] for split in SPLITS]) for form in ("fp32", "int8")
         )

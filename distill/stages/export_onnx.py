@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 
 from distill.data.labels import are_whole_numbers
@@ -18,24 +19,29 @@ from distill.recipe.data_section import HeadRecipe
 from distill.recipe.schema import Recipe
 from distill.run import Run
 from distill.stages import artifacts
+from distill.storage import write_json
 from export.bundle import manifest as manifests
 from export.bundle.files import write_bundle
 
-MEASURED, BATCH = 512, 32  # texts for the ranges of activations, in all and together
+MEASURED, TOKENS = 512, 2048  # texts for the ranges of activations in all, and their tokens in a batch
 
 
 def export_onnx(run: Run[Recipe], folder: Path) -> dict[str, Any]:
     """Write the student as ONNX, fp32 and int8, in a candidate bundle."""
-    transfer = artifacts.transfer_set(run)
-    rows = np.linspace(0, len(transfer) - 1, min(len(transfer), MEASURED), dtype=np.int64)
     return export_network(
         run.recipe,
         run.stage("fit_student"),
         artifacts.calibrations(run, "student"),
         folder,
-        texts=transfer.select(rows)["text"],
-        like=artifacts.earlier_int8(run.recipe),
+        texts=measured_texts(artifacts.transfer_set(run)),
+        known=artifacts.kept_scales(run),
     )
+
+
+def measured_texts(texts: datasets.Dataset) -> list[str]:
+    """Texts from all parts of a data set, for the ranges of activations."""
+    rows = np.linspace(0, len(texts) - 1, min(len(texts), MEASURED), dtype=np.int64)
+    return list(texts.select(rows)["text"])
 
 
 def export_network(
@@ -46,7 +52,7 @@ def export_network(
     tokens: int | None = None,
     *,
     texts: Sequence[str],
-    like: Path | None = None,
+    known: Mapping[str, tuple[float, int]] | None = None,
 ) -> dict[str, Any]:
     """Write a saved network as ONNX, fp32 and int8, in `folder/candidate`; returns the bytes of each variant.
 
@@ -57,7 +63,7 @@ def export_network(
         folder: An existing folder.
         tokens: Tokens read of a text; by default those that the tokenizer names.
         texts: On which the ranges of activations are measured for int8.
-        like: An int8 file of the same encoder, whose ranges are kept.
+        known: The scales of activations that an earlier run measured on the same encoder.
     """
     from export.graph.quantize import quantize_int8
     from export.graph.to_onnx import to_onnx
@@ -74,8 +80,9 @@ def export_network(
     variants = {"fp32": manifests.FP32}
     if recipe.export.quantize == "int8":
         # of a packed network, any label may come with a text: no texts tell the ranges
-        batches = None if packed else _unpadded(network.text_encoder(tokenizer, tokens)(texts))
-        quantize_int8(work / "model.onnx", work / "model_quantized.onnx", batches, like)
+        batches = None if packed else unpadded(network.text_encoder(tokenizer, tokens)(texts))
+        scales = quantize_int8(work / "model.onnx", work / "model_quantized.onnx", batches, known)
+        write_json(folder / "scales.json", scales)
         variants["int8"] = manifests.INT8
     manifest = manifests.Manifest(
         name=recipe.name,
@@ -112,12 +119,12 @@ def export_network(
     return sizes
 
 
-def _unpadded(texts: EncodedTexts) -> Iterator[dict[str, Array]]:
+def unpadded(texts: EncodedTexts) -> Iterator[dict[str, Array]]:
     """Batches of texts of one length each."""
-    for length in np.unique(texts.lengths[texts.lengths > 0]):
-        rows = np.flatnonzero(texts.lengths == length)
-        for start in range(0, len(rows), BATCH):
-            yield texts.batch(rows[start : start + BATCH])
+    for length in np.unique(texts.lengths[texts.lengths > 0]).tolist():
+        rows, size = np.flatnonzero(texts.lengths == length), max(1, TOKENS // length)
+        for start in range(0, len(rows), size):
+            yield texts.batch(rows[start : start + size])
 
 
 def _label_type(head: HeadRecipe, labels: Sequence[str]) -> str:

@@ -138,7 +138,7 @@ def student_training(run: Run[Recipe], folder: Path) -> StudentTraining:
         folder / "scratch",
         distillation(run.recipe),
         run.recipe.checkpoint_every,
-        # a kept head has learnt already: what is left of its gradient is noise
+        # a kept head has learnt already, so its gradient is noise; matching has a gradient beside the heads'
         balanced=training.mixture is not None and matching is None and not kept_heads(run.recipe),
     )
     about |= {

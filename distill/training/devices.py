@@ -15,9 +15,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from distill.recipe.data_section import RecipeError
 from distill.recipe.schema import Job
 
-WAIT = timedelta(
-    hours=12
-)  # for the main process, which alone prepares the texts; NCCL's default is 10 minutes
+# for the main process, which alone prepares the texts; NCCL's default is 10 minutes
+WAIT = timedelta(hours=12)
 
 
 def is_main_process() -> bool:

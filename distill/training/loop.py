@@ -50,9 +50,8 @@ FIRST_SCALE = {"scale": 65536.0, "_growth_tracker": 0}  # torch's own
 
 Event = Literal["step", "weights", "checkpoint"]
 Hook = Callable[[Event, TrainingState], None]
-Compute = Callable[
-    [Arrays, Arrays, Arrays], Found
-]  # forward and backward pass of texts, hard and soft labels
+# the forward and backward pass of texts, hard and soft labels
+Compute = Callable[[Arrays, Arrays, Arrays], Found]
 
 
 class TrainingError(Exception):
@@ -98,9 +97,8 @@ class TrainingJob:
         distillation: Loss, temperature and weight where `train.soft` is given.
         checkpoint_every: Steps between checkpoints.
         head_lr: The peak learning rate of the heads; by default `lr`.
-        balanced: Whether each head moves the encoder in proportion to its weight, not to its loss. Not with
-            feature matching, beside which the norms of the heads' gradients would be those of no loss, nor
-            in fp16.
+        balanced: Whether each head moves the encoder in proportion to its weight, whatever the scale of its
+            loss; never in fp16.
     """
 
     name: str
@@ -185,7 +183,8 @@ def fit(
     earlier_seconds, began = state.seconds, perf_counter()
     metric = settings.metric or "mean"
     distils = job.distillation is not None and job.distillation.soft_weight > 0
-    network.balanced = job.balanced and accelerator.scaler is None  # which scales losses, and with them norms
+    # divided as the loss is; fp16 scales losses, which the norms would not follow
+    network.balance = 1 / settings.accumulate if job.balanced and accelerator.scaler is None else None
     texts = compared_texts(network.heads, job.validation.hard, metric) if distils else 0
     world = accelerator.num_processes
     steps_an_epoch = math.ceil(len(job.train.texts) / (settings.batch_size * settings.accumulate * world))

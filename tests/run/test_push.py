@@ -37,6 +37,7 @@ def test_a_run_is_pushed_without_its_texts(hub, call, finished, job):
     network = {name.removeprefix("stages/fit_student/") for name in tree if name.startswith("stages/")}
     assert network >= {"config.json", "heads.json", "model.safetensors", "tokenizer.json"}
     assert json.loads(tree["stages/calibrate/calibration.json"])["student"].keys() == {"intent", "flags"}
+    assert all(scale > 0 for scale, _ in json.loads(tree["stages/export/scales.json"]).values())
     bundle = finished["folder"] / "bundle"
     assert {name for name in tree if not name.startswith("stages/")} == {
         *(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()),

@@ -7,7 +7,7 @@ import pytest
 
 from distill.models.checkpoints import default_initialisation, encoder_identities, kept_from
 from distill.recipe.load import dump_yaml, load_recipe
-from distill.storage import write_sealed
+from distill.storage import write_json, write_sealed
 from students import pretrained_files
 from teachers.checkpoints import EncoderError, file_sha256
 
@@ -83,10 +83,33 @@ def test_a_frozen_head_that_abstains_needs_its_threshold(recipe, tmp_path):
 
     with pytest.raises(EncoderError, match="no threshold below which head 'a' abstains"):
         found()
-    assert found(train=["encoder", "heads"])["a"]["abstention"] is None  # a replay fits it again
+    assert found(train=["encoder", "heads"])["heads"]["a"]["abstention"] is None  # a replay fits it again
     (student.parent / "check").mkdir()
     write_sealed(student.parent / "check/stage.json", {"metrics": {"abstention": {"a": {"threshold": 0.7}}}})
-    assert found()["a"]["abstention"] == {"threshold": 0.7}
+    assert found()["heads"]["a"]["abstention"] == {"threshold": 0.7}
+
+
+def test_a_frozen_encoder_keeps_the_scales_of_the_earlier_student(recipe, tmp_path):
+    stages = tmp_path / "earlier/stages"
+    for name, content in (
+        ("calibrate/calibration", {"student": {"a": {}}}),
+        ("export/scales", {"x": [0.5, 3]}),
+    ):
+        (stages / name).parent.mkdir(parents=True)
+        write_json(stages / f"{name}.json", content)
+
+    def scales(stage="fit_student", train=("b",)):
+        source = str(stages / stage)
+        about = {"encoder": source, "train": [*train]}
+        teacher = {"encoder": str(tmp_path / "tiny-bert"), "merge": {"a": source}}
+        heads = {"a": {"column": "a"}, "b": {"column": "b"}}
+        return kept_from(recipe(heads=heads, student=about, teacher=teacher))["scales"]
+
+    assert scales() == {"x": [0.5, 3]}
+    assert scales(train=("encoder", "heads")) == {}  # of a replay, whose activations change
+    assert scales("fit_teacher") == {}  # another network than the one that was exported
+    (stages / "export/scales.json").unlink()
+    assert scales() == {}
 
 
 def test_missing_teacher(recipe):

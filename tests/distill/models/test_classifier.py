@@ -1,5 +1,4 @@
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from distill.heads import Head
 from distill.models.base import Batch, on_device
-from distill.models.classifier import MultiHeadClassifier, _balanced
+from distill.models.classifier import MultiHeadClassifier, balanced
 from distill.models.predict import inference_batches, predict_logits
 from distill.models.saved_networks import load_classifier, save_classifier, take_heads
 from distill.training.losses import total_loss
@@ -54,12 +53,12 @@ def test_half_precision_leaves_loss_and_gradients_finite(
 
 
 def gradients(
-    network: MultiHeadClassifier, scales: Sequence[float], *, balanced: bool = True
+    network: MultiHeadClassifier, scales: Sequence[float], *, balance: float | None = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The gradient of the encoder, and of each head's weight, for a loss of each head at a scale."""
     network.zero_grad()
     network.train()
-    network.balanced = balanced
+    network.balance = balance
     parts = network.split(network(batch())).values()
     torch.stack(
         [scale * part.square().sum() for scale, part in zip(scales, parts, strict=True)]
@@ -75,24 +74,25 @@ def test_heads_move_the_encoder_by_their_weights_whatever_the_scale_of_their_los
     assert not gradients(network, (0, 0))[0].any()  # without labels there is nothing to learn
     both, of_heads = gradients(network, (100, 1))
     torch.testing.assert_close(both, alone[0] + alone[1])
-    torch.testing.assert_close(of_heads, gradients(network, (100, 1), balanced=False)[1])
-    unscaled = [gradients(network, scales, balanced=False)[0] for scales in ((1, 0), (0, 1))]
+    torch.testing.assert_close(gradients(network, (100, 1), balance=0.5)[0], both / 2)
+    torch.testing.assert_close(of_heads, gradients(network, (100, 1), balance=None)[1])
+    unscaled = [gradients(network, scales, balance=None)[0] for scales in ((1, 0), (0, 1))]
     for one, other in zip(alone, unscaled, strict=True):
         assert torch.cosine_similarity(one, other, 0) == pytest.approx(1)
 
 
 def test_a_heavy_head_without_labels_leaves_the_gradient_finite() -> None:
     pooled = torch.randn(5, 8, requires_grad=True)
-    one, other = _balanced(pooled, (replace(HEADS[0], weight=5.0), HEADS[1]))
+    one, other = balanced(pooled, (5.0, 1.0))
     (0 * one.sum() + other.sum()).backward()
     assert pooled.grad is not None and torch.isfinite(pooled.grad).all()
 
 
-def test_the_gradient_of_a_head_has_its_weight_as_norm() -> None:
-    pooled = torch.randn(5, 8, requires_grad=True)
-    for state, head in zip(_balanced(pooled, HEADS), HEADS, strict=True):
+def test_the_gradient_of_each_state_has_its_norm() -> None:
+    pooled, norms = torch.randn(5, 8, requires_grad=True), (0.5, 3.0)
+    for state, norm in zip(balanced(pooled, norms), norms, strict=True):
         (gradient,) = torch.autograd.grad((state**3).sum() * 1e-4, pooled, retain_graph=True)
-        assert gradient.norm().item() == pytest.approx(head.weight)
+        assert gradient.norm().item() == pytest.approx(norm)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -212,9 +212,11 @@ def test_a_job_balances_its_heads_unless_losses_are_scaled(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, even = room.fit(QUICK, "plain")[0], room.fit(QUICK, "even", balanced=True)[0]
-    assert not same(plain, even)
+    assert not same(plain, even) and plain.balance is None and even.balance == 1
+    parts = QUICK.model_copy(update={"accumulate": 2})
+    assert room.fit(parts, "parts", balanced=True)[0].balance == 0.5  # divided as the loss is
     monkeypatch.setattr(room.accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=1.0))
-    assert not room.fit(QUICK, "scaled", balanced=True)[0].balanced
+    assert room.fit(QUICK, "scaled", balanced=True)[0].balance is None
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "best.safetensors"])

@@ -213,12 +213,13 @@ def test_a_text_has_the_same_logits_whatever_is_beside_it(pair: Pair, batch: tup
             np.testing.assert_array_equal(found[row], one[0])
 
 
-def test_the_scales_of_an_earlier_file_are_kept(pair: Pair, batch: tuple[Any, Any], tmp_path: Path) -> None:
+def test_known_scales_are_taken(pair: Pair, batch: tuple[Any, Any], tmp_path: Path) -> None:
     """So the heads of a frozen encoder keep their int8 logits, whatever texts a new head has."""
-    few, like = Pair(pair.fp32, tmp_path / "few.onnx"), Pair(pair.fp32, tmp_path / "like.onnx")
+    few, again = Pair(pair.fp32, tmp_path / "few.onnx"), Pair(pair.fp32, tmp_path / "again.onnx")
+    known = quantize_int8(pair.fp32, tmp_path / "all.onnx", texts())
     quantize_int8(few.fp32, few.int8, texts(1))
-    quantize_int8(like.fp32, like.int8, texts(1), pair.int8)
-    for found, other, kept in zip(*(p.run("int8", *batch) for p in (pair, few, like)), strict=True):
+    assert quantize_int8(again.fp32, again.int8, texts(1), known) == known
+    for found, other, kept in zip(*(p.run("int8", *batch) for p in (pair, few, again)), strict=True):
         assert not np.array_equal(found, other)
         np.testing.assert_array_equal(found, kept)
 
