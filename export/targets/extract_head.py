@@ -1,8 +1,8 @@
 """Extracts one head from a classifier graph.
 
 The heads of a bundle usually share one matrix product whose output is split. If the graph between the
-product and the split is known (plain, or quantised), the weights are reduced to the columns
-of the head. Otherwise the product and the split are kept.
+product and the split is known (plain, or quantised), the weights are reduced to the columns of the head.
+Otherwise the product and the split are kept.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Columns:
         if node is None:
             raise _UnsupportedGraphError
         if node.op_type == "DynamicQuantizeLinear" or self._is_number(node):
-            return  # all columns share it: the scale of the activations
+            return  # the scale of the activations, which all columns share
         inputs = [(position, source) for position, source in enumerate(node.input) if source]
         elementwise = node.op_type in ELEMENTWISE
         if not elementwise:
